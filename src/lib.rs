@@ -1,0 +1,10 @@
+//! Sandclock runs background agents: WebAssembly components from a folder, as durable, leased, watched runs, each attempt
+//! in a sandbox of its own.
+//!
+//! The rooms, and the one way in which they depend on each other:
+//!
+//! ```text
+//! cli, api → daemon → { store, sandbox, plugins, workspace } → domain
+//! ```
+
+pub mod domain;
