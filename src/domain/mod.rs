@@ -2,5 +2,7 @@
 
 pub mod agent;
 pub mod id;
+pub mod input;
 pub mod policy;
+pub mod schedule;
 pub mod time;
