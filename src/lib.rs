@@ -7,4 +7,6 @@
 //! cli, api → daemon → { store, sandbox, plugins, workspace } → domain
 //! ```
 
+pub mod clock;
 pub mod domain;
+pub mod store;

@@ -108,6 +108,11 @@ impl<'a> Fields<'a> {
         self.object.contains_key(name)
     }
 
+    /// Whether the field was given as null.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.object.get(name).is_some_and(Value::is_null)
+    }
+
     /// The raw value of a field; none when it is absent or null.
     pub fn raw(&mut self, name: &str) -> Option<Value> {
         self.object.shift_remove(name).filter(|value| !value.is_null())

@@ -56,3 +56,21 @@ pub struct Schedule {
     /// What happens to missed occurrences.
     pub misfire_policy: MisfirePolicy,
 }
+
+impl Schedule {
+    /// Reads a schedule.
+    pub fn parse(mut fields: super::input::Fields<'_>) -> Option<Schedule> {
+        fields.fault("type", "stub");
+        None
+    }
+}
+impl Serialize for Schedule {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_unit()
+    }
+}
+impl<'de> Deserialize<'de> for Schedule {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("stub"))
+    }
+}
