@@ -9,4 +9,5 @@
 
 pub mod clock;
 pub mod domain;
+pub mod plugins;
 pub mod store;
