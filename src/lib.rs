@@ -9,5 +9,6 @@
 
 pub mod clock;
 pub mod domain;
+pub mod plugins;
 pub mod store;
 pub mod workspace;
