@@ -8,7 +8,9 @@
 //! ```
 
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod plugins;
 pub mod store;
 pub mod workspace;
+pub mod telemetry;

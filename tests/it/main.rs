@@ -3,3 +3,5 @@
 mod workspace;
 
 mod plugins;
+
+mod config;
