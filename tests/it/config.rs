@@ -383,3 +383,17 @@ fn the_small_files_are_valid() {
     assert_eq!(store("memory.toml"), StoreSettings::Memory);
     assert_eq!(store("sqlite.toml"), StoreSettings::Sqlite { path: PathBuf::from(".sandclock/sandclock.db") });
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}", at in 0usize..6000, junk in "[\\[\\]{}=\"'.,#\\n0-9a-z-]{0,12}") {
+        let _ = read(&text, &[]);
+        let mut spoiled = uncommented(true);
+        let at = (0..=at.min(spoiled.len())).rev().find(|at| spoiled.is_char_boundary(*at)).unwrap();
+        spoiled.insert_str(at, &junk);
+        if let Err(faults) = read(&spoiled, &[("SANDCLOCK_LISTEN", &text.replace('\0', "")), ("SANDCLOCK_LOG_LEVEL", &junk)]) {
+            proptest::prop_assert!(!faults.0.is_empty());
+            proptest::prop_assert_eq!(faults.to_string().lines().count(), faults.0.len());
+        }
+    }
+}
