@@ -13,5 +13,5 @@ pub mod config;
 pub mod domain;
 pub mod plugins;
 pub mod store;
-pub mod workspace;
 pub mod telemetry;
+pub mod workspace;

@@ -89,25 +89,28 @@ mod tests {
 
     #[test]
     fn a_good_file_is_counted() {
-        let checked = checked("[agents.a]\n[agents.b]\n");
-        assert!(checked.is_good());
-        assert!(checked.text().ends_with("x.toml: good (3 agents, 0 tasks)\n"), "{}", checked.text());
-        assert_eq!(checked.json()["agents"], 3);
+        let checked = checked("[agents.a]\n[[tasks]]\ntask_id = \"t\"\nquery = \"q\"\nschedule = { type = \"manual\" }\n");
+        assert!(checked.is_good(), "{}", checked.text());
+        assert!(checked.text().ends_with("x.toml: good (2 agents, 1 task)\n"), "{}", checked.text());
+        assert_eq!(checked.json()["agents"], 2);
     }
 
     #[test]
     fn a_task_s_faults_have_the_lines_of_their_fields() {
-        let text = "[[tasks]]\ntask_id = \"t\"\ntimeout_seconds = -1\n\n[tasks.retry_policy]\nmax_retries = 1\nbackof = \"fixed\"\n";
+        let text = "[[tasks]]\ntask_id = \"t\"\ntimeout_seconds = -1\nschedule = { type = \"cron\", expression = \"61 * * * *\" }\n\n[tasks.retry_policy]\nmax_retries = 1\nbackof = \"fixed\"\n";
         let checked = checked(text);
         assert!(!checked.is_good());
         let told = checked.text();
-        for piece in
-            ["x.toml:1: `tasks.t.query` is required", "x.toml:3: `tasks.t.timeout_seconds` ", "x.toml:7: `tasks.t.retry_policy.backof` "]
-        {
+        for piece in [
+            "x.toml:1: `tasks.t.query` is required",
+            "x.toml:3: `tasks.t.timeout_seconds` ",
+            "x.toml:4: `tasks.t.schedule.expression` ",
+            "x.toml:8: `tasks.t.retry_policy.backof` ",
+        ] {
             assert!(told.contains(piece), "no `{piece}` in: {told}");
         }
         assert!(told.ends_with(" faults to mend\n"), "{told}");
-        assert!(checked.json()["faults"].as_array().unwrap().iter().any(|fault| fault["origin"]["line"] == 7));
+        assert!(checked.json()["faults"].as_array().unwrap().iter().any(|fault| fault["origin"]["line"] == 8));
     }
 
     #[test]
