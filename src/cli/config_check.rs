@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::config::{self, ConfigFault, Environment, Loaded, TaskEntry};
+use crate::config::{self, ConfigFault, Environment, Loaded};
+use crate::domain::time::Timestamp;
 
 use super::config_show::origin_json;
 use super::printable;
@@ -18,11 +19,12 @@ pub struct Checked {
     pub faults: Vec<ConfigFault>,
 }
 
-/// Loads the settings and has every task judged by `judge`, which gives a task's faults. Blocks on the file system.
-pub fn check(file: Option<&Path>, env: &Environment, judge: impl Fn(&TaskEntry) -> Vec<ConfigFault>) -> Checked {
+/// Loads the settings and judges every task of the file, as a daemon would at `now`. Blocks on the file system.
+pub fn check(file: Option<&Path>, env: &Environment, now: Timestamp) -> Checked {
     match config::load(file, env) {
         Ok(loaded) => {
-            let faults = loaded.settings.tasks.iter().flat_map(judge).collect();
+            let agent = &loaded.settings.default_agent;
+            let faults = loaded.settings.tasks.iter().filter_map(|task| task.task(agent, now).err()).flat_map(|faults| faults.0).collect();
             Checked { loaded: Some(loaded), faults }
         }
         Err(faults) => Checked { loaded: None, faults: faults.0 },
@@ -78,35 +80,42 @@ fn counted(count: usize, what: &str) -> String {
 mod tests {
     use super::*;
 
-    fn checked(text: &str, judge: impl Fn(&TaskEntry) -> Vec<ConfigFault>) -> Checked {
+    fn checked(text: &str) -> Checked {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.toml");
         std::fs::write(&file, text).unwrap();
-        check(Some(&file), &Environment::default(), judge)
+        check(Some(&file), &Environment::default(), Timestamp::default())
     }
 
     #[test]
     fn a_good_file_is_counted() {
-        let checked = checked("[agents.a]\n[[tasks]]\ntask_id = \"t\"", |_| Vec::new());
-        assert!(checked.is_good());
+        let checked = checked("[agents.a]\n[[tasks]]\ntask_id = \"t\"\nquery = \"q\"\nschedule = { type = \"manual\" }\n");
+        assert!(checked.is_good(), "{}", checked.text());
         assert!(checked.text().ends_with("x.toml: good (2 agents, 1 task)\n"), "{}", checked.text());
         assert_eq!(checked.json()["agents"], 2);
     }
 
     #[test]
-    fn a_task_s_fault_has_the_line_of_its_field() {
-        let text = "[[tasks]]\ntask_id = \"t\"\n\n[tasks.schedule]\ntype = \"cron\"\nexpression = \"61 * * * *\"\n";
-        let checked = checked(text, |task| vec![task.fault("schedule.expression", "is no cron"), task.fault("query", "is required")]);
+    fn a_task_s_faults_have_the_lines_of_their_fields() {
+        let text = "[[tasks]]\ntask_id = \"t\"\ntimeout_seconds = -1\nschedule = { type = \"cron\", expression = \"61 * * * *\" }\n\n[tasks.retry_policy]\nmax_retries = 1\nbackof = \"fixed\"\n";
+        let checked = checked(text);
         assert!(!checked.is_good());
         let told = checked.text();
-        assert!(told.contains("x.toml:6: `tasks.t.schedule.expression` is no cron\n"), "{told}");
-        assert!(told.contains("x.toml:1: `tasks.t.query` is required\n2 faults to mend\n"), "{told}");
-        assert_eq!(checked.json()["faults"][0]["origin"]["line"], 6);
+        for piece in [
+            "x.toml:1: `tasks.t.query` is required",
+            "x.toml:3: `tasks.t.timeout_seconds` ",
+            "x.toml:4: `tasks.t.schedule.expression` ",
+            "x.toml:8: `tasks.t.retry_policy.backof` ",
+        ] {
+            assert!(told.contains(piece), "no `{piece}` in: {told}");
+        }
+        assert!(told.ends_with(" faults to mend\n"), "{told}");
+        assert!(checked.json()["faults"].as_array().unwrap().iter().any(|fault| fault["origin"]["line"] == 8));
     }
 
     #[test]
     fn faulty_settings_are_all_told() {
-        let checked = checked("[worker]\nmax_running = -1\nlease_seconds = \"x\"", |_| Vec::new());
+        let checked = checked("[worker]\nmax_running = -1\nlease_seconds = \"x\"");
         assert_eq!((checked.is_good(), checked.faults.len(), checked.json()["good"].as_bool()), (false, 2, Some(false)));
     }
 }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
-use crate::domain::time::Seconds;
+use crate::domain::task::Task;
+use crate::domain::time::{Seconds, Timestamp};
 
-use super::fault::{ConfigFault, Origin};
+use super::fault::{ConfigFault, ConfigFaults, Origin};
 use super::secret::Secret;
 
 /// Everything that can be set.
@@ -148,6 +149,18 @@ impl TaskEntry {
     /// The task's id as it is written; loading refuses a task without a valid one.
     pub fn task_id(&self) -> &str {
         self.table.get("task_id").and_then(serde_json::Value::as_str).unwrap_or_default()
+    }
+
+    /// The task, judged by the domain; `default_agent` executes it when it names none.
+    ///
+    /// # Errors
+    /// All that is wrong with it, each at its line.
+    pub fn task(&self, default_agent: &AgentId, now: Timestamp) -> Result<Task, ConfigFaults> {
+        // The owner is known by its whole path: the same file must be the same owner from whatever directory a daemon starts.
+        let source = std::path::absolute(&self.file)
+            .map_or_else(|_| self.file.to_string_lossy().into_owned(), |path| path.to_string_lossy().into_owned());
+        Task::parse(serde_json::Value::Object(self.table.clone()), default_agent, Some(source), now)
+            .map_err(|faults| ConfigFaults(faults.iter().map(|fault| self.fault(&fault.field, &*fault.message)).collect()))
     }
 
     /// A fault of the field at a dotted path, placed at the line of the nearest field that is written.

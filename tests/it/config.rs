@@ -1,13 +1,11 @@
 //! The settings, from files and variables as users write them.
 
-#![allow(clippy::panic)]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sandclock::config::{ConfigFaults, Environment, Loaded, LogFormat, Origin, REFERENCE, Secret, StoreSettings, load, parse};
 use sandclock::domain::agent::Limits;
-use sandclock::domain::time::Seconds;
+use sandclock::domain::time::{Seconds, Timestamp};
 
 fn read(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigFaults> {
     parse(text, Path::new("x.toml"), &Environment::of(env.iter().copied()))
@@ -72,6 +70,11 @@ fn the_reference_states_every_key_with_its_default_and_nothing_else() {
 fn the_reference_s_examples_are_valid_and_show_every_key_of_an_agent() {
     let loaded = good(&uncommented(true), &[]);
     assert_eq!(loaded.settings.tasks.len(), 2);
+    for task in &loaded.settings.tasks {
+        let judged = task.task(&loaded.settings.default_agent, Timestamp::default());
+        let source = judged.unwrap_or_else(|faults| panic!("{faults}")).source.unwrap();
+        assert!(Path::new(&source).is_absolute(), "{source}");
+    }
     let told = loaded.entries.iter().filter_map(|entry| entry.key.strip_prefix("agents.reporter."));
     let shown: BTreeSet<&str> = told.map(|key| key.split('.').next().unwrap()).collect();
     let unknown = bad("[agents.a]\nzzzzzzzzzzzzzzzzzz = 1", &[]);
@@ -382,4 +385,18 @@ fn the_small_files_are_valid() {
     let store = |name: &str| load(Some(&root.join(name)), &Environment::default()).unwrap().settings.store;
     assert_eq!(store("memory.toml"), StoreSettings::Memory);
     assert_eq!(store("sqlite.toml"), StoreSettings::Sqlite { path: PathBuf::from(".sandclock/sandclock.db") });
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}", at in 0usize..6000, junk in "[\\[\\]{}=\"'.,#\\n0-9a-z-]{0,12}") {
+        let _ = read(&text, &[]);
+        let mut spoiled = uncommented(true);
+        let at = (0..=at.min(spoiled.len())).rev().find(|at| spoiled.is_char_boundary(*at)).unwrap();
+        spoiled.insert_str(at, &junk);
+        if let Err(faults) = read(&spoiled, &[("SANDCLOCK_LISTEN", &text.replace('\0', "")), ("SANDCLOCK_LOG_LEVEL", &junk)]) {
+            proptest::prop_assert!(!faults.0.is_empty());
+            proptest::prop_assert_eq!(faults.to_string().lines().count(), faults.0.len());
+        }
+    }
 }
