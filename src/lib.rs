@@ -7,5 +7,7 @@
 //! cli, api → daemon → { store, sandbox, plugins, workspace } → domain
 //! ```
 
+pub mod clock;
 pub mod domain;
 pub mod sandbox;
+pub mod store;

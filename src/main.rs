@@ -1,1 +1,3 @@
+//! The sandclock binary: parses the command line and hands over to the library.
+
 fn main() {}

@@ -139,3 +139,18 @@ impl AttemptId {
         AttemptId(hex_v7("attempt_", at, &random))
     }
 }
+
+impl WorkerId {
+    /// This incarnation of a daemon's worker.
+    ///
+    /// # Errors
+    /// A part has a character that an id may not have.
+    pub fn of(daemon: &str, incarnation: &str) -> Result<Self, InvalidId> {
+        Self::parse(&format!("{daemon}.{incarnation}"))
+    }
+
+    /// The daemon's lasting id.
+    pub fn daemon(&self) -> &str {
+        self.0.rsplit_once('.').map_or(&self.0, |(daemon, _)| daemon)
+    }
+}

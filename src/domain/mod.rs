@@ -1,6 +1,12 @@
 //! Records and rules, pure: no I/O, no clock, no randomness. Time, ids and chance come in as arguments.
 
 pub mod agent;
+pub mod event;
 pub mod id;
+pub mod input;
+pub mod lifecycle;
 pub mod policy;
+pub mod run;
+pub mod schedule;
+pub mod task;
 pub mod time;

@@ -1,0 +1,37 @@
+//! The clocks that everything but the domain reads, so that a simulation can bring its own.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::domain::time::Timestamp;
+
+/// An instant on a clock that runs through suspend (`CLOCK_BOOTTIME`), in nanoseconds. A daemon measures its leases with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootInstant(pub u64);
+
+/// Where the present comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// The wall clock. Only stores without a server of their own judge anything by it.
+    fn now(&self) -> Timestamp;
+    /// The clock that runs through suspend.
+    fn boot(&self) -> BootInstant;
+}
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    fn boot(&self) -> BootInstant {
+        let at = clock_gettime(ClockId::Boottime);
+        let nanos =
+            u64::try_from(at.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(u64::try_from(at.tv_nsec).unwrap_or(0));
+        BootInstant(nanos)
+    }
+}

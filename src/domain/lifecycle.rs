@@ -1,0 +1,147 @@
+//! Every change of a run's status is decided here, by pure functions, for the API, the command line, the scheduler, the worker and
+//! the stores alike.
+//!
+//! Invariants: a terminal run is never changed; a run gets exactly one terminal event and it is the last of its decision; an
+//! attempt's outcome is taken only under that attempt's fence.
+//!
+//! How it fails: [`Refused`] says why in a sentence, and nothing has changed.
+
+mod admit;
+mod control;
+mod finish;
+
+pub use admit::{Admission, Draft, admit};
+pub use control::{cancel, expire_parked, promote, request_cancel, resume};
+pub use finish::{Outcome, finish, hand_back, lose};
+
+use super::event::{Event, EventName};
+use super::id::{AttemptId, WorkerId};
+use super::run::{Attempt, AttemptReason, AttemptStatus, Run, Slot, SlotPart, Status};
+use super::time::Timestamp;
+
+/// What a decision about one run comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The run afterwards.
+    pub run: Run,
+    /// Its latest attempt afterwards, when that changed.
+    pub attempt: Option<Attempt>,
+    /// What happened, in order.
+    pub events: Vec<Event>,
+    /// The whole result, when it is longer than its preview.
+    pub result: Option<String>,
+}
+
+/// Why a command does not apply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The run has ended.
+    #[error("Run {run} is {status}; it cannot be {wish} any more")]
+    Ended {
+        /// The run.
+        run: super::id::RunId,
+        /// Its status.
+        status: &'static str,
+        /// What was wanted.
+        wish: &'static str,
+    },
+    /// Only a parked run can be resumed.
+    #[error("Run {run} is {status}; only a run in awaiting_approval or awaiting_budget can be resumed")]
+    NotWaiting {
+        /// The run.
+        run: super::id::RunId,
+        /// Its status.
+        status: &'static str,
+    },
+    /// The fence is not the run's any more.
+    #[error("the lease of run {0} is lost: another worker has it, or it has ended")]
+    LeaseLost(super::id::RunId),
+}
+
+/// What a claim writes beside the run itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimPatch {
+    /// The new attempt.
+    pub attempt: Attempt,
+    /// The claimed event and the started event.
+    pub events: [Event; 2],
+}
+
+/// Claims a ready run and starts its next attempt: queued → claimed → running under a new fence. Stores apply exactly this.
+pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Timestamp, until: Timestamp) -> ClaimPatch {
+    run.lease_owner = Some(worker.clone());
+    run.lease_generation = fence;
+    run.lease_expires_at = Some(until);
+    run.heartbeat_at = Some(now);
+    run.claimed_at = Some(now);
+    run.status = Status::Claimed;
+    let claimed = Event::of(run, EventName::Claimed, now);
+    let reason = match (run.attempt, run.recoveries, run.error_kind) {
+        (0, ..) => AttemptReason::Initial,
+        (_, 1.., _) => AttemptReason::LeaseExpired,
+        (_, 0, Some(_)) => AttemptReason::Retry,
+        (_, 0, None) => AttemptReason::Recovery,
+    };
+    run.attempt = run.attempt.saturating_add(1);
+    run.started_at = Some(now);
+    run.status = Status::Running;
+    let started = Event::of(run, EventName::Started, now).with("digest", digest);
+    let attempt = Attempt {
+        attempt_id: AttemptId::of_claim(&run.run_id, fence, now),
+        run_id: run.run_id.clone(),
+        attempt_number: run.attempt,
+        reason,
+        status: AttemptStatus::Running,
+        worker_id: worker.clone(),
+        lease_token: (),
+        started_at: now,
+        finished_at: None,
+        error: None,
+        retry_delay_seconds: None,
+        error_kind: None,
+        lease_generation: fence,
+        digest: Some(digest.to_owned()),
+        effects_began: false,
+        usage: None,
+    };
+    ClaimPatch { attempt, events: [claimed, started] }
+}
+
+/// Takes a settled run's lease away.
+fn drop_lease(run: &mut Run) {
+    run.lease_owner = None;
+    run.lease_expires_at = None;
+}
+
+/// Ends a run: terminal status, time, event.
+fn end(run: &mut Run, status: Status, now: Timestamp) -> Event {
+    run.status = status;
+    run.finished_at = Some(now);
+    drop_lease(run);
+    let name = EventName::of_settled(status).unwrap_or(EventName::Failed);
+    let mut event = Event::of(run, name, now);
+    if let Some(error) = &run.error {
+        event = event.with("error", error.clone());
+    }
+    if let Some(kind) = run.error_kind {
+        event = event.with("error_kind", serde_json::to_value(kind).unwrap_or_default());
+    }
+    event
+}
+
+/// Takes a run that has ended out of its task's slot. Answers whether the slot changed; the runs that may start now are those of
+/// [`next_turns`].
+pub fn leave_slot(slot: &mut Slot, run: &Run) -> bool {
+    if run.slot == SlotPart::Free {
+        return false;
+    }
+    let before = slot.holders.len() + slot.waiting.len();
+    slot.holders.retain(|held| *held != run.run_id);
+    slot.waiting.retain(|waits| *waits != run.run_id);
+    before != slot.holders.len() + slot.waiting.len()
+}
+
+/// The waiting runs whose turn it is when at most `capacity` may be live, in order. Each is to be given to [`promote`].
+pub fn next_turns(slot: &Slot, capacity: usize) -> Vec<super::id::RunId> {
+    slot.waiting.iter().take(capacity.saturating_sub(slot.holders.len())).cloned().collect()
+}

@@ -1,0 +1,158 @@
+//! How a run comes to be: the overlap policy decides in the same commit that inserts it.
+
+use serde_json::{Map, Value, json};
+
+use super::{Decision, end};
+use crate::domain::event::{Event, EventName};
+use crate::domain::id::RunId;
+use crate::domain::policy::OverlapPolicy;
+use crate::domain::run::{Run, RunPolicy, Slot, SlotPart, Status, Trigger};
+use crate::domain::task::Task;
+use crate::domain::time::{Seconds, Timestamp};
+
+/// A run that is wished for.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Its id.
+    pub run_id: RunId,
+    /// What asks for it.
+    pub trigger: Trigger,
+    /// Its nominal fire time.
+    pub due_at: Option<Timestamp>,
+    /// The occurrence that it stands for.
+    pub occurrence_id: Option<String>,
+    /// What the agent is asked, when not the task's query.
+    pub query: Option<String>,
+    /// Free for whoever asks.
+    pub trigger_metadata: Map<String, Value>,
+    /// The attempts' time limit when the task gives none.
+    pub default_timeout: Seconds,
+    /// The grace of a cancel when the task gives none.
+    pub default_cancel_grace: Seconds,
+    /// The losses in a row that are borne when the task gives none.
+    pub default_max_recoveries: u32,
+}
+
+/// What comes of a wish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admission {
+    /// The new run, queued or skipped, and its first events.
+    pub decision: Decision,
+    /// The task's slot afterwards, when it changed.
+    pub slot: Option<Slot>,
+    /// The runs that must be asked to end for it.
+    pub cancel: Vec<RunId>,
+}
+
+fn new_run(task: &Task, draft: Draft, now: Timestamp) -> Run {
+    let retry = task.retry_policy.clone();
+    Run {
+        session_id: task.session_policy.session_of(&task.agent_id, &task.task_id, &draft.run_id),
+        workspace_path: task.workspace_policy.path_of(&task.agent_id, &task.task_id, &draft.run_id),
+        run_id: draft.run_id,
+        task_id: task.task_id.clone(),
+        agent_id: task.agent_id.clone(),
+        status: Status::Queued,
+        attempt: 0,
+        max_attempts: retry.max_retries.saturating_add(1),
+        query_snapshot: draft.query.unwrap_or_else(|| task.query.clone()),
+        trigger_type: draft.trigger,
+        triggered_at: now,
+        due_at: draft.due_at,
+        occurrence_id: draft.occurrence_id,
+        trigger_metadata: draft.trigger_metadata,
+        lease_owner: None,
+        lease_token: (),
+        lease_generation: 0,
+        lease_expires_at: None,
+        heartbeat_at: None,
+        queued_at: now,
+        claimed_at: None,
+        started_at: None,
+        finished_at: None,
+        cancel_requested_at: None,
+        error: None,
+        result_preview: None,
+        metadata: task.metadata.clone(),
+        error_kind: None,
+        cancel_requested_by: None,
+        failures: 0,
+        recoveries: 0,
+        slot: SlotPart::Free,
+        policy: RunPolicy {
+            timeout_seconds: task.timeout_seconds.unwrap_or(draft.default_timeout),
+            cancel_grace_seconds: task.cancel_grace_seconds.unwrap_or(draft.default_cancel_grace),
+            retry,
+            max_recoveries: task.max_recoveries.unwrap_or(draft.default_max_recoveries),
+            on_unknown: task.on_unknown,
+            write_run_json: task.workspace_policy.write_run_json,
+            write_events_jsonl: task.workspace_policy.write_events_jsonl,
+        },
+    }
+}
+
+/// The room that is left for a new run.
+enum Room {
+    Free,
+    Turn,
+    Wait { cancel: Vec<RunId> },
+    Full { reason: String },
+}
+
+fn room(task: &Task, slot: &Slot) -> Room {
+    let Some(capacity) = task.capacity() else { return Room::Free };
+    if slot.holders.len() < capacity && slot.waiting.is_empty() {
+        return Room::Turn;
+    }
+    let live = slot.holders.first().or(slot.waiting.front());
+    match task.overlap_policy {
+        OverlapPolicy::SkipIfRunning => {
+            Room::Full { reason: live.map_or_else(String::new, |run| format!("run {run} of the task is live")) }
+        }
+        // Whoever waits already is overtaken, so that of ten rapid fires the last one runs.
+        OverlapPolicy::CancelPrevious => Room::Wait { cancel: slot.holders.iter().chain(&slot.waiting).cloned().collect() },
+        OverlapPolicy::QueueNext | OverlapPolicy::AllowParallel if slot.waiting.len() >= task.max_queued as usize => {
+            Room::Full { reason: format!("{} runs of the task wait already (max_queued)", slot.waiting.len()) }
+        }
+        OverlapPolicy::QueueNext | OverlapPolicy::AllowParallel => Room::Wait { cancel: Vec::new() },
+    }
+}
+
+/// Makes a run of a task under its overlap policy. `slot` is the task's, as it is in the same commit.
+pub fn admit(task: &Task, slot: &Slot, draft: Draft, now: Timestamp) -> Admission {
+    let mut run = new_run(task, draft, now);
+    let mut slot = slot.clone();
+    let mut events = Vec::new();
+    if run.trigger_type != Trigger::Manual {
+        events.push(Event::of(&run, EventName::TaskScheduled, now));
+    }
+    let mut slot_after = None;
+    let mut cancel = Vec::new();
+    let mut waits_for = None;
+    match room(task, &slot) {
+        Room::Free => {}
+        Room::Turn => {
+            run.slot = SlotPart::Holds;
+            slot.holders.push(run.run_id.clone());
+            slot_after = Some(slot);
+        }
+        Room::Wait { cancel: previous } => {
+            run.slot = SlotPart::Waits;
+            waits_for = slot.waiting.back().or(slot.holders.last()).cloned();
+            slot.waiting.push_back(run.run_id.clone());
+            slot_after = Some(slot);
+            cancel = previous;
+        }
+        Room::Full { reason } => {
+            events.push(end(&mut run, Status::Skipped, now).with("reason", reason));
+        }
+    }
+    if run.status == Status::Queued {
+        let mut queued = Event::of(&run, EventName::Queued, now);
+        if let Some(before) = waits_for {
+            queued = queued.with("waits_for", json!(before));
+        }
+        events.push(queued);
+    }
+    Admission { decision: Decision { run, attempt: None, events, result: None }, slot: slot_after, cancel }
+}

@@ -1,0 +1,86 @@
+//! Commands from outside: cancel, resume, the next one's turn, the end of a wait.
+
+use super::{Decision, Refused, drop_lease, end};
+use crate::domain::event::{Event, EventName};
+use crate::domain::policy::ErrorKind;
+use crate::domain::run::{Run, Slot, SlotPart, Status};
+use crate::domain::time::Timestamp;
+
+fn decision(run: Run, events: Vec<Event>) -> Decision {
+    Decision { run, attempt: None, events, result: None }
+}
+
+/// Asks for a run's end. One that no worker has is cancelled at once; a leased one keeps the wish, which its worker carries out.
+///
+/// # Errors
+/// The run has ended.
+pub fn request_cancel(mut run: Run, by: &str, why: Option<&str>, now: Timestamp) -> Result<Decision, Refused> {
+    if run.status.is_terminal() {
+        return Err(Refused::Ended { run: run.run_id, status: run.status.as_str(), wish: "cancelled" });
+    }
+    if !run.status.is_leased() {
+        return Ok(cancel(run, by, why, now));
+    }
+    if run.cancel_requested_at.is_some() {
+        return Ok(decision(run, Vec::new()));
+    }
+    run.cancel_requested_at = Some(now);
+    run.cancel_requested_by = Some(by.to_owned());
+    let mut event = Event::of(&run, EventName::CancelRequested, now).with("by", by);
+    if let Some(why) = why {
+        event = event.with("reason", why);
+    }
+    Ok(decision(run, vec![event]))
+}
+
+/// Cancels a run that no worker has.
+pub fn cancel(mut run: Run, by: &str, why: Option<&str>, now: Timestamp) -> Decision {
+    run.cancel_requested_at = run.cancel_requested_at.or(Some(now));
+    run.cancel_requested_by.get_or_insert_with(|| by.to_owned());
+    let mut event = end(&mut run, Status::Cancelled, now).with("by", by);
+    if let Some(why) = why {
+        event = event.with("reason", why);
+    }
+    decision(run, vec![event])
+}
+
+/// Puts a parked run back into the queue.
+///
+/// # Errors
+/// The run is not parked.
+pub fn resume(mut run: Run, now: Timestamp) -> Result<Decision, Refused> {
+    if !run.status.is_waiting() {
+        return Err(Refused::NotWaiting { run: run.run_id, status: run.status.as_str() });
+    }
+    run.status = Status::Queued;
+    run.queued_at = now;
+    run.error = None;
+    run.error_kind = None;
+    let event = Event::of(&run, EventName::Queued, now).with("reason", "resumed");
+    Ok(decision(run, vec![event]))
+}
+
+/// Fails a parked run whose wait is over.
+pub fn expire_parked(mut run: Run, now: Timestamp) -> Option<Decision> {
+    if !run.status.is_waiting() {
+        return None;
+    }
+    run.error = Some(format!("the run waited in {} until its time was over", run.status.as_str()));
+    run.error_kind = Some(ErrorKind::Timeout);
+    let event = end(&mut run, Status::Failed, now);
+    Some(decision(run, vec![event]))
+}
+
+/// Gives a waiting run its turn: it becomes ready, and a holder of the slot. None when it does not wait any more; it is taken out
+/// of the slot's queue all the same.
+pub fn promote(slot: &mut Slot, mut run: Run, now: Timestamp) -> Option<Decision> {
+    slot.waiting.retain(|waits| *waits != run.run_id);
+    if run.status != Status::Queued || run.slot != SlotPart::Waits {
+        return None;
+    }
+    slot.holders.push(run.run_id.clone());
+    run.slot = SlotPart::Holds;
+    run.queued_at = run.queued_at.max(now);
+    drop_lease(&mut run);
+    Some(decision(run, Vec::new()))
+}

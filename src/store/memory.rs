@@ -1,0 +1,440 @@
+//! The memory store: the contract over one lock, and the reference that the other stores are compared with.
+//!
+//! It fails only where a request itself is wrong; what it holds is gone with the process.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page, PageRequest,
+    Put, Record, RecordId, Renewal, Scope, Store, StoreError, When,
+};
+use crate::clock::Clock;
+use crate::domain::event::Event;
+use crate::domain::id::{AgentId, RunId, TaskId, WorkerId};
+use crate::domain::lifecycle;
+use crate::domain::run::Status;
+use crate::domain::time::Timestamp;
+
+/// A store in this process's memory.
+pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+/// A record with what it is found by, due time made absolute.
+#[derive(Clone)]
+struct Stored {
+    record: Record,
+    index: Index,
+    /// Where the record's lease stands, for a run.
+    token: Option<super::ChangeId>,
+    events: Vec<Event>,
+}
+
+#[derive(Default)]
+struct State {
+    records: HashMap<RecordId, Stored>,
+    /// All records of a kind in page order.
+    ordered: BTreeMap<(Kind, i64), RecordId>,
+    /// Ready runs by agent, longest due first.
+    ready: BTreeMap<AgentId, BTreeSet<(Timestamp, i64, RunId)>>,
+    /// Leased runs by the lease's end.
+    leased: BTreeSet<(Timestamp, RunId)>,
+    /// Leased runs by agent.
+    leased_of_agent: HashMap<AgentId, usize>,
+    /// Records that wait for a time, by kind: schedules and parked runs.
+    due: BTreeSet<(Kind, Timestamp, i64, RecordId)>,
+    by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
+    by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
+    by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
+    by_status: BTreeMap<(Status, i64), RecordId>,
+    counts: HashMap<CountScope, Counts>,
+    last_order: i64,
+}
+
+impl MemoryStore {
+    /// An empty store that reads this clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        MemoryStore { clock, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a defect that the tests look for; the data itself is still the last whole change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn count(&mut self, stored: &Stored, by: i64) {
+        let mut scopes = vec![CountScope::All(stored.record.id.kind)];
+        if stored.record.id.kind == Kind::Run {
+            scopes.extend(stored.index.task.clone().map(CountScope::RunsOfTask));
+            scopes.extend(stored.index.agent.clone().map(CountScope::RunsOfAgent));
+        }
+        for scope in scopes {
+            let counts = self.counts.entry(scope).or_default();
+            counts.total = counts.total.saturating_add_signed(by);
+            if let Some(status) = stored.index.status {
+                let of_status = counts.by_status.entry(status).or_default();
+                *of_status = of_status.saturating_add_signed(by);
+                if *of_status == 0 {
+                    counts.by_status.remove(&status);
+                }
+            }
+        }
+    }
+
+    /// Adds a record to every index or takes it out of them.
+    fn index(&mut self, stored: &Stored, add: bool) {
+        fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V, add: bool) {
+            if add {
+                map.insert(key, value);
+            } else {
+                map.remove(&key);
+            }
+        }
+        self.count(stored, if add { 1 } else { -1 });
+        let Record { id, order, due, lease, .. } = &stored.record;
+        let Index { task, agent, run, status, ready, .. } = &stored.index;
+        set(&mut self.ordered, (id.kind, *order), id.clone(), add);
+        if let Some(task) = task {
+            set(&mut self.by_task, (task.clone(), id.kind, *order), id.clone(), add);
+        }
+        if let Some(agent) = agent {
+            set(&mut self.by_agent, (agent.clone(), id.kind, *order), id.clone(), add);
+        }
+        if let Some(run) = run {
+            set(&mut self.by_run, (run.clone(), id.kind, *order), id.clone(), add);
+        }
+        if let Some(status) = status {
+            set(&mut self.by_status, (*status, *order), id.clone(), add);
+        }
+        if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
+            if let (Some(until), Some(agent)) = (lease.as_ref().and_then(|lease| lease.until), agent) {
+                let of_agent = self.leased_of_agent.entry(agent.clone()).or_default();
+                if add {
+                    self.leased.insert((until, run));
+                    *of_agent += 1;
+                } else {
+                    self.leased.remove(&(until, run));
+                    *of_agent = of_agent.saturating_sub(1);
+                }
+            } else if let (true, Some(agent), Some(due)) = (ready, agent, due) {
+                let of_agent = self.ready.entry(agent.clone()).or_default();
+                if add {
+                    of_agent.insert((*due, *order, run));
+                } else {
+                    of_agent.remove(&(*due, *order, run));
+                }
+                return;
+            }
+        }
+        if let Some(due) = due {
+            let entry = (id.kind, *due, *order, id.clone());
+            if add {
+                self.due.insert(entry);
+            } else {
+                self.due.remove(&entry);
+            }
+        }
+    }
+
+    fn replace(&mut self, stored: Stored) {
+        let id = stored.record.id.clone();
+        if let Some(old) = self.records.remove(&id) {
+            self.index(&old, false);
+        }
+        self.index(&stored, true);
+        self.records.insert(id, stored);
+    }
+
+    fn holds(&self, guard: &Guard, now: Timestamp) -> bool {
+        match guard {
+            Guard::Rev(id, rev) => self.records.get(id).is_some_and(|stored| stored.record.rev == *rev),
+            Guard::Absent(id) => !self.records.contains_key(id),
+            Guard::Held(run, fence) => self
+                .records
+                .get(&RecordId::run(run))
+                .and_then(|stored| stored.record.lease.as_ref())
+                .is_some_and(|lease| lease.fence == *fence && lease.until.is_some_and(|until| until > now)),
+        }
+    }
+
+    fn put(&mut self, put: Put, change: Option<super::ChangeId>, now: Timestamp) {
+        let old = self.records.get(&put.id);
+        let rev = old.map_or(1, |old| old.record.rev + 1);
+        let order = old.map(|old| old.record.order).unwrap_or_else(|| {
+            self.last_order += 1;
+            self.last_order
+        });
+        let due = put.index.due.map(|when| match when {
+            When::At(at) => at,
+            When::In(span) => now + span,
+        });
+        let lease = (put.id.kind == Kind::Run).then(|| {
+            let lease = old.and_then(|old| old.record.lease.clone()).unwrap_or_default();
+            let leased = put.index.status.is_some_and(Status::is_leased);
+            if leased { lease } else { Lease { fence: lease.fence, heartbeat_at: lease.heartbeat_at, owner: None, until: None } }
+        });
+        let token = old.and_then(|old| old.token);
+        let events = old.map(|old| old.events.clone()).unwrap_or_default();
+        self.replace(Stored {
+            record: Record { id: put.id, rev, change, order, due, body: put.body, lease },
+            index: put.index,
+            token,
+            events,
+        });
+    }
+
+    fn delete(&mut self, id: &RecordId) {
+        let Some(old) = self.records.remove(id) else { return };
+        self.index(&old, false);
+        if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
+            let hanging: Vec<RecordId> =
+                self.by_run.range((run.clone(), Kind::Agent, i64::MIN)..=(run, Kind::Daemon, i64::MAX)).map(|(_, id)| id.clone()).collect();
+            for id in hanging {
+                self.delete(&id);
+            }
+        }
+    }
+
+    fn apply_one(&mut self, change: Change, now: Timestamp) -> Outcome {
+        if let Some(guard) = change.guards.iter().find(|guard| !self.holds(guard, now)) {
+            return Outcome::Refused(guard.clone());
+        }
+        for put in change.puts {
+            self.put(put, Some(change.id), now);
+        }
+        for (run, event) in change.events {
+            if let Some(stored) = self.records.get_mut(&RecordId::run(&run)) {
+                stored.events.push(event);
+            }
+        }
+        for id in &change.deletes {
+            self.delete(id);
+        }
+        Outcome::Applied
+    }
+
+    fn claim_one(&mut self, run_id: &RunId, request: &ClaimRequest, digest: &str, now: Timestamp) -> Result<Option<Claimed>, StoreError> {
+        let id = RecordId::run(run_id);
+        let Some(stored) = self.records.get(&id) else { return Ok(None) };
+        let mut run = stored.record.decode_run()?;
+        let until = now + request.lease;
+        let fence = stored.record.lease.as_ref().map_or(0, |lease| lease.fence) + 1;
+        let patch = lifecycle::claim(&mut run, digest, &request.worker, fence, now, until);
+        let mut after = stored.clone();
+        after.record.rev += 1;
+        after.record.change = None;
+        after.record.due = None;
+        after.record.body = encode(&run)?;
+        after.record.lease = Some(Lease { fence, owner: Some(request.worker.clone()), until: Some(until), heartbeat_at: Some(now) });
+        after.index.status = Some(run.status);
+        after.index.ready = false;
+        after.index.due = None;
+        after.token = Some(request.token);
+        after.events.extend(patch.events);
+        let claimed = Claimed { run, rev: after.record.rev, events: after.events.len() as u64 };
+        self.replace(after);
+        let attempt = &patch.attempt;
+        self.put(Put::attempt(attempt)?, None, now);
+        Ok(Some(claimed))
+    }
+
+    /// What an earlier wish with this token was given.
+    fn claimed_under(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        let mut claimed = Vec::new();
+        for (_, run) in &self.leased {
+            let Some(stored) = self.records.get(&RecordId::run(run)) else { continue };
+            let lease = stored.record.lease.as_ref();
+            if stored.token == Some(request.token) && lease.and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
+                let run = stored.record.decode_run()?;
+                claimed.push((stored.record.order, Claimed { run, rev: stored.record.rev, events: stored.events.len() as u64 }));
+            }
+        }
+        claimed.sort_by_key(|(order, _)| *order);
+        Ok(claimed.into_iter().map(|(_, claimed)| claimed).collect())
+    }
+
+    fn renew_one(&mut self, worker: &WorkerId, run: &RunId, fence: u64, lease: Duration, now: Timestamp) -> Renewal {
+        let id = RecordId::run(run);
+        if !self.holds(&Guard::Held(run.clone(), fence), now) {
+            return Renewal::Lost;
+        }
+        let Some(stored) = self.records.get_mut(&id) else { return Renewal::Lost };
+        let until = now + lease;
+        let Some(held) = stored.record.lease.as_mut().filter(|held| held.owner.as_ref() == Some(worker)) else { return Renewal::Lost };
+        let before = held.until.replace(until);
+        held.heartbeat_at = Some(now);
+        if let Some(before) = before {
+            self.leased.remove(&(before, run.clone()));
+        }
+        self.leased.insert((until, run.clone()));
+        if stored.index.cancel_requested { Renewal::CancelRequested(until) } else { Renewal::Held(until) }
+    }
+
+    /// The ready runs that the request may have, longest due first, with the digest that they would run.
+    fn claimable(&self, request: &ClaimRequest, now: Timestamp) -> Vec<(RunId, String)> {
+        let mut found = Vec::new();
+        for wanted in &request.agents {
+            let leased = self.leased_of_agent.get(&wanted.agent).copied().unwrap_or(0);
+            let room = wanted.max_running.map_or(usize::MAX, |most| (most as usize).saturating_sub(leased)).min(request.limit);
+            let ready = self.ready.get(&wanted.agent).into_iter().flatten();
+            let due = ready.take_while(|(due, ..)| *due <= now).take(room);
+            found.extend(due.map(|(due, order, run)| (*due, *order, run.clone(), wanted.digest.clone())));
+        }
+        found.sort();
+        found.into_iter().take(request.limit).map(|(_, _, run, digest)| (run, digest)).collect()
+    }
+
+    /// The records of a scope with their orders, oldest first.
+    fn scoped(&self, scope: &Scope) -> Box<dyn DoubleEndedIterator<Item = (i64, &Stored)> + '_> {
+        fn part<'a, K: Ord + Clone>(
+            map: &'a BTreeMap<(K, Kind, i64), RecordId>,
+            key: &K,
+            kind: Kind,
+        ) -> impl DoubleEndedIterator<Item = (i64, &'a RecordId)> + use<'a, K> {
+            let range = (Bound::Included((key.clone(), kind, i64::MIN)), Bound::Included((key.clone(), kind, i64::MAX)));
+            map.range(range).map(|((_, _, order), id)| (*order, id))
+        }
+        let all = |kind: Kind| self.ordered.range((kind, i64::MIN)..=(kind, i64::MAX)).map(|((_, order), id)| (*order, id));
+        let ids: Box<dyn DoubleEndedIterator<Item = (i64, &RecordId)>> = match scope {
+            Scope::All(kind) => Box::new(all(*kind)),
+            Scope::Runs { task: None, status: None } => Box::new(all(Kind::Run)),
+            Scope::Runs { task: None, status: Some(status) } => {
+                let range = self.by_status.range((*status, i64::MIN)..=(*status, i64::MAX));
+                Box::new(range.map(|((_, order), id)| (*order, id)))
+            }
+            Scope::Runs { task: Some(task), .. } | Scope::LiveRunsOfTask(task) => Box::new(part(&self.by_task, task, Kind::Run)),
+            Scope::TasksOfAgent(agent) => Box::new(part(&self.by_agent, agent, Kind::Task)),
+            Scope::LiveRunsOfAgent(agent) => Box::new(part(&self.by_agent, agent, Kind::Run)),
+            Scope::Attempts(run) => Box::new(part(&self.by_run, run, Kind::Attempt)),
+            Scope::SkipRanges(task) => Box::new(part(&self.by_task, task, Kind::SkipRange)),
+        };
+        let wanted = match scope {
+            Scope::Runs { status, .. } => *status,
+            _ => None,
+        };
+        let live_only = matches!(scope, Scope::LiveRunsOfAgent(_) | Scope::LiveRunsOfTask(_));
+        Box::new(ids.filter_map(move |(order, id)| {
+            let stored = self.records.get(id)?;
+            let status = stored.index.status;
+            let fits = wanted.is_none_or(|wanted| status == Some(wanted)) && !(live_only && status.is_none_or(Status::is_terminal));
+            fits.then_some((order, stored))
+        }))
+    }
+
+    fn due(&self, what: &DueKind, limit: usize, now: Timestamp) -> Due {
+        let mut due = Due { now, ..Due::default() };
+        let record = |id: &RecordId| self.records.get(id).map(|stored| stored.record.clone());
+        match what {
+            DueKind::ExpiredLeases => {
+                due.records = self
+                    .leased
+                    .iter()
+                    .take_while(|(until, _)| *until <= now)
+                    .take(limit)
+                    .filter_map(|(_, run)| record(&RecordId::run(run)))
+                    .collect();
+                due.next = self.leased.iter().map(|(until, _)| *until).find(|until| *until > now);
+            }
+            DueKind::OlderIncarnations { daemon, current } => {
+                let older = self.leased.iter().filter_map(|(_, run)| record(&RecordId::run(run))).filter(|record| {
+                    let owner = record.lease.as_ref().and_then(|lease| lease.owner.as_ref());
+                    owner.is_some_and(|owner| owner != current && owner.daemon() == daemon)
+                });
+                due.records = older.take(limit).collect();
+            }
+            DueKind::Schedules | DueKind::Expiries => {
+                let kind = if *what == DueKind::Schedules { Kind::Schedule } else { Kind::Run };
+                let of_kind = || self.due.iter().skip_while(move |(of, ..)| *of < kind).take_while(move |(of, ..)| *of == kind);
+                due.records = of_kind().take_while(|(_, at, ..)| *at <= now).take(limit).filter_map(|(.., id)| record(id)).collect();
+                due.next = of_kind().map(|(_, at, ..)| *at).find(|at| *at > now);
+            }
+        }
+        due
+    }
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Result<Bytes, StoreError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| StoreError::Invalid(error.to_string()))
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        changes.iter().try_for_each(Change::check)?;
+        Ok(changes.into_iter().map(|change| state.apply_one(change, now)).collect())
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        let again = state.claimed_under(&request)?;
+        if !again.is_empty() {
+            return Ok(again);
+        }
+        let mut claimed = Vec::new();
+        for (run, digest) in state.claimable(&request, now) {
+            claimed.extend(state.claim_one(&run, &request, &digest, now)?);
+        }
+        Ok(claimed)
+    }
+
+    async fn renew(&self, worker: &WorkerId, leases: &[(RunId, u64)], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
+        let mut state = self.state();
+        let now = self.clock.now();
+        Ok(leases.iter().map(|(run, fence)| state.renew_one(worker, run, *fence, lease, now)).collect())
+    }
+
+    async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
+        Ok(self.state().due(&what, limit, self.clock.now()))
+    }
+
+    async fn get(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {
+        let state = self.state();
+        Ok(ids.iter().map(|id| state.records.get(id).map(|stored| stored.record.clone())).collect())
+    }
+
+    async fn list(&self, scope: Scope, page: PageRequest) -> Result<Page, StoreError> {
+        let state = self.state();
+        let all = state.scoped(&scope);
+        let wanted = page.limit.saturating_add(1);
+        let mut records: Vec<Record> = if page.newest_first {
+            let behind = all.rev().skip_while(|(order, _)| page.after.is_some_and(|after| *order >= after));
+            behind.take(wanted).map(|(_, stored)| stored.record.clone()).collect()
+        } else {
+            let behind = all.skip_while(|(order, _)| page.after.is_some_and(|after| *order <= after));
+            behind.take(wanted).map(|(_, stored)| stored.record.clone()).collect()
+        };
+        let more = records.len() > page.limit;
+        records.truncate(page.limit);
+        let next = if more { records.last().map(|record| record.order) } else { None };
+        Ok(Page { records, next })
+    }
+
+    async fn counts(&self, scope: CountScope) -> Result<Counts, StoreError> {
+        Ok(self.state().counts.get(&scope).cloned().unwrap_or_default())
+    }
+
+    async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {
+        let state = self.state();
+        let events = state.records.get(&RecordId::run(run)).map(|stored| stored.events.as_slice()).unwrap_or_default();
+        let numbered = (1..).zip(events).skip(usize::try_from(after).unwrap_or(usize::MAX)).take(limit);
+        Ok(numbered.map(|(sequence, event)| NumberedEvent { sequence, event: event.clone() }).collect())
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        Ok(self.clock.now())
+    }
+
+    async fn close(&self) {}
+}
