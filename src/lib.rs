@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod plugins;
+pub mod sandbox;
 pub mod store;
 pub mod telemetry;
 pub mod workspace;
