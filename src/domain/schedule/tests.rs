@@ -198,7 +198,7 @@ fn w_28_jitter_differs_by_task_stays_in_its_bounds_and_does_not_add_up() {
 
 #[test]
 fn jitter_is_no_lateness() {
-    let jittery = schedule(json!({"type": "interval", "seconds": 1, "jitter_seconds": 1}));
+    let jittery = schedule(json!({"type": "interval", "seconds": 1, "jitter_seconds": 1, "misfire_policy": "skip_missed"}));
     let mut state = ScheduleState::new(task(), "a".into(), &jittery, Timestamp::from_seconds(0));
     for _ in 0..500 {
         let now = state.due_at().unwrap();
@@ -253,6 +253,27 @@ fn nothing_is_due_before_its_time_and_a_late_once_runs_or_is_missed() {
     assert_eq!(once("run_once"), Due { fire: vec![first], ..Due::default() });
     let missed = Skipped { first, last: first, count: 1, reason: SkipReason::Missed };
     assert_eq!(once("skip_missed"), Due { skipped: Some(missed), ..Due::default() });
+}
+
+#[test]
+fn an_occurrence_is_missed_when_it_is_later_than_the_grace() {
+    let first = at("2026-01-01T00:00:00Z");
+    let once = schedule(json!({"type": "once", "run_at": first, "misfire_policy": "skip_missed"}));
+    let late = |micros: u64| once.due(first, &moment(first + Duration::from_micros(micros))).fire.len();
+    assert_eq!((late(60_000_000), late(60_000_001)), (1, 0));
+}
+
+#[test]
+fn what_was_due_before_the_end_is_decided_after_it() {
+    let first = at("2026-01-01T00:00:00Z");
+    let end = at("2026-01-01T01:00:00Z");
+    for timing in
+        [json!({"type": "interval", "seconds": 60, "end_at": end}), json!({"type": "cron", "expression": "* * * * *", "end_at": end})]
+    {
+        let due = schedule(timing).due(first, &moment(at("2026-02-01T00:00:00Z")));
+        assert_eq!((due.fire, due.next, due.more), (vec![end], None, false));
+        assert_eq!(due.skipped.map(|range| (range.last, range.count)), Some((end - Duration::from_secs(60), 60)));
+    }
 }
 
 #[test]
