@@ -6,4 +6,5 @@
 mod config;
 mod guest;
 mod plugins;
+mod schedule;
 mod workspace;
