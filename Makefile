@@ -17,7 +17,7 @@ plugins: host ## build the example agents whose sources are newer than their plu
 	scripts/build-plugins.sh
 
 bindings: host ## write sdk/rust/src/bindings.rs anew after a change of wit/agent.wit
-	cargo run -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $${CARGO_TARGET_DIR:-target}/rust-bindings -- wit/agent.wit sdk/rust/src/bindings.rs
+	cargo run -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $${CARGO_TARGET_DIR:-target}/guests -- wit/agent.wit sdk/rust/src/bindings.rs
 
 bench: host plugins ## run the benchmarks that README quotes
 	cargo bench --locked
