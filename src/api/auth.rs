@@ -127,7 +127,9 @@ mod tests {
         for good in ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "192.168.1.4:80"] {
             assert_eq!(status(Method::POST, &[("host", good)]), None, "{good}");
         }
-        for bad in ["evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", "[::1].evil.example", "evil.example@localhost", ""] {
+        for bad in
+            ["evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", "[::1].evil.example", "evil.example@localhost", ""]
+        {
             assert!(status(Method::GET, &[("host", bad)]).is_some(), "{bad}");
         }
         assert_eq!(status(Method::GET, &[("host", "rebound.example:8000")]), Some(421));

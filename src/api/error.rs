@@ -14,7 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::daemon::manager::ManagerError;
+use crate::daemon::ManagerError;
 use crate::domain::input::Faults;
 use crate::store::StoreError;
 

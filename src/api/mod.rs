@@ -36,7 +36,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use serve::serve;
 
 use crate::config::Secret;
-use crate::daemon::manager::Manager;
+use crate::daemon::Manager;
 use crate::domain::id::AgentId;
 use error::Problem;
 

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::params::Params;
-use crate::daemon::manager::Listing;
+use crate::daemon::Listing;
 use crate::store::PageRequest;
 
 /// How many entries a page has at most, and unless the caller wants fewer.

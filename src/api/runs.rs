@@ -75,7 +75,7 @@ pub(super) async fn result(State(api): State<Api>, PathId(id): PathId<RunId>, _:
 /// the caller says which.
 pub(super) async fn logs(State(api): State<Api>, PathId(id): PathId<RunId>, mut params: Params) -> Answer {
     let attempt = params.number("attempt", 1..=u64::from(u32::MAX)).and_then(|attempt| u32::try_from(attempt).ok());
-    let after = params.number("after", 0..=u64::MAX).unwrap_or(0);
+    let after = params.number("after", 0..=i64::MAX.cast_unsigned()).unwrap_or(0);
     let limit = pages::limit(&mut params);
     params.finish()?;
     Ok(Json(api.manager.logs(&id, attempt, after, limit).await?))

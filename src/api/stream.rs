@@ -23,7 +23,8 @@ use super::error::Problem;
 use super::params::{Accepts, Params, PathId};
 use super::serve::Stopping;
 use super::{Api, pages};
-use crate::daemon::manager::{Manager, ManagerError, RunWatch};
+use crate::daemon::manager::RunWatch;
+use crate::daemon::{Manager, ManagerError};
 use crate::domain::id::RunId;
 
 /// What a stream's media type is.
@@ -32,6 +33,8 @@ const EVENT_STREAM: &str = "text/event-stream";
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How many events are read at once.
 const BATCH: usize = 256;
+/// The highest number that an event can have on every store.
+const LAST_SEQUENCE: u64 = i64::MAX.cast_unsigned();
 
 /// `GET /background/runs/{id}/events?after=&limit=`; a stream for who accepts `text/event-stream`. `next_cursor` goes into `cursor`
 /// or, being the last event's sequence, into `after`.
@@ -46,15 +49,13 @@ pub(super) async fn events(
     if accepts.names(EVENT_STREAM) {
         return open(&api.manager, id, stopping, &headers, params).await;
     }
-    let after = params.number("after", 0..=u64::MAX);
-    let cursor = params.number("cursor", 0..=u64::MAX);
+    let after = params.number("after", 0..=LAST_SEQUENCE);
+    let cursor = params.number("cursor", 0..=LAST_SEQUENCE);
     if after.is_some() && cursor.is_some() {
         params.fault("after", "and cursor are two names for the same; give one of them");
     }
     let limit = pages::limit(&mut params);
     params.finish()?;
-    // An unknown run and one without events after that place must not look alike.
-    api.manager.run(&id).await?;
     let events = api.manager.events(&id, after.or(cursor).unwrap_or(0), limit).await?;
     let last = events.last().filter(|last| events.len() == limit && !is_terminal(last)).map(|last| sequence_of(last).to_string());
     Ok(Json(json!({"run_id": id, "count": events.len(), "events": events, "next_cursor": last})).into_response())
@@ -73,10 +74,9 @@ pub(super) async fn stream(
 
 /// Answers with the stream, or with 204 when the run has ended and nothing is left to tell, which keeps a browser from asking again.
 async fn open(manager: &Manager, run: RunId, stopping: Stopping, headers: &HeaderMap, mut params: Params) -> Result<Response, Problem> {
-    let after = params.number("after", 0..=u64::MAX);
+    let after = params.number("after", 0..=LAST_SEQUENCE);
     params.finish()?;
     let after = last_event_id(headers)?.or(after).unwrap_or(0);
-    manager.run(&run).await?;
     let mut feed = Feed { watch: manager.watch_run(&run), manager: manager.clone(), run, after, is_over: false };
     let first = feed.read().await?;
     if first.is_empty() && feed.is_over {
@@ -98,7 +98,7 @@ async fn open(manager: &Manager, run: RunId, stopping: Stopping, headers: &Heade
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else { return Ok(None) };
-    match id.to_str().ok().and_then(|id| id.parse().ok()) {
+    match id.to_str().ok().and_then(|id| id.parse().ok().filter(|id| *id <= LAST_SEQUENCE)) {
         Some(sequence) => Ok(Some(sequence)),
         None => Err(Problem::unprocessable("The Last-Event-ID header must be the sequence of an event of this run, a whole number.")),
     }

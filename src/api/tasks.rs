@@ -14,7 +14,7 @@ use super::error::Problem;
 use super::params::{NoParams, Params, PathId};
 use super::serve::Stopping;
 use super::{Answer, Api, pages};
-use crate::daemon::manager::{ManagerError, RunWish};
+use crate::daemon::{ManagerError, RunWish};
 use crate::domain::id::{AgentId, TaskId};
 use crate::domain::input::{Faults, Fields};
 use crate::domain::run::Run;

@@ -31,14 +31,14 @@ pub(super) async fn list(State(api): State<Api>, PathId(id): PathId<RunId>, mut 
     let limit = pages::limit(&mut params);
     let cursor = params.text("cursor");
     params.finish()?;
-    let run = api.manager.run(&id).await?;
     let listing = api.manager.workspace(&id, cursor, limit).await?;
+    let workspace_path = &listing.run.workspace_path;
     let files: Vec<Value> = listing
         .entries
         .iter()
         .map(|entry| {
             json!({
-                "path": format!("{}/{}", listing.workspace_path, entry.path),
+                "path": format!("{}/{}", workspace_path, entry.path),
                 "name": entry.name,
                 "modified_at": entry.modified_at.with_numeric_offset(),
                 "is_dir": entry.is_dir,
@@ -49,13 +49,14 @@ pub(super) async fn list(State(api): State<Api>, PathId(id): PathId<RunId>, mut 
         })
         .collect();
     Ok(Json(json!({
-        "run_id": run.run_id,
-        "task_id": run.task_id,
-        "agent_id": run.agent_id,
-        "workspace_path": listing.workspace_path,
+        "run_id": listing.run.run_id,
+        "task_id": listing.run.task_id,
+        "agent_id": listing.run.agent_id,
+        "workspace_path": workspace_path,
         "files": files,
         "workspace_root": listing.workspace_root,
         "next_cursor": listing.next,
+        "note": listing.note,
     })))
 }
 
