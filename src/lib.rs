@@ -7,6 +7,7 @@
 //! cli, api → daemon → { store, sandbox, plugins, workspace } → domain
 //! ```
 
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
