@@ -1,0 +1,170 @@
+//! What goes into an attempt and what comes out of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::signals::Stop;
+use crate::domain::agent::Limits;
+use crate::domain::policy::ErrorKind;
+
+/// What the guest learns about its run through the `context` interface.
+#[derive(Clone, Debug, Default)]
+pub struct AttemptContext {
+    /// The run.
+    pub run_id: String,
+    /// The run's task.
+    pub task_id: String,
+    /// The agent; also `argv[0]` of a command.
+    pub agent_id: String,
+    /// The session that the run continues.
+    pub session_id: String,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// manual, interval, cron or once.
+    pub trigger: String,
+    /// The nominal fire time in RFC 3339, when there is one.
+    pub due_at: Option<String>,
+    /// A JSON object.
+    pub metadata: String,
+}
+
+/// Bytes and files of a workspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// The sizes of its files and the lengths of its links' targets.
+    pub bytes: u64,
+    /// Its files, folders and links, without the workspace's own folder.
+    pub files: u64,
+}
+
+/// One attempt to be executed.
+#[derive(Clone, Debug)]
+pub struct AttemptSpec {
+    /// Who is running.
+    pub context: AttemptContext,
+    /// What the guest is asked to do.
+    pub query: String,
+    /// The workspace: a folder that exists, seen by the guest as `/`.
+    pub workspace: PathBuf,
+    /// What the workspace holds at the start, where that is known, as it is for a new one; none has it counted.
+    pub found: Option<DiskUse>,
+    /// What the attempt may use.
+    pub limits: Limits,
+    /// Environment variables that the guest sees.
+    pub env: Vec<(String, String)>,
+    /// How long the attempt may take, instantiation included.
+    pub time_limit: Option<Duration>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The guest answered.
+    Completed(String),
+    /// The attempt failed.
+    Failed {
+        /// Why.
+        kind: ErrorKind,
+        /// One sentence of at most 4 KiB; parts of it may be the guest's own, untrusted text.
+        message: String,
+        /// The least delay that the guest wants before the next attempt.
+        after: Option<Duration>,
+    },
+    /// The guest stopped because it was asked to.
+    Cancelled {
+        /// What the guest says about it, at most 4 KiB, untrusted.
+        message: String,
+    },
+    /// The time limit passed.
+    TimedOut,
+    /// The attempt was ended from outside.
+    Stopped(Stop),
+}
+
+impl Ended {
+    /// A failure without a wish of the guest's for the delay.
+    pub(crate) fn failed(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Ended::Failed { kind, message: bounded(message.into(), MESSAGE_BYTES), after: None }
+    }
+}
+
+/// What an attempt used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// From its start to its end.
+    pub wall: Duration,
+    /// Processor time of the guest and of what the host did for it on the guest's thread.
+    pub cpu: Option<Duration>,
+    /// The most linear memory it held at once.
+    pub peak_memory_bytes: u64,
+    /// Bytes written to files, rewritten ones included.
+    pub disk_bytes_written: u64,
+    /// Calls to the sandclock interfaces and to the file system.
+    pub host_calls: u64,
+    /// Progress reports and events that exceeded a limit.
+    pub events_dropped: u64,
+    /// Bytes of stdout and stderr that exceeded the limit.
+    pub log_bytes_dropped: u64,
+    /// Outgoing requests that were refused.
+    pub requests_denied: u64,
+    /// What the workspace holds at the end, never too little.
+    pub workspace: DiskUse,
+}
+
+/// How an attempt ended and what it used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptReport {
+    /// How it ended.
+    pub ended: Ended,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Which of the guest's two output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStream {
+    /// Its standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+}
+
+/// Where the guest's reports, events and logs go. Every call returns at once: it is made on the guest's thread. Counts and
+/// sizes were checked against the limits before; the texts are the guest's own and untrusted.
+pub trait GuestHost: Send + Sync {
+    /// A sentence about how far the guest is, with the part done from 0 to 1 where it is known.
+    fn report(&self, message: String, fraction: Option<f64>);
+    /// An event of the agent's own. The payload should be JSON, but nobody has checked it.
+    fn emit(&self, name: String, payload: String);
+    /// Bytes of the guest's output, cut anywhere.
+    fn log(&self, stream: LogStream, bytes: &[u8]);
+}
+
+/// The longest error message that leaves the sandbox.
+pub(crate) const MESSAGE_BYTES: usize = 4 * 1024;
+
+/// Cuts a text at a character's boundary.
+pub(crate) fn bounded(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        let mark = " …";
+        let mut end = bytes.saturating_sub(mark.len());
+        while !text.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        text.truncate(end);
+        text.push_str(mark);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(bounded("short".to_owned(), 5), "short");
+        let cut = bounded("é".repeat(100), 100);
+        assert!(cut.len() <= 100 && cut.ends_with(" …") && cut.starts_with('é'));
+    }
+}
