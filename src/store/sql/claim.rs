@@ -6,6 +6,38 @@ use crate::domain::lifecycle::{self, ClaimPatch};
 use crate::domain::run::Run;
 use crate::domain::time::Timestamp;
 
+/// A claim that was made before, of the record it left and of how many events the run had; the attempt comes of its own record.
+pub struct Earlier {
+    run: Run,
+    rev: u64,
+    events: u64,
+}
+
+impl Earlier {
+    /// The claim that a leased record tells of.
+    ///
+    /// # Errors
+    /// The record is not a run.
+    pub fn new(record: &Record, events: u64) -> Result<Self, StoreError> {
+        Ok(Earlier { run: record.decode_run()?, rev: record.rev, events })
+    }
+
+    /// The name of its attempt.
+    pub fn attempt_id(&self) -> RecordId {
+        RecordId::attempt(&self.run.run_id, self.run.attempt)
+    }
+
+    /// The claim with its attempt.
+    ///
+    /// # Errors
+    /// The record is not an attempt, or there is none.
+    pub fn with(self, attempt: Option<&Record>) -> Result<Claimed, StoreError> {
+        let Earlier { run, rev, events } = self;
+        let attempt = attempt.ok_or_else(|| StoreError::corrupt(format!("run {} has no attempt record", run.run_id)))?.decode()?;
+        Ok(Claimed { run, attempt, rev, events })
+    }
+}
+
 /// A run that is being claimed: what `domain::lifecycle::claim` made of it.
 pub struct Candidate {
     run: Run,
@@ -42,6 +74,6 @@ impl Candidate {
         }
         batch.put(Put::attempt(&patch.attempt)?, None, now);
         let (rev, events) = batch.known(&id).map(|known| (known.rev, known.last_event)).unwrap_or_default();
-        Ok(Claimed { run, rev, events })
+        Ok(Claimed { run, attempt: patch.attempt, rev, events })
     }
 }

@@ -20,6 +20,12 @@ fn id_text(id: &RecordId) -> String {
     format!("{}/{}", id.kind.as_str(), id.key)
 }
 
+/// The names of records, as a JSON array.
+fn names(ids: &[RecordId]) -> Result<String, StoreError> {
+    let texts: Vec<String> = ids.iter().map(id_text).collect();
+    serde_json::to_string(&texts).map_err(|error| StoreError::Invalid(error.to_string()))
+}
+
 /// The record that a table names.
 fn id_of(text: &str) -> Result<RecordId, StoreError> {
     text.split_once('/')

@@ -89,6 +89,18 @@ pub fn record(row: &impl Fields, at: usize) -> Result<Record, StoreError> {
     })
 }
 
+/// The records of rows that start with their place in what was asked for; one answer for each of `count` places.
+pub fn placed(rows: &[impl Fields], count: usize) -> Result<Vec<Option<Record>>, StoreError> {
+    let mut found = vec![None; count];
+    for row in rows {
+        let place = usize::try_from(row.some_number(0)?).unwrap_or(usize::MAX);
+        if let Some(slot) = found.get_mut(place) {
+            *slot = Some(record(row, 1)?);
+        }
+    }
+    Ok(found)
+}
+
 /// What [`KNOWN`]'s columns tell, the first of which is at `at`.
 pub fn known(row: &impl Fields, at: usize) -> Result<Known, StoreError> {
     let status = row.text(at + 5)?;

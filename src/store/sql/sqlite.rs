@@ -31,7 +31,7 @@ use super::super::{
 };
 use super::lists::PageQuery;
 use super::rows::{self, Fields};
-use super::{id_text, scope_text};
+use super::{id_text, names, scope_text};
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
@@ -180,18 +180,6 @@ impl Fields for SqliteRow {
     }
 }
 
-/// The records of rows that start with their place in what was asked for.
-fn placed(rows: &[SqliteRow], count: usize) -> Result<Vec<Option<Record>>, StoreError> {
-    let mut found = vec![None; count];
-    for row in rows {
-        let place = usize::try_from(row.some_number(0)?).unwrap_or(usize::MAX);
-        if let Some(slot) = found.get_mut(place) {
-            *slot = Some(rows::record(row, 1)?);
-        }
-    }
-    Ok(found)
-}
-
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -218,6 +206,7 @@ impl Store for SqliteStore {
         let now = self.clock.now();
         let of_kind = |kind: Kind| sqlx::query(statements::DUE.as_str()).bind(now.micros()).bind(number(limit)).bind(kind.as_str());
         let query = match &what {
+            DueKind::Ready => sqlx::query(statements::NEXT_READY).bind(now.micros()),
             DueKind::ExpiredLeases => sqlx::query(statements::EXPIRED_LEASES.as_str()).bind(now.micros()).bind(number(limit)),
             DueKind::OlderIncarnations { daemon, current } => sqlx::query(statements::OLDER_INCARNATIONS.as_str())
                 .bind(daemon.clone())
@@ -230,7 +219,7 @@ impl Store for SqliteStore {
         let mut due = Due { now, ..Due::default() };
         for row in &rows {
             due.next = row.time(0)?;
-            if row.text(1)?.is_some() {
+            if what != DueKind::Ready && row.text(1)?.is_some() {
                 due.records.push(rows::record(row, 1)?);
             }
         }
@@ -238,10 +227,8 @@ impl Store for SqliteStore {
     }
 
     async fn get(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {
-        let names: Vec<String> = ids.iter().map(id_text).collect();
-        let names = serde_json::to_string(&names).map_err(|error| StoreError::Invalid(error.to_string()))?;
-        let rows = self.fetch(sqlx::query(statements::GET.as_str()).bind(names)).await?;
-        placed(&rows, ids.len())
+        let rows = self.fetch(sqlx::query(statements::GET.as_str()).bind(names(ids)?)).await?;
+        rows::placed(&rows, ids.len())
     }
 
     async fn list(&self, scope: Scope, page: PageRequest) -> Result<Page, StoreError> {

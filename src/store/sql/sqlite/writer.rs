@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::super::{Change, ChangeId, ClaimRequest, Claimed, Outcome, Renewal, StoreError};
 use super::super::batch::{Batch, Writes};
-use super::super::claim::Candidate;
+use super::super::claim::{Candidate, Earlier};
 use super::super::rows::{self, Fields};
-use super::super::{id_of, id_text};
+use super::super::{id_of, id_text, names};
 use super::{failed, open, statements};
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
@@ -225,32 +225,42 @@ impl Writer {
             .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
             .bind(now.micros())
             .bind(agents);
-        let mut claimed = Vec::new();
+        let mut earlier = Vec::new();
         let mut batch = Batch::new(self.last_order);
         let mut candidates = Vec::new();
         for row in self.fetch(3, query).await? {
             let record = rows::record(&row, 1)?;
             let Some(place) = row.number(0)? else {
-                claimed.push(Claimed { run: record.decode_run()?, rev: record.rev, events: row.count(11)? });
+                earlier.push(Earlier::new(&record, row.count(11)?)?);
                 continue;
             };
             let wanted = usize::try_from(place).ok().and_then(|place| request.agents.get(place));
             let digest = wanted.map(|wanted| wanted.digest.as_str()).unwrap_or_default();
-            if claimed.is_empty() && !batch.wants(&record.id) {
+            // A wish that names an agent twice finds its runs twice.
+            if earlier.is_empty() && !batch.wants(&record.id) {
                 candidates.push(Candidate::new(&record, request, digest, now, &mut batch)?);
             }
         }
-        if candidates.is_empty() || !claimed.is_empty() {
-            self.fetch(1, sqlx::query("COMMIT")).await?;
-            return Ok(claimed);
+        if candidates.is_empty() || !earlier.is_empty() {
+            return self.claimed_before(earlier).await;
         }
         self.load(&mut batch, false).await?;
-        for candidate in candidates {
-            claimed.push(candidate.take(request, now, &mut batch)?);
-        }
+        let claimed = candidates.into_iter().map(|candidate| candidate.take(request, now, &mut batch)).collect::<Result<Vec<_>, _>>()?;
         let holder = Holder { worker: &request.worker, token: request.token, until: now + request.lease };
         self.write(batch.writes()?, now, Some(holder)).await?;
         Ok(claimed)
+    }
+
+    /// Ends a claim that changes nothing.
+    async fn claimed_before(&mut self, earlier: Vec<Earlier>) -> Result<Vec<Claimed>, StoreError> {
+        let ids: Vec<RecordId> = earlier.iter().map(Earlier::attempt_id).collect();
+        let mut attempts = Vec::new();
+        if !ids.is_empty() {
+            let found = self.fetch(1, sqlx::query(statements::GET.as_str()).bind(names(&ids)?)).await?;
+            attempts = rows::placed(&found, ids.len())?;
+        }
+        self.fetch(1, sqlx::query("COMMIT")).await?;
+        earlier.into_iter().zip(&attempts).map(|(claim, attempt)| claim.with(attempt.as_ref())).collect()
     }
 
     async fn renew(&mut self, renew: &Renew) -> Result<Vec<Renewal>, StoreError> {
