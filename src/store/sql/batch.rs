@@ -42,6 +42,8 @@ struct Entry {
     now: Option<Known>,
     /// What is to be written; none when the tables hold it already.
     put: Option<Written>,
+    /// Whether the tables have it where it belongs: its task, agent and run have not changed.
+    settled: bool,
 }
 
 /// A record's new contents.
@@ -57,6 +59,12 @@ struct Appended {
     sequence: u64,
     start: usize,
     length: usize,
+}
+
+impl Entry {
+    fn new(id: &RecordId) -> Entry {
+        Entry { text: id_text(id), now: None, put: None, settled: false }
+    }
 }
 
 /// Changes on their way into the tables.
@@ -88,8 +96,10 @@ pub struct Writes {
     pub deleted: String,
     /// Orders of runs that lose their lease.
     pub unleased: String,
-    /// Records to write.
+    /// Records to write that are new or have moved to another task, agent or run.
     pub records: String,
+    /// Records to write that are where they were.
+    pub settled: String,
     /// Events to append.
     pub events: String,
     /// Orders of runs that are leased now.
@@ -134,7 +144,7 @@ impl Batch {
     /// Notes that a record's state is needed.
     pub fn want(&mut self, id: &RecordId) {
         if !self.entries.contains_key(id) {
-            self.entries.insert(id.clone(), Entry { text: id_text(id), now: None, put: None });
+            self.entries.insert(id.clone(), Entry::new(id));
             self.wanted.push(id.clone());
         }
     }
@@ -182,8 +192,9 @@ impl Batch {
                 of_run.push(id.clone());
             }
         }
-        let entry = self.entries.entry(id).or_insert_with_key(|id| Entry { text: id_text(id), now: None, put: None });
+        let entry = self.entries.entry(id).or_insert_with_key(Entry::new);
         entry.now = Some(known);
+        entry.settled = true;
     }
 
     /// What is known of a record now.
@@ -230,8 +241,10 @@ impl Batch {
         });
         let leased = index.status.is_some_and(Status::is_leased);
         index.ready &= id.kind == Kind::Run && !leased;
-        let entry = self.entries.entry(id.clone()).or_insert_with_key(|id| Entry { text: id_text(id), now: None, put: None });
+        let entry = self.entries.entry(id.clone()).or_insert_with_key(Entry::new);
         let old = entry.now.take();
+        let belongs = |index: &Index| (index.task.clone(), index.agent.clone(), index.run.clone());
+        entry.settled &= old.as_ref().is_some_and(|old| belongs(&old.index) == belongs(&index));
         let mut known = Known { index, ..old.clone().unwrap_or_else(|| Known::new(&mut self.last_order)) };
         known.rev += 1;
         if !leased && known.until.take().is_some() {
@@ -266,6 +279,7 @@ impl Batch {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let Some(known) = entry.now.take() else { return };
         entry.put = None;
+        entry.settled = false;
         self.deleted.push(known.order);
         self.gone.insert(known.order);
         self.count(id, &known.index, -1);
@@ -303,7 +317,7 @@ impl Batch {
     /// # Errors
     /// A value cannot be written as JSON.
     pub fn writes(mut self) -> Result<Writes, StoreError> {
-        let records = self.records()?;
+        let (records, settled) = self.records()?;
         let of_event = |event: &Appended| (event.run, event.sequence, event.start + 1, event.length);
         let events: Vec<_> = self.events.iter().filter(|event| !self.gone.contains(&event.run)).map(of_event).collect();
         let counts: Vec<(String, &str, i64)> = self
@@ -316,6 +330,7 @@ impl Batch {
             deleted: json(&self.deleted)?,
             unleased: json(&self.unleased)?,
             records,
+            settled,
             events: json(&events)?,
             leased: json(&self.leased)?,
             counts: json(&counts)?,
@@ -324,8 +339,9 @@ impl Batch {
         })
     }
 
-    fn records(&mut self) -> Result<String, StoreError> {
-        let mut rows = Vec::new();
+    /// The records to write: new or moved, and settled.
+    fn records(&mut self) -> Result<(String, String), StoreError> {
+        let (mut rows, mut settled) = (Vec::new(), Vec::new());
         let mut next = |bytes: &[u8]| {
             let start = self.bytes.len() + 1;
             self.bytes.extend_from_slice(bytes);
@@ -335,7 +351,8 @@ impl Batch {
             let (Some(known), Some(put)) = (&entry.now, &entry.put) else { continue };
             let index = &known.index;
             let live = id.kind == Kind::Run && index.status.is_some_and(|status| !status.is_terminal());
-            rows.push(Row(
+            let list = if entry.settled { &mut settled } else { &mut rows };
+            list.push(Row(
                 known.order,
                 &entry.text,
                 id.kind.as_str(),
@@ -357,7 +374,8 @@ impl Batch {
         }
         // In table order, so that neighbours are written together.
         rows.sort_unstable_by_key(|row| row.0);
-        json(&rows)
+        settled.sort_unstable_by_key(|row| row.0);
+        Ok((json(&rows)?, json(&settled)?))
     }
 }
 

@@ -56,7 +56,7 @@ pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Renews the leases in $1 (each a record's id and a fence) of worker $2 that hold at $3, until $4.
-pub const RENEW: &str = "UPDATE lease SET until = $4, heartbeat_at = $3 WHERE owner = $2 AND until > $3 AND run IN \
+pub const RENEW: &str = "UPDATE lease NOT INDEXED SET until = $4, heartbeat_at = $3 WHERE owner = $2 AND until > $3 AND run IN \
      (SELECT r.ord FROM json_each($1) AS w CROSS JOIN record AS r ON r.id = w.value->>0 AND r.fence = w.value->>1) \
      RETURNING (SELECT r.id FROM record AS r WHERE r.ord = lease.run), (SELECT r.fence FROM record AS r WHERE r.ord = lease.run), \
        (SELECT r.cancel_requested FROM record AS r WHERE r.ord = lease.run)";
@@ -91,11 +91,12 @@ fn due_sql(next: &str, due: &str) -> String {
     )
 }
 
-/// Runs leased by workers of daemon $1 other than $3, at most $2.
+/// Runs leased by workers of daemon $1 other than $3, at most $2. A worker's name begins with its daemon's and a dot, and the slash
+/// is the character behind the dot.
 pub static OLDER_INCARNATIONS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT NULL, {RECORD} FROM lease AS l CROSS JOIN record AS r ON r.ord = l.run \
-         WHERE l.daemon = $1 AND l.owner <> $3 ORDER BY l.until, l.run LIMIT $2"
+         WHERE l.owner > $1 || '.' AND l.owner < $1 || '/' AND l.daemon = $1 AND l.owner <> $3 ORDER BY l.until, l.run LIMIT $2"
     )
 });
 
@@ -117,23 +118,36 @@ const DELETE_RECORDS: &str = "DELETE FROM record WHERE ord IN (SELECT value FROM
 /// Takes the leases of the runs in $2 away.
 const DELETE_LEASES: &str = "DELETE FROM lease WHERE run IN (SELECT value FROM json_each($2));";
 
-/// Writes the records in $3, whose bytes are in $4.
-const PUT_RECORDS: &str = "INSERT INTO record (ord, id, kind, rev, task, agent, run, status, live, ready, due, cancel_requested, fence, \
-       heartbeat_at, change_id, body) \
-     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, value->>10, \
-       value->>11, value->>12, value->>13, substr($4, value->>14, 16), substr($4, value->>15, value->>16) \
-     FROM jsonb_each($3) WHERE true \
-     ON CONFLICT (ord) DO UPDATE SET rev = excluded.rev, task = excluded.task, agent = excluded.agent, run = excluded.run, \
-       status = excluded.status, live = excluded.live, ready = excluded.ready, due = excluded.due, \
-       cancel_requested = excluded.cancel_requested, fence = excluded.fence, heartbeat_at = excluded.heartbeat_at, \
-       change_id = excluded.change_id, body = excluded.body;";
+macro_rules! put_records {
+    ($list:literal, $belongs:literal) => {
+        concat!(
+            "INSERT OR ROLLBACK INTO record (ord, id, kind, rev, task, agent, run, status, live, ready, due, cancel_requested, fence, \
+               heartbeat_at, change_id, body) \
+             SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, \
+               value->>10, value->>11, value->>12, value->>13, substr($4, value->>14, 16), substr($4, value->>15, value->>16) \
+             FROM jsonb_each(",
+            $list,
+            ") WHERE true ON CONFLICT (ord) DO UPDATE SET rev = excluded.rev, ",
+            $belongs,
+            "status = excluded.status, live = excluded.live, ready = excluded.ready, due = excluded.due, \
+               cancel_requested = excluded.cancel_requested, fence = excluded.fence, heartbeat_at = excluded.heartbeat_at, \
+               change_id = excluded.change_id, body = excluded.body;"
+        )
+    };
+}
+
+/// Writes the records in $3, whose bytes are in $4. A failure rolls back here and below, so that no statement keeps a journal.
+const PUT_RECORDS: &str = put_records!("$3", "task = excluded.task, agent = excluded.agent, run = excluded.run, ");
+
+/// Writes the records in $13, whose bytes are in $4 and which are where they were: the indexes of tasks and runs stay as they are.
+const PUT_SETTLED: &str = put_records!("$13", "");
 
 /// Appends the events in $5, whose bytes are in $4.
 const APPEND_EVENTS: &str =
-    "INSERT INTO event (run, seq, body) SELECT value->>0, value->>1, substr($4, value->>2, value->>3) FROM jsonb_each($5);";
+    "INSERT OR ROLLBACK INTO event (run, seq, body) SELECT value->>0, value->>1, substr($4, value->>2, value->>3) FROM jsonb_each($5);";
 
 /// Changes the counts in $6 by what is given there.
-const ADD_COUNTS: &str = "INSERT INTO count (scope, status, n) SELECT value->>0, value->>1, value->>2 FROM jsonb_each($6) WHERE true \
+const ADD_COUNTS: &str = "INSERT OR ROLLBACK INTO count (scope, status, n) SELECT value->>0, value->>1, value->>2 FROM jsonb_each($6) WHERE true \
      ON CONFLICT (scope, status) DO UPDATE SET n = count.n + excluded.n;";
 
 /// Leases the runs in $7 to worker $8 of daemon $9 until $10, as of $11, under token $12.
@@ -146,6 +160,7 @@ pub fn write_parts(writes: &Writes) -> Vec<&'static str> {
         (&writes.deleted, DELETE_RECORDS),
         (&writes.unleased, DELETE_LEASES),
         (&writes.records, PUT_RECORDS),
+        (&writes.settled, PUT_SETTLED),
         (&writes.events, APPEND_EVENTS),
         (&writes.leased, PUT_LEASES),
         (&writes.counts, ADD_COUNTS),

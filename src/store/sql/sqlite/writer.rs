@@ -210,7 +210,8 @@ impl Writer {
             .bind(daemon)
             .bind(holder.as_ref().map(|holder| holder.until.micros()))
             .bind(now.micros())
-            .bind(holder.as_ref().map(|holder| holder.token.0.to_be_bytes().to_vec()));
+            .bind(holder.as_ref().map(|holder| holder.token.0.to_be_bytes().to_vec()))
+            .bind(writes.settled);
         self.fetch(parts.len() as u64 + 1, query).await?;
         self.checkpoint_at = Some(Instant::now() + IDLE);
         self.last_order = writes.last_order;
