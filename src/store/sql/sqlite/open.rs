@@ -143,17 +143,12 @@ pub async fn open(path: &Path) -> Result<Opened, OpenError> {
     let mut connection = options.clone().create_if_missing(true).connect().await.map_err(told)?;
     let pages: i64 = number(&mut connection, "PRAGMA page_count").await.map_err(told)?;
     if pages == 0 {
-        let page = std::env::var("SB_PAGE").unwrap_or("8192".into());
-        connection.execute(AssertSqlSafe(format!("PRAGMA page_size={page}"))).await.map_err(told)?;
         // Before the log exists, so that the file itself always says whose it is.
-        let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
+        let mark = format!("PRAGMA page_size = 8192; PRAGMA application_id = {APPLICATION_ID}");
         connection.execute(AssertSqlSafe(mark)).await.map_err(told)?;
     }
     connection.execute(WRITER).await.map_err(told)?;
     migrate(path, &mut connection).await?;
-    if let Ok(extra) = std::env::var("SB_EXTRA") {
-        connection.execute(AssertSqlSafe(extra)).await.map_err(told)?;
-    }
     connection.execute("DELETE FROM count WHERE n = 0").await.map_err(told)?;
     let last_order = last_order(&mut connection).await.map_err(told)?;
     Ok(Opened { connection, last_order })

@@ -118,52 +118,75 @@ const DELETE_RECORDS: &str = "DELETE FROM record WHERE ord IN (SELECT value FROM
 /// Takes the leases of the runs in $2 away.
 const DELETE_LEASES: &str = "DELETE FROM lease WHERE run IN (SELECT value FROM json_each($2));";
 
-macro_rules! put_records {
-    ($list:literal, $belongs:literal) => {
-        concat!(
-            "INSERT OR ROLLBACK INTO record (ord, id, kind, rev, task, agent, run, status, live, ready, due, cancel_requested, fence, \
-               heartbeat_at, change_id, body) \
-             SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, \
-               value->>10, value->>11, value->>12, value->>13, substr($4, value->>14, 16), substr($4, value->>15, value->>16) \
-             FROM jsonb_each(",
-            $list,
-            ") WHERE true ON CONFLICT (ord) DO UPDATE SET rev = excluded.rev, ",
-            $belongs,
-            "status = excluded.status, live = excluded.live, ready = excluded.ready, due = excluded.due, \
-               cancel_requested = excluded.cancel_requested, fence = excluded.fence, heartbeat_at = excluded.heartbeat_at, \
-               change_id = excluded.change_id, body = excluded.body;"
-        )
-    };
+/// A statement that takes rows of parameters, made for some numbers of rows. Rows that are not given are null and left out, so that a
+/// few prepared statements serve lists of any length.
+pub struct Rows([(usize, String); 3]);
+
+impl Rows {
+    fn new(sql: impl Fn(&str) -> String, columns: usize) -> Rows {
+        let row = format!("({})", vec!["?"; columns].join(", "));
+        Rows([4, 32, 256].map(|rows| (rows, sql(&format!("(VALUES {}) WHERE column1 IS NOT NULL", vec![row.as_str(); rows].join(", "))))))
+    }
+
+    /// The statement for so many rows, or for as many as one can take, and how many that is.
+    pub fn of(&self, rows: usize) -> (usize, &str) {
+        let Rows([small, middle, large]) = self;
+        let (most, sql) = [small, middle].into_iter().find(|(most, _)| *most >= rows).unwrap_or(large);
+        (*most, sql)
+    }
 }
 
-/// Writes the records in $3, whose bytes are in $4. A failure rolls back here and below, so that no statement keeps a journal.
-const PUT_RECORDS: &str = put_records!("$3", "task = excluded.task, agent = excluded.agent, run = excluded.run, ");
+/// Writes records. A failure rolls back, here and below, so that no statement has to keep a journal.
+pub static PUT_RECORDS: LazyLock<Rows> = LazyLock::new(|| {
+    let sql = |rows: &str| {
+        format!(
+            "INSERT OR ROLLBACK INTO record (ord, rev, status, live, ready, due, cancel_requested, fence, heartbeat_at, change_id, body, \
+             id, kind, task, agent, run) SELECT * FROM {rows} ON CONFLICT (ord) DO UPDATE SET {CHANGES}, \
+             task = excluded.task, agent = excluded.agent, run = excluded.run"
+        )
+    };
+    Rows::new(sql, 16)
+});
 
-/// Writes the records in $13, whose bytes are in $4 and which are where they were: the indexes of tasks and runs stay as they are.
-const PUT_SETTLED: &str = put_records!("$13", "");
+/// Writes records that exist and are where they were: names and the indexes of tasks and runs stay as they are.
+pub static PUT_SETTLED: LazyLock<Rows> = LazyLock::new(|| {
+    let sql = |rows: &str| {
+        format!(
+            "INSERT OR ROLLBACK INTO record (ord, rev, status, live, ready, due, cancel_requested, fence, heartbeat_at, change_id, body, \
+             id, kind) SELECT *, '', '' FROM {rows} ON CONFLICT (ord) DO UPDATE SET {CHANGES}"
+        )
+    };
+    Rows::new(sql, 11)
+});
 
-/// Appends the events in $5, whose bytes are in $4.
-const APPEND_EVENTS: &str =
-    "INSERT OR ROLLBACK INTO event (run, seq, body) SELECT value->>0, value->>1, substr($4, value->>2, value->>3) FROM jsonb_each($5);";
+const CHANGES: &str = "rev = excluded.rev, status = excluded.status, live = excluded.live, ready = excluded.ready, due = excluded.due, \
+     cancel_requested = excluded.cancel_requested, fence = excluded.fence, heartbeat_at = excluded.heartbeat_at, \
+     change_id = excluded.change_id, body = excluded.body";
 
-/// Changes the counts in $6 by what is given there.
-const ADD_COUNTS: &str = "INSERT OR ROLLBACK INTO count (scope, status, n) SELECT value->>0, value->>1, value->>2 FROM jsonb_each($6) WHERE true \
+/// Appends events.
+pub static APPEND_EVENTS: LazyLock<Rows> =
+    LazyLock::new(|| Rows::new(|rows| format!("INSERT OR ROLLBACK INTO event (run, seq, body) SELECT * FROM {rows}"), 3));
+
+/// Changes the counts in $1 by what is given there.
+const ADD_COUNTS: &str = "INSERT OR ROLLBACK INTO count (scope, status, n) SELECT value->>0, value->>1, value->>2 FROM jsonb_each($1) WHERE true \
      ON CONFLICT (scope, status) DO UPDATE SET n = count.n + excluded.n;";
 
-/// Leases the runs in $7 to worker $8 of daemon $9 until $10, as of $11, under token $12.
+/// Leases the runs in $2 to worker $3 of daemon $4 until $5, as of $6, under token $7.
 const PUT_LEASES: &str = "INSERT OR REPLACE INTO lease (run, owner, daemon, until, heartbeat_at, token) \
-     SELECT value, $8, $9, $10, $11, $12 FROM json_each($7);";
+     SELECT value, $3, $4, $5, $6, $7 FROM json_each($2);";
 
-/// The statements that a batch needs, in the order that keeps a name free for a record that is deleted and put again.
-pub fn write_parts(writes: &Writes) -> Vec<&'static str> {
-    let parts = [
-        (&writes.deleted, DELETE_RECORDS),
-        (&writes.unleased, DELETE_LEASES),
-        (&writes.records, PUT_RECORDS),
-        (&writes.settled, PUT_SETTLED),
-        (&writes.events, APPEND_EVENTS),
-        (&writes.leased, PUT_LEASES),
-        (&writes.counts, ADD_COUNTS),
-    ];
+/// The statements that make room: a name must be free again for a record that is deleted and put in one batch.
+pub fn clearing(writes: &Writes) -> Vec<&'static str> {
+    wanted([(&writes.deleted, DELETE_RECORDS), (&writes.unleased, DELETE_LEASES)])
+}
+
+/// The statements behind the rows, and the end of the transaction.
+pub fn closing(writes: &Writes) -> Vec<&'static str> {
+    let mut parts = wanted([(&writes.counts, ADD_COUNTS), (&writes.leased, PUT_LEASES)]);
+    parts.push("COMMIT");
+    parts
+}
+
+fn wanted(parts: [(&String, &'static str); 2]) -> Vec<&'static str> {
     parts.into_iter().filter(|(list, _)| *list != NOTHING).map(|(_, sql)| sql).collect()
 }

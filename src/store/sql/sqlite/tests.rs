@@ -57,7 +57,10 @@ async fn efficient(connection: &mut SqliteConnection, name: &str, sql: &str, ind
             Some("n"),
             Some("d"),
         ];
-        assert!(harmless.contains(&scanned) || step == "SCAN CONSTANT ROW", "{name}: {step} in {plan:#?}");
+        assert!(
+            harmless.contains(&scanned) || step == "SCAN CONSTANT ROW" || step.ends_with("VALUES CLAUSE"),
+            "{name}: {step} in {plan:#?}"
+        );
     }
     for index in indexes {
         assert!(plan.iter().any(|step| step.starts_with("SEARCH") && step.contains(index)), "{name} does not use {index}: {plan:#?}");
@@ -83,10 +86,11 @@ async fn no_statement_walks_over_a_table() {
     efficient(connection, "events", statements::EVENTS, &["record_id (id=?)", "PRIMARY KEY (run=? AND seq>?)"]).await;
     efficient(connection, "counts", statements::COUNTS, &["PRIMARY KEY (scope=?)"]).await;
     let all = || "something".to_owned();
-    let everything =
-        Writes { deleted: all(), unleased: all(), records: all(), events: all(), leased: all(), counts: all(), ..Writes::default() };
-    let parts = statements::write_parts(&everything);
-    assert_eq!(parts.len(), 7);
+    let lists = Writes { deleted: all(), unleased: all(), leased: all(), counts: all(), ..Writes::default() };
+    let mut parts = [statements::clearing(&lists), statements::closing(&lists)].concat();
+    assert_eq!(parts.pop(), Some("COMMIT"));
+    assert_eq!(parts.len(), 4);
+    parts.extend([&*statements::PUT_RECORDS, &statements::PUT_SETTLED, &statements::APPEND_EVENTS].map(|rows| rows.of(1).1));
     for part in parts {
         efficient(connection, "write", part, &[]).await;
     }
@@ -138,7 +142,7 @@ async fn a_batch_is_a_handful_of_statements() {
         }));
         (run, event.unwrap())
     };
-    for count in [1, 256, 2000] {
+    for count in [1, 5, 256] {
         let changes = (0..count).map(|number| Change {
             id: ChangeId(number as u128),
             guards: vec![Guard::Absent(RecordId::new(Kind::Slot, "none")), Guard::Held(RunId::parse("none").unwrap(), 1)],
