@@ -45,8 +45,10 @@ pub enum CommitError<E> {
 
 enum Ruling {
     Stands,
+    /// Nothing is written for it, and its caller is told why when what it saw is committed.
+    Refused,
     Need,
-    /// The caller has its answer; nothing is written for it.
+    /// The caller has its answer.
     Over,
 }
 
@@ -63,7 +65,7 @@ struct Pending<T, E, F> {
     reads: Vec<RecordId>,
     known: Vec<Known>,
     decide: F,
-    value: Option<T>,
+    outcome: Option<Result<T, E>>,
     answer: Option<oneshot::Sender<Result<T, CommitError<E>>>>,
 }
 
@@ -88,13 +90,13 @@ impl<T: Send, E: Send, F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send> Deci
     fn decide(&mut self, txn: &mut Txn<'_>) -> Ruling {
         match (self.decide)(txn) {
             Ok(value) => {
-                self.value = Some(value);
+                self.outcome = Some(Ok(value));
                 Ruling::Stands
             }
             Err(Stop::Need) => Ruling::Need,
             Err(Stop::Refused(why)) => {
-                self.tell(Err(CommitError::Refused(why)));
-                Ruling::Over
+                self.outcome = Some(Err(why));
+                Ruling::Refused
             }
             Err(Stop::Store(error)) => {
                 self.tell(Err(CommitError::Store(error)));
@@ -104,8 +106,8 @@ impl<T: Send, E: Send, F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send> Deci
     }
 
     fn committed(mut self: Box<Self>) {
-        if let Some(value) = self.value.take() {
-            self.tell(Ok(value));
+        if let Some(outcome) = self.outcome.take() {
+            self.tell(outcome.map_err(CommitError::Refused));
         }
     }
 
@@ -160,7 +162,7 @@ impl Committer {
         F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job = Box::new(Pending { reads, known, decide, value: None, answer: Some(answer) });
+        let job = Box::new(Pending { reads, known, decide, outcome: None, answer: Some(answer) });
         if self.jobs.send(job).await.is_err() {
             return Err(CommitError::Store(stopped()));
         }
@@ -245,6 +247,7 @@ impl Work {
                 let mut txn = Txn::new(&mut cells, now);
                 match waiting.job.decide(&mut txn) {
                     Ruling::Over => {}
+                    Ruling::Refused => standing.push((waiting, txn.fall())),
                     Ruling::Stands => {
                         let footprint = txn.stand();
                         bytes += footprint.bytes;

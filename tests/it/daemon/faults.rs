@@ -14,6 +14,8 @@ use sandclock::store::{
     Scope, Store, StoreError,
 };
 
+use tokio::sync::RwLock;
+
 use super::harness::TestClock;
 use super::*;
 
@@ -32,6 +34,9 @@ type Plan = Box<dyn FnMut(&'static str) -> Option<Fault> + Send>;
 struct Faulty {
     store: MemoryStore,
     plan: Mutex<Plan>,
+    /// Changes wait before it while a test holds it.
+    gate: RwLock<()>,
+    at_gate: AtomicU32,
 }
 
 impl Faulty {
@@ -52,6 +57,8 @@ impl Faulty {
 #[async_trait]
 impl Store for Faulty {
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
+        self.at_gate.fetch_add(1, Ordering::SeqCst);
+        let _open = self.gate.read().await;
         self.through("apply", self.store.apply(changes)).await
     }
 
@@ -95,7 +102,12 @@ impl Store for Faulty {
 fn faulty() -> (World, Arc<Faulty>) {
     let clock = Arc::new(TestClock::default());
     let of_store: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
-    let store = Arc::new(Faulty { store: MemoryStore::new(of_store), plan: Mutex::new(Box::new(|_| None)) });
+    let store = Arc::new(Faulty {
+        store: MemoryStore::new(of_store),
+        plan: Mutex::new(Box::new(|_| None)),
+        gate: RwLock::default(),
+        at_gate: AtomicU32::new(0),
+    });
     (World::on(Arc::<Faulty>::clone(&store), clock), store)
 }
 
@@ -206,6 +218,35 @@ async fn w11_a_renewal_that_fails_loses_no_lease() {
     assert!(guest.signals.may_act());
     guest.complete("done");
     assert_eq!(daemon.settled(&run).await.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_rests_on_what_was_committed() {
+    let (world, store) = faulty();
+    let daemon = world.start_polling().await;
+    let (task, other) = (
+        daemon.task(json!({"overlap_policy": "allow_parallel"})).await,
+        daemon.task(json!({"task_id": "other", "agent_id": "later"})).await,
+    );
+    let run = daemon.fire(&task).await;
+    let guest = world.stage.guest().await;
+    let closed = store.gate.write().await;
+    let before = store.at_gate.load(Ordering::SeqCst);
+    let manager = Manager::clone(&daemon);
+    let fired = tokio::spawn(async move { manager.run_now(&other, RunWish::default()).await });
+    until("a change at the gate", async || store.at_gate.load(Ordering::SeqCst) > before).await;
+    // The outcome and the cancel come into one batch behind it, in this order; in the other order the answer is the same.
+    guest.complete("done");
+    until("the outcome", async || world.file(&run, "output.md").is_some()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (manager, id) = (Manager::clone(&daemon), run.run_id.clone());
+    let cancel = tokio::spawn(async move { manager.cancel_run(&id, "api").await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.clock.advance(Duration::from_secs(31));
+    drop(closed);
+    fired.await.unwrap().unwrap();
+    cancel.await.unwrap().expect("the run has not ended: the outcome came under a lease that had passed");
+    assert_eq!(daemon.settled(&run.run_id).await.status, Status::Cancelled);
 }
 
 #[tokio::test]
