@@ -39,9 +39,8 @@ impl Executor for Echo {
 }
 
 fn cpu() -> Duration {
-    let usage = rustix::process::getrusage(rustix::process::Resource::SelfUsage);
-    let time = |at: rustix::process::Timeval| Duration::from_secs(at.tv_sec as u64) + Duration::from_micros(at.tv_usec as u64);
-    time(usage.ru_utime) + time(usage.ru_stime)
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(at.tv_sec.unsigned_abs(), u32::try_from(at.tv_nsec).unwrap_or(0))
 }
 
 async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
