@@ -195,4 +195,3 @@ impl Start for SandboxStart {
         self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await
     }
 }
-

@@ -12,8 +12,8 @@ use tracing::Instrument;
 
 use super::committer::CommitError;
 use super::error::ManagerError;
-use super::guest::AttemptHost;
 use super::executor::Start;
+use super::guest::AttemptHost;
 use super::inner::Inner;
 use super::live::LiveRun;
 use super::transitions;
@@ -46,7 +46,8 @@ enum Word {
 
 /// Executes one claimed run to the end of its attempt. `asked_at` is the time before the claim was sent.
 pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>, asked_at: BootInstant) {
-    let span = tracing::info_span!("attempt", run = %claimed.run.run_id, attempt = claimed.run.attempt, fence = claimed.run.lease_generation);
+    let span =
+        tracing::info_span!("attempt", run = %claimed.run.run_id, attempt = claimed.run.attempt, fence = claimed.run.lease_generation);
     let fence = claimed.run.lease_generation;
     let run_id = claimed.run.run_id.clone();
     let signals = AttemptSignals::new();

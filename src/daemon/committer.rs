@@ -258,7 +258,8 @@ impl Work {
             jobs = needy;
         }
         debug_assert!(jobs.is_empty(), "every job stands, waits or is answered");
-        later.extend(self.commit(group(&cells, standing, &mut self.changes)).await);
+        let groups = group(&cells, standing, &mut self.changes);
+        later.extend(self.commit(groups).await);
         later
     }
 
@@ -276,7 +277,7 @@ impl Work {
     }
 
     /// Commits the groups; answers with the jobs that have to be decided again.
-    async fn commit(&mut self, groups: Vec<Group>) -> Vec<Waiting> {
+    async fn commit(&self, groups: Vec<Group>) -> Vec<Waiting> {
         let (idle, mut groups): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|group| group.is_read_only());
         for group in idle {
             self.committed(group);

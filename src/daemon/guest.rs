@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use crate::clock::Clock;
 use crate::domain::event::{Event, EventName};
 use crate::domain::run::Run;
 use crate::domain::time::Timestamp;
 use crate::sandbox::{GuestHost, LogStream};
 use crate::workspace::LogWriter;
-use crate::clock::Clock;
 
 /// The host's side of one attempt. The sandbox has checked counts and sizes before it calls.
 pub struct AttemptHost {

@@ -67,24 +67,29 @@ fn pass_on(txn: &mut Txn<'_>, ended: &Run) -> Step<()> {
     txn.put(id, Arc::new(slot))
 }
 
-/// Gives the waiting runs of a task as many turns as there are.
-///
-/// # Errors
-/// Something is not loaded yet.
-pub fn give_turns(txn: &mut Txn<'_>, task: &TaskId, slot: &mut Slot) -> Step<()> {
+fn give_turns(txn: &mut Txn<'_>, task: &TaskId, slot: &mut Slot) -> Step<()> {
     if slot.waiting.is_empty() {
         return Ok(());
     }
     // Runs of a task that is gone still end one after the other.
-    let capacity = txn.get::<Task, _>(&RecordId::task(task))?.map_or(Some(1), |task| task.capacity()).unwrap_or(usize::MAX);
+    let task = txn.get::<Task, _>(&RecordId::task(task))?;
+    let capacity = task.map_or(Some(1), |task| task.capacity());
+    give_turns_up_to(txn, slot, capacity.unwrap_or(usize::MAX))
+}
+
+/// Gives waiting runs their turn until `capacity` are live.
+///
+/// # Errors
+/// Something is not loaded yet.
+pub fn give_turns_up_to(txn: &mut Txn<'_>, slot: &mut Slot, capacity: usize) -> Step<()> {
     loop {
         let next = lifecycle::next_turns(slot, capacity);
         if next.is_empty() {
             return Ok(());
         }
+        txn.need(&next.iter().map(RecordId::run).collect::<Vec<_>>())?;
         for run_id in next {
-            let waiting = txn.get::<Run, _>(&RecordId::run(&run_id))?;
-            match waiting {
+            match txn.get::<Run, _>(&RecordId::run(&run_id))? {
                 Some(run) => {
                     if let Some(decision) = lifecycle::promote(slot, Run::clone(&run), txn.now()) {
                         txn.put(RecordId::run(&run_id), Arc::new(decision.run))?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::component::{ComponentType, Instance, Lift, ResourceTable, WasmStr};
+use wasmtime::component::{ComponentType, Instance, Lift, ResourceTable};
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
@@ -34,8 +34,8 @@ use crate::domain::policy::ErrorKind;
 
 /// What an agent's `run` takes.
 pub(crate) type AgentParams<'a> = (&'a str,);
-/// What an agent's `run` answers. The texts stay in the guest's memory until their length was checked.
-pub(crate) type AgentResult = (Result<WasmStr, Failure>,);
+/// What an agent's `run` answers. It is copied whole, up to [`fault::host_call_bytes`]: the guest frees it before we could look.
+pub(crate) type AgentResult = (Result<String, Failure>,);
 /// What a command's `run` takes.
 pub(crate) type CommandParams = ();
 /// What a command's `run` answers.
@@ -48,22 +48,20 @@ pub(crate) enum Failure {
     #[component(name = "retryable")]
     Retryable(Retry),
     #[component(name = "permanent")]
-    Permanent(WasmStr),
+    Permanent(String),
     #[component(name = "cancelled")]
-    Cancelled(WasmStr),
+    Cancelled(String),
 }
 
 /// The contract's `retry`.
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(crate) struct Retry {
-    message: WasmStr,
+    message: String,
     #[component(name = "after-ms")]
     after_ms: Option<u32>,
 }
 
-/// How long an attempt waits for an instance to become free before the worker gets it back.
-const CAPACITY_WAIT: Duration = Duration::from_secs(5);
 /// The most random bytes that a guest gets with one call.
 const RANDOM_BYTES: u64 = 64 * 1024;
 /// What is kept of a command's standard error, for its failure's message.
@@ -75,6 +73,7 @@ const EXIT_RETRYABLE: i32 = 75;
 pub(crate) struct Room {
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) instances: Arc<Semaphore>,
+    pub(crate) capacity_wait: Duration,
 }
 
 /// Executes an attempt on the runtime that polls it.
@@ -85,7 +84,7 @@ pub(crate) async fn execute(
     host: Arc<dyn GuestHost>,
     signals: Arc<AttemptSignals>,
 ) -> AttemptReport {
-    let Some(_instance) = free_instance(&room.instances).await else {
+    let Some(_instance) = free_instance(&room).await else {
         return AttemptReport { ended: Ended::Stopped(Stop::NoCapacity), usage: Usage::default() };
     };
     let _running = room.ticker.running();
@@ -121,11 +120,12 @@ pub(crate) async fn execute(
     AttemptReport { ended, usage }
 }
 
-async fn free_instance(instances: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(instances).try_acquire_owned() {
+async fn free_instance(room: &Room) -> Option<OwnedSemaphorePermit> {
+    let instances = || Arc::clone(&room.instances);
+    if let Ok(permit) = instances().try_acquire_owned() {
         return Some(permit);
     }
-    tokio::time::timeout(CAPACITY_WAIT, Arc::clone(instances).acquire_owned()).await.ok()?.ok()
+    tokio::time::timeout(room.capacity_wait, instances().acquire_owned()).await.ok()?.ok()
 }
 
 async fn open_disk(spec: &AttemptSpec, meter: &Arc<Meter>, signals: &Arc<AttemptSignals>) -> Result<Arc<Disk>, Ended> {
@@ -237,19 +237,16 @@ async fn call_agent(
         }
         other => other?,
     };
-    let message = |text: WasmStr| -> wasmtime::Result<String> { Ok(bounded(text.to_str(&*store)?.into_owned(), MESSAGE_BYTES)) };
     Ok(match answer {
-        Ok(text) => {
-            let text = text.to_str(&*store)?;
-            if text.len() as u64 > limits.output_bytes { fault::too_long(limits) } else { Ended::Completed(text.into_owned()) }
-        }
+        Ok(text) if text.len() as u64 > limits.output_bytes => fault::too_long(limits),
+        Ok(text) => Ended::Completed(text),
         Err(Failure::Retryable(retry)) => Ended::Failed {
             kind: ErrorKind::GuestRetryable,
-            message: message(retry.message)?,
+            message: bounded(retry.message, MESSAGE_BYTES),
             after: retry.after_ms.map(|ms| Duration::from_millis(u64::from(ms))),
         },
-        Err(Failure::Permanent(text)) => permanent(message(text)?, store.data(), limits),
-        Err(Failure::Cancelled(text)) => cancelled(message(text)?, store.data()),
+        Err(Failure::Permanent(text)) => permanent(text, store.data(), limits),
+        Err(Failure::Cancelled(text)) => cancelled(text, store.data()),
     })
 }
 
@@ -266,7 +263,7 @@ fn permanent(message: String, state: &State, limits: &Limits) -> Ended {
 
 fn cancelled(message: String, state: &State) -> Ended {
     if state.attempt.signals.cancel_asked() {
-        Ended::Cancelled { message }
+        Ended::Cancelled { message: bounded(message, MESSAGE_BYTES) }
     } else {
         Ended::failed(ErrorKind::GuestPermanent, format!("the guest ended as cancelled, but nobody asked it to; it says: {message}"))
     }
@@ -289,14 +286,12 @@ async fn call_command(
         },
     };
     if status == 0 {
-        let (bytes, overflowed) = output.stdout.take();
-        return Ok(match String::from_utf8(bytes) {
-            _ if overflowed => fault::too_long(limits),
+        return Ok(match String::from_utf8(output.stdout.take()) {
             Ok(text) => Ended::Completed(text),
             Err(_) => Ended::failed(ErrorKind::Output, "the command's standard output is not UTF-8"),
         });
     }
-    let said = String::from_utf8_lossy(&output.stderr.take().0).trim().to_owned();
+    let said = String::from_utf8_lossy(&output.stderr.take()).trim().to_owned();
     let message = if said.is_empty() {
         format!("the command exited with status {status}")
     } else {

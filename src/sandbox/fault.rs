@@ -3,6 +3,7 @@
 //! Invariant: whatever a guest does, its attempt ends with one bounded sentence that names the limit or the cause; nothing
 //! here can panic on a guest's text.
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -21,6 +22,9 @@ pub(crate) enum Fault {
     /// It made more host calls than its limit, which is given.
     #[error("the guest made more than {0} host calls, which is its limit `host_calls`")]
     HostCalls(u64),
+    /// It is a command that wrote more to its standard output than its result may have.
+    #[error("the standard output is longer than a result may be")]
+    Output,
     /// It used an interface that is not served.
     #[error("{0} are not served by this version of sandclock")]
     Unsupported(&'static str),
@@ -55,11 +59,15 @@ pub(crate) fn ended_by(error: &wasmtime::Error, phase: Phase, limits: &Limits, m
         return match *fault {
             Fault::Halted(halt) => halt.into(),
             Fault::HostCalls(_) => Ended::failed(ErrorKind::HostCalls, fault.to_string()),
+            Fault::Output => too_long(limits),
             Fault::Unsupported(_) => Ended::failed(ErrorKind::Unsupported, fault.to_string()),
         };
     }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return Ended::Stopped(Stop::NoCapacity);
+    }
+    if is_too_many_handles(error) {
+        return Ended::failed(ErrorKind::HostCalls, format!("the guest holds more than its limit `handles` of {}", limits.handles));
     }
     if is_too_much_data(error) {
         return too_much_data(error, limits);
@@ -73,7 +81,7 @@ pub(crate) fn ended_by(error: &wasmtime::Error, phase: Phase, limits: &Limits, m
     }
     match phase {
         Phase::Instantiation => Ended::failed(ErrorKind::AgentMissing, format!("the plugin cannot be instantiated: {error:#}")),
-        Phase::Call => Ended::failed(ErrorKind::Output, format!("the guest's answer is malformed: {error:#}")),
+        Phase::Call => Ended::failed(ErrorKind::Output, format!("the guest's answer or its memory is malformed: {error:#}")),
     }
 }
 
@@ -92,7 +100,13 @@ pub(crate) fn too_long(limits: &Limits) -> Ended {
     Ended::failed(ErrorKind::Output, format!("the guest's answer is larger than its limit `output_bytes` of {}", limits.output_bytes))
 }
 
-/// wasmtime keeps the error's type to itself, so that its text is all there is; a test holds us to it.
+// wasmtime keeps the types of the next two errors to itself, so that their texts are all there is; tests hold us to them.
+
+fn is_too_many_handles(error: &wasmtime::Error) -> bool {
+    let full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    full || error.root_cause().to_string().contains("store handle limit exceeded")
+}
+
 fn is_too_much_data(error: &wasmtime::Error) -> bool {
     error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
 }

@@ -47,6 +47,8 @@ pub struct SandboxSettings {
     pub max_table_elements: u64,
     /// Threads that guests run on.
     pub guest_threads: usize,
+    /// How long an attempt waits for an instance to become free before its worker gets it back.
+    pub capacity_wait: Duration,
 }
 
 impl Default for SandboxSettings {
@@ -59,6 +61,7 @@ impl Default for SandboxSettings {
             max_memory_bytes: limits.memory_bytes,
             max_table_elements: limits.table_elements,
             guest_threads: cores,
+            capacity_wait: Duration::from_secs(5),
         }
     }
 }
@@ -87,6 +90,7 @@ pub struct Sandbox {
     linker: Linker<State>,
     ticker: Arc<Ticker>,
     instances: Arc<Semaphore>,
+    capacity_wait: Duration,
     /// None only while it is dropped.
     guests: Option<Runtime>,
 }
@@ -108,7 +112,7 @@ impl Sandbox {
             .build()
             .map_err(|error| SandboxError::Thread(error.to_string()))?;
         let instances = Arc::new(Semaphore::new(settings.max_instances.max(1) as usize));
-        Ok(Sandbox { engine, linker, ticker, instances, guests: Some(guests) })
+        Ok(Sandbox { engine, linker, ticker, instances, capacity_wait: settings.capacity_wait, guests: Some(guests) })
     }
 
     /// The engine that components must be compiled with.
@@ -136,7 +140,8 @@ impl Sandbox {
         let Some(guests) = &self.guests else {
             return lost("the sandbox is shut down".to_owned());
         };
-        let room = attempt::Room { ticker: Arc::clone(&self.ticker), instances: Arc::clone(&self.instances) };
+        let room =
+            attempt::Room { ticker: Arc::clone(&self.ticker), instances: Arc::clone(&self.instances), capacity_wait: self.capacity_wait };
         let task = guests.spawn(attempt::execute(room, prepared.clone(), attempt, host, signals));
         let mut task = AbortOnDrop(task);
         (&mut task.0).await.unwrap_or_else(|error| lost(format!("the sandbox failed in this attempt: {error}")))

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
+
+use crate::clock::{Clock as _, SystemClock};
 
 /// The clock of leases and time limits: nanoseconds since the machine started, suspend included.
 pub fn boottime_nanos() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+    SystemClock.boot().0
 }
 
 /// Why an attempt was ended from outside. None of these is the guest's fault.

@@ -6,4 +6,6 @@
 mod config;
 mod guest;
 mod plugins;
+mod sandbox;
+mod schedule;
 mod workspace;

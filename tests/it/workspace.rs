@@ -214,6 +214,15 @@ fn only_regular_files_inside_can_be_opened() {
     drop(socket);
 }
 
+/// Raises a flag when it goes, so that a failed assertion does not leave a thread spinning.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_folder_that_turns_into_a_link_again_and_again_is_never_followed() {
     let place = place();
@@ -226,6 +235,7 @@ fn a_folder_that_turns_into_a_link_again_and_again_is_never_followed() {
     symlink(&outside, &trap).unwrap();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ends = Ends(&is_over);
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 let exchange = rustix::fs::RenameFlags::EXCHANGE;
@@ -247,7 +257,6 @@ fn a_folder_that_turns_into_a_link_again_and_again_is_never_followed() {
             assert!(listed.entries.iter().all(|entry| entry.size != "outside".len() as u64));
             assert!(place.all.disk_usage(RUN).unwrap().bytes <= 2 * "inside".len() as u64);
         }
-        is_over.store(true, Ordering::Relaxed);
         assert_eq!(opened + refused, 1000);
     });
     place.all.remove(RUN).unwrap();

@@ -341,7 +341,8 @@ mod tests {
 
     #[test]
     fn w_29_fields_read_as_vixie_cron_reads_them() {
-        let table: &[(&str, fn(&Cron) -> u64, &[u32])] = &[
+        type Row = (&'static str, fn(&Cron) -> u64, &'static [u32]);
+        let table: &[Row] = &[
             ("5/15 * * * *", |c| c.minutes, &[5, 20, 35, 50]),
             ("*/20 * * * *", |c| c.minutes, &[0, 20, 40]),
             ("10-20/5,7,07 * * * *", |c| c.minutes, &[7, 10, 15, 20]),

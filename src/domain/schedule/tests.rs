@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+use proptest::sample::select;
 use serde_json::{Value, json};
 
 use super::*;
@@ -198,7 +200,7 @@ fn w_28_jitter_differs_by_task_stays_in_its_bounds_and_does_not_add_up() {
 
 #[test]
 fn jitter_is_no_lateness() {
-    let jittery = schedule(json!({"type": "interval", "seconds": 1, "jitter_seconds": 1}));
+    let jittery = schedule(json!({"type": "interval", "seconds": 1, "jitter_seconds": 1, "misfire_policy": "skip_missed"}));
     let mut state = ScheduleState::new(task(), "a".into(), &jittery, Timestamp::from_seconds(0));
     for _ in 0..500 {
         let now = state.due_at().unwrap();
@@ -256,6 +258,27 @@ fn nothing_is_due_before_its_time_and_a_late_once_runs_or_is_missed() {
 }
 
 #[test]
+fn an_occurrence_is_missed_when_it_is_later_than_the_grace() {
+    let first = at("2026-01-01T00:00:00Z");
+    let once = schedule(json!({"type": "once", "run_at": first, "misfire_policy": "skip_missed"}));
+    let late = |micros: u64| once.due(first, &moment(first + Duration::from_micros(micros))).fire.len();
+    assert_eq!((late(60_000_000), late(60_000_001)), (1, 0));
+}
+
+#[test]
+fn what_was_due_before_the_end_is_decided_after_it() {
+    let first = at("2026-01-01T00:00:00Z");
+    let end = at("2026-01-01T01:00:00Z");
+    for timing in
+        [json!({"type": "interval", "seconds": 60, "end_at": end}), json!({"type": "cron", "expression": "* * * * *", "end_at": end})]
+    {
+        let due = schedule(timing).due(first, &moment(at("2026-02-01T00:00:00Z")));
+        assert_eq!((due.fire, due.next, due.more), (vec![end], None, false));
+        assert_eq!(due.skipped.map(|range| (range.last, range.count)), Some((end - Duration::from_secs(60), 60)));
+    }
+}
+
+#[test]
 fn w_19_an_edit_keeps_the_pause_and_a_resume_moves_past_now() {
     let hourly = schedule(json!({"type": "cron", "expression": "@hourly", "misfire_policy": "queue_all"}));
     let daily = schedule(json!({"type": "cron", "expression": "@daily", "misfire_policy": "queue_all"}));
@@ -307,4 +330,45 @@ fn the_states_json_has_the_seeds_keys_first() {
         "{text}"
     );
     assert_eq!(serde_json::from_str::<ScheduleState>(&text).unwrap(), state);
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_in_is_refused_or_works_to_the_ends_of_the_calendar(
+        timing in select(vec![
+            json!({"type": "manual"}), json!({"type": "interval", "seconds": 0.001}), json!({"type": "interval", "seconds": 3_162_240_000u64}),
+            json!({"type": "cron", "expression": "* * * * *"}), json!({"type": "cron", "expression": "0 0 29 2 *"}),
+            json!({"type": "cron", "expression": "30 2 * * *"}), json!({"type": "once", "run_at": "0001-01-01T00:00:00Z"}),
+            json!({"type": "once", "run_at": "2026-03-08T02:30:00"}), json!({"type": "once", "run_at": "9999-12-31T23:59:59.999999Z"}),
+            json!({"type": "interval", "seconds": f64::MAX}), json!({"type": "cron", "expression": "\u{7f} * * * *"}), json!({"type": []}),
+        ]),
+        times in proptest::collection::vec(
+            select(vec![
+                Value::Null, Value::Null, json!("0001-01-01T00:00:00Z"), json!("9999-12-31T23:59:59.999999Z"), json!("9999-12-29T00:00:00"),
+                json!("0001-01-04T00:00"), json!("2026-03-08T02:30:00"), json!("0000-00-00T00:00:00Z"), json!("+262142-01-01T00:00:00"),
+            ]),
+            2,
+        ),
+        zone in select(vec!["UTC", "Pacific/Apia", "America/New_York", "Asia/Manila", "Africa/Monrovia", "../etc"]),
+        jitter in select(vec![Value::Null, json!(0), json!(3_162_240_000u64)]),
+        policy in select(vec![json!("run_once"), json!("skip_missed"), json!("queue_all"), json!("x")]),
+        now in select(vec![Timestamp::MIN, Timestamp::from_seconds(1_772_955_000), Timestamp::MAX]),
+    ) {
+        let mut value = timing;
+        for (name, given) in [("start_at", &times[0]), ("end_at", &times[1]), ("jitter_seconds", &jitter), ("misfire_policy", &policy)] {
+            value[name] = given.clone();
+        }
+        value["timezone"] = zone.into();
+        let read = read(value);
+        let Ok(schedule) = read else { return Ok(()) };
+        let mut state = ScheduleState::new(task(), "i".into(), &schedule, now);
+        for now in [now, now + Duration::from_secs(100_000)] {
+            let due = state.due(&schedule, now, Duration::ZERO, 3);
+            let advance = state.dispatched(&schedule, &due, now);
+            let counted = advance.skipped.map_or(0, |range| range.count) + due.fire.len() as u64;
+            prop_assert!(state.due_at().is_none_or(|due_at| due_at > now) || counted > 0, "what is due is decided");
+            prop_assert!(advance.state.next_nominal_at.is_none() || advance.state.next_nominal_at >= state.next_nominal_at);
+            state = advance.state;
+        }
+    }
 }

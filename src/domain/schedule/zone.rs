@@ -174,3 +174,34 @@ pub(super) fn read_wall_time(text: &str) -> Option<NaiveDateTime> {
     let (least, most) = (Timestamp::MIN.to_datetime().naive_utc() + limit, Timestamp::MAX.to_datetime().naive_utc() - limit);
     (least..=most).contains(&wall).then_some(wall)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn occurrences_are_counted_as_they_are_walked(
+            text in prop::sample::select(vec!["*/7 * * * *", "*/10 1-5 * * *", "30 0,2 * * *", "0 */6 1-7 * 1", "59 23 * * 0"]),
+            zone in prop::sample::select(vec![Tz::America__New_York, Tz::Australia__Lord_Howe, Tz::America__Santiago, Tz::Asia__Tokyo]),
+            // From April 2026, and half the time in a repeated hour of New York.
+            from in prop_oneof![1_775_000_000i64..1_790_000_000, 1_793_512_800i64..1_793_516_400],
+            span in 0i64..1_500_000,
+        ) {
+            let cron = Cron::parse(text).unwrap();
+            let occurrences = Occurrences::new(&cron, zone);
+            let (from, until) = (Timestamp::from_seconds(from), Timestamp::from_seconds(from + span));
+            let mut walked = 0;
+            let mut at = from;
+            while let Some(next) = occurrences.after(at).filter(|next| *next <= until) {
+                walked += 1;
+                at = next;
+            }
+            prop_assert_eq!(occurrences.count(from, until), walked);
+            if walked > 0 {
+                prop_assert_eq!(occurrences.nth_after(from, walked), Some(at));
+            }
+        }
+    }
+}

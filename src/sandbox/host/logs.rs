@@ -1,7 +1,7 @@
 //! The guest's standard streams.
 //!
 //! Invariant: what exceeds the log limit is dropped and counted, never held and never the guest's failure. A command's standard
-//! output is its result as well: it is kept up to the result's limit.
+//! output is its result as well: it is kept, and past the result's limit the guest is trapped.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,8 +9,9 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
+use crate::sandbox::fault::Fault;
 use crate::sandbox::meter::Meter;
 use crate::sandbox::spec::{GuestHost, LogStream};
 
@@ -27,11 +28,10 @@ pub(crate) struct Kept {
 struct KeptInner {
     bytes: Vec<u8>,
     most: usize,
-    overflowed: bool,
 }
 
 impl Kept {
-    /// Keeps the first `most` bytes and notes that there were more.
+    /// Keeps the first `most` bytes.
     pub(crate) fn up_to(most: u64) -> Self {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         Kept { inner: Arc::new(Mutex::new(KeptInner { most, ..KeptInner::default() })) }
@@ -41,17 +41,17 @@ impl Kept {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, bytes: &[u8]) {
+    /// Keeps what there is room for; answers whether that was all.
+    fn add(&self, bytes: &[u8]) -> bool {
         let mut kept = self.lock();
         let room = kept.most.saturating_sub(kept.bytes.len());
-        kept.overflowed |= bytes.len() > room;
         kept.bytes.extend(bytes.iter().take(room));
+        bytes.len() <= room
     }
 
-    /// The bytes, and whether there were more.
-    pub(crate) fn take(&self) -> (Vec<u8>, bool) {
-        let mut kept = self.lock();
-        (std::mem::take(&mut kept.bytes), kept.overflowed)
+    /// The bytes.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.lock().bytes)
     }
 }
 
@@ -90,14 +90,13 @@ impl StdoutStream for GuestLog {
 #[async_trait]
 impl OutputStream for GuestLog {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        if let Some(kept) = &self.kept {
-            kept.add(&bytes);
-        }
+        let whole = self.kept.as_ref().is_none_or(|kept| kept.add(&bytes));
         let admitted = self.meter.admits_log(bytes.len());
         if let Some(bytes) = bytes.get(..admitted).filter(|bytes| !bytes.is_empty()) {
             self.host.log(self.stream, bytes);
         }
-        Ok(())
+        // Only a result has to be whole; of standard error the first part is enough.
+        if whole || self.stream == LogStream::Stderr { Ok(()) } else { Err(StreamError::Trap(Fault::Output.into())) }
     }
 
     fn flush(&mut self) -> StreamResult<()> {
