@@ -1,7 +1,5 @@
 //! The plugins folder: what is taken up, what is refused and why, what the compile cache is trusted with, and the watcher.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests, which say what they need by failing")]
-
 mod cache;
 mod watch;
 
