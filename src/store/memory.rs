@@ -44,10 +44,8 @@ struct State {
     /// Ready runs by agent, longest due first.
     ready: BTreeMap<AgentId, BTreeSet<(Timestamp, i64, RunId)>>,
     /// Leased runs by the lease's end.
-    leased: BTreeSet<(Timestamp, RunId)>,
-    /// Leased runs by agent.
-    leased_of_agent: HashMap<AgentId, usize>,
-    /// Records that wait for a time, by kind: schedules and parked runs.
+    leased: BTreeSet<(Timestamp, i64, RunId)>,
+    /// Records other than ready runs that wait for a time, by kind: schedules and parked runs.
     due: BTreeSet<(Kind, Timestamp, i64, RecordId)>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
@@ -116,22 +114,23 @@ impl State {
             set(&mut self.by_status, (*status, *order), id.clone(), add);
         }
         if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
-            if let (Some(until), Some(agent)) = (lease.as_ref().and_then(|lease| lease.until), agent) {
-                let of_agent = self.leased_of_agent.entry(agent.clone()).or_default();
+            if let Some(until) = lease.as_ref().and_then(|lease| lease.until) {
+                let entry = (until, *order, run.clone());
                 if add {
-                    self.leased.insert((until, run));
-                    *of_agent += 1;
+                    self.leased.insert(entry);
                 } else {
-                    self.leased.remove(&(until, run));
-                    *of_agent = of_agent.saturating_sub(1);
+                    self.leased.remove(&entry);
                 }
-            } else if let (true, Some(agent), Some(due)) = (ready, agent, due) {
+            }
+            if let (true, Some(agent), Some(due)) = (ready, agent, due) {
                 let of_agent = self.ready.entry(agent.clone()).or_default();
                 if add {
                     of_agent.insert((*due, *order, run));
                 } else {
                     of_agent.remove(&(*due, *order, run));
                 }
+            }
+            if *ready {
                 return;
             }
         }
@@ -166,7 +165,9 @@ impl State {
         }
     }
 
-    fn put(&mut self, put: Put, change: Option<super::ChangeId>, now: Timestamp) {
+    fn put(&mut self, mut put: Put, change: Option<super::ChangeId>, now: Timestamp) {
+        let leased = put.index.status.is_some_and(Status::is_leased);
+        put.index.ready &= put.id.kind == Kind::Run && !leased;
         let old = self.records.get(&put.id);
         let rev = old.map_or(1, |old| old.record.rev + 1);
         let order = old.map(|old| old.record.order).unwrap_or_else(|| {
@@ -179,7 +180,6 @@ impl State {
         });
         let lease = (put.id.kind == Kind::Run).then(|| {
             let lease = old.and_then(|old| old.record.lease.clone()).unwrap_or_default();
-            let leased = put.index.status.is_some_and(Status::is_leased);
             if leased { lease } else { Lease { fence: lease.fence, heartbeat_at: lease.heartbeat_at, owner: None, until: None } }
         });
         let token = old.and_then(|old| old.token);
@@ -223,7 +223,8 @@ impl State {
 
     fn claim_one(&mut self, run_id: &RunId, request: &ClaimRequest, digest: &str, now: Timestamp) -> Result<Option<Claimed>, StoreError> {
         let id = RecordId::run(run_id);
-        let Some(stored) = self.records.get(&id) else { return Ok(None) };
+        // A wish that names an agent twice has found the run twice.
+        let Some(stored) = self.records.get(&id).filter(|stored| stored.index.ready) else { return Ok(None) };
         let mut run = stored.record.decode_run()?;
         let until = now + request.lease;
         let fence = stored.record.lease.as_ref().map_or(0, |lease| lease.fence) + 1;
@@ -250,7 +251,7 @@ impl State {
     /// What an earlier wish with this token was given.
     fn claimed_under(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let mut claimed = Vec::new();
-        for (_, run) in &self.leased {
+        for (.., run) in &self.leased {
             let Some(stored) = self.records.get(&RecordId::run(run)) else { continue };
             let lease = stored.record.lease.as_ref();
             if stored.token == Some(request.token) && lease.and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
@@ -279,10 +280,11 @@ impl State {
         let Some(held) = stored.record.lease.as_mut().filter(|held| held.owner.as_ref() == Some(worker)) else { return Renewal::Lost };
         let before = held.until.replace(until);
         held.heartbeat_at = Some(now);
+        let order = stored.record.order;
         if let Some(before) = before {
-            self.leased.remove(&(before, run.clone()));
+            self.leased.remove(&(before, order, run.clone()));
         }
-        self.leased.insert((until, run.clone()));
+        self.leased.insert((until, order, run.clone()));
         if stored.index.cancel_requested { Renewal::CancelRequested(until) } else { Renewal::Held(until) }
     }
 
@@ -290,8 +292,11 @@ impl State {
     fn claimable(&self, request: &ClaimRequest, now: Timestamp) -> Vec<(RunId, String)> {
         let mut found = Vec::new();
         for wanted in &request.agents {
-            let leased = self.leased_of_agent.get(&wanted.agent).copied().unwrap_or(0);
-            let room = wanted.max_running.map_or(usize::MAX, |most| (most as usize).saturating_sub(leased)).min(request.limit);
+            let counts = self.counts.get(&CountScope::RunsOfAgent(wanted.agent.clone()));
+            let leased: u64 =
+                counts.map_or(0, |counts| [Status::Claimed, Status::Running, Status::Retrying].map(|of| counts.of(of)).iter().sum());
+            let room = wanted.max_running.map_or(u64::MAX, |most| u64::from(most).saturating_sub(leased));
+            let room = usize::try_from(room).unwrap_or(usize::MAX).min(request.limit);
             let ready = self.ready.get(&wanted.agent).into_iter().flatten();
             let due = ready.take_while(|(due, ..)| *due <= now).take(room);
             found.extend(due.map(|(due, order, run)| (*due, *order, run.clone(), wanted.digest.clone())));
@@ -349,14 +354,14 @@ impl State {
                 due.records = self
                     .leased
                     .iter()
-                    .take_while(|(until, _)| *until <= now)
+                    .take_while(|(until, ..)| *until <= now)
                     .take(limit)
-                    .filter_map(|(_, run)| record(&RecordId::run(run)))
+                    .filter_map(|(.., run)| record(&RecordId::run(run)))
                     .collect();
-                due.next = self.leased.iter().map(|(until, _)| *until).find(|until| *until > now);
+                due.next = self.leased.iter().map(|(until, ..)| *until).find(|until| *until > now);
             }
             DueKind::OlderIncarnations { daemon, current } => {
-                let older = self.leased.iter().filter_map(|(_, run)| record(&RecordId::run(run))).filter(|record| {
+                let older = self.leased.iter().filter_map(|(.., run)| record(&RecordId::run(run))).filter(|record| {
                     let owner = record.lease.as_ref().and_then(|lease| lease.owner.as_ref());
                     owner.is_some_and(|owner| owner != current && owner.daemon() == daemon)
                 });

@@ -8,4 +8,5 @@ mod guest;
 mod plugins;
 mod sandbox;
 mod schedule;
+mod store;
 mod workspace;
