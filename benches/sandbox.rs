@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 2_000;
 const TURNS: usize = 15;
 
 /// The guests of the tests; `echo` imports nothing, so that nothing hides what the host costs.
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports, clippy::type_complexity)]
 #[path = "../tests/it/guest/mod.rs"]
 mod guest;
 
@@ -43,7 +43,8 @@ fn main() {
     for at_once in [1, 8] {
         let turn_ours = || measure(|| runtime.block_on(ours(&sandbox, &prepared, &workspace, at_once)));
         // The first turns warm the caches and the pool.
-        (turn_ours(), turn_bare());
+        turn_ours();
+        turn_bare();
         let (mut us, mut them) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
             us.push(turn_ours());

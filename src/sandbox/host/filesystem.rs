@@ -19,7 +19,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
 use super::disk::{Disk, OpenStream};
-use super::file_streams::{At, FileReader, FileWriter, end};
+use super::file_streams::{At, FileReader, FileWriter, end, fault_in};
 use super::ledger::{Growth, Removed};
 use crate::sandbox::fault::Fault;
 use crate::sandbox::state::State;
@@ -223,7 +223,7 @@ impl HostDescriptor for FilesView<'_> {
             disk.wrote(length);
             Ok(length)
         });
-        Ok(writing.await?)
+        writing.await.map_err(|error| fault_in(&error).map_or_else(|| error.into(), trap))
     }
 
     async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<DirectoryEntryStream>> {
