@@ -1,4 +1,4 @@
-//! The clocks that everything but the domain reads, so that a simulation can bring its own.
+//! The clocks and the chance that everything but the domain reads, so that a simulation can bring its own.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,5 +33,38 @@ impl Clock for SystemClock {
         let nanos =
             u64::try_from(at.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(u64::try_from(at.tv_nsec).unwrap_or(0));
         BootInstant(nanos)
+    }
+}
+
+/// Where chance comes from.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills the bytes with randomness.
+    fn fill(&self, bytes: &mut [u8]);
+
+    /// Ten random bytes: the random part of an id.
+    fn id_bytes(&self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        self.fill(&mut bytes);
+        bytes
+    }
+
+    /// A number from 0 to 1.
+    fn fraction(&self) -> f64 {
+        let mut bytes = [0; 4];
+        self.fill(&mut bytes);
+        f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+    }
+}
+
+/// The machine's randomness.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        // A kernel that gives no randomness gives none to anybody; ids then come from the clock alone and collide loudly.
+        if getrandom::fill(bytes).is_err() {
+            tracing::error!("the machine gives no randomness; new ids may collide and be refused");
+        }
     }
 }

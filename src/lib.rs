@@ -7,7 +7,14 @@
 //! cli, api → daemon → { store, sandbox, plugins, workspace } → domain
 //! ```
 
+pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod daemon;
 pub mod domain;
+pub mod plugins;
 pub mod sandbox;
 pub mod store;
+pub mod telemetry;
+pub mod workspace;

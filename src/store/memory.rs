@@ -240,7 +240,7 @@ impl State {
         after.index.due = None;
         after.token = Some(request.token);
         after.events.extend(patch.events);
-        let claimed = Claimed { run, rev: after.record.rev, events: after.events.len() as u64 };
+        let claimed = Claimed { run, attempt: patch.attempt.clone(), rev: after.record.rev, events: after.events.len() as u64 };
         self.replace(after);
         let attempt = &patch.attempt;
         self.put(Put::attempt(attempt)?, None, now);
@@ -255,7 +255,10 @@ impl State {
             let lease = stored.record.lease.as_ref();
             if stored.token == Some(request.token) && lease.and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
                 let run = stored.record.decode_run()?;
-                claimed.push((stored.record.order, Claimed { run, rev: stored.record.rev, events: stored.events.len() as u64 }));
+                let attempt = self.records.get(&RecordId::attempt(&run.run_id, run.attempt));
+                let attempt = attempt.ok_or_else(|| StoreError::corrupt(format!("run {} has no attempt record", run.run_id)))?;
+                let attempt = attempt.record.decode()?;
+                claimed.push((stored.record.order, Claimed { run, attempt, rev: stored.record.rev, events: stored.events.len() as u64 }));
             }
         }
         claimed.sort_by_key(|(order, _)| *order);
@@ -334,6 +337,10 @@ impl State {
         let mut due = Due { now, ..Due::default() };
         let record = |id: &RecordId| self.records.get(id).map(|stored| stored.record.clone());
         match what {
+            DueKind::Ready => {
+                let later = |of_agent: &BTreeSet<(Timestamp, i64, RunId)>| of_agent.iter().map(|(due, ..)| *due).find(|due| *due > now);
+                due.next = self.ready.values().filter_map(later).min();
+            }
             DueKind::ExpiredLeases => {
                 due.records = self
                     .leased

@@ -373,6 +373,8 @@ pub struct ClaimRequest {
 pub struct Claimed {
     /// The run under its new fence.
     pub run: Run,
+    /// The attempt that started.
+    pub attempt: Attempt,
     /// Its rev.
     pub rev: u64,
     /// How many events it has now.
@@ -393,6 +395,8 @@ pub enum Renewal {
 /// What may have to be done about records by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DueKind {
+    /// Ready runs. Only [`Due::next`] is told: a claim finds those that are due.
+    Ready,
     /// Leased runs whose lease has passed.
     ExpiredLeases,
     /// Leased runs of workers whose daemon is `daemon` and that are not `current`.

@@ -1,6 +1,11 @@
 //! The integration tests: one binary, one module a subject.
+
 // A test says by a panic what it found; clippy.toml excuses test functions only, not what they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod config;
 mod guest;
+mod plugins;
 mod sandbox;
+mod schedule;
+mod workspace;

@@ -1,0 +1,78 @@
+//! The variables of the environment that concern the daemon.
+//!
+//! Invariant: an empty variable is as good as none, as in the system that people come from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::fault::{ConfigFault, Origin};
+
+/// What the daemon's own variables start with.
+pub(super) const OWN: &str = "SANDCLOCK_";
+/// What the variables of the system that people come from start with.
+pub(super) const SEED: &str = "OMNICOREAGENT_";
+/// The variable that names the configuration file where no argument does.
+pub(super) const CONFIG_FILE: &str = "SANDCLOCK_CONFIG";
+
+/// A copy of the environment, taken once, so that what is loaded does not depend on when.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    values: BTreeMap<String, String>,
+    unreadable: BTreeSet<String>,
+}
+
+impl Environment {
+    /// The variables of this process that sandclock may read.
+    pub fn of_process() -> Self {
+        let mut all = Environment::default();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str() else { continue };
+            if !(name.starts_with(OWN) || name.starts_with(SEED) || name == "DATABASE_URL") {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => all.values.insert(name.to_owned(), value).is_some(),
+                Err(_) => all.unreadable.insert(name.to_owned()),
+            };
+        }
+        all
+    }
+
+    /// The given variables and no others.
+    pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let values = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Environment { values, unreadable: BTreeSet::new() }
+    }
+
+    /// A variable's value, unless it is missing or empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The configuration file that `SANDCLOCK_CONFIG` names.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        self.get(CONFIG_FILE).map(PathBuf::from)
+    }
+
+    /// The names of the variables that have a value.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.as_str())
+    }
+
+    pub(super) fn faults(&self) -> impl Iterator<Item = ConfigFault> {
+        self.unreadable.iter().map(|name| ConfigFault {
+            origin: Origin::of_variable(name),
+            key: None,
+            message: "its value is not UTF-8; write it in UTF-8 or unset it".to_owned(),
+        })
+    }
+}
+
+/// Reads a yes or no as variables spell it.
+pub(super) fn flag_of(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("must be true, 1, yes or on, or false, 0, no or off, not `{}`", super::fault::shown(text))),
+    }
+}

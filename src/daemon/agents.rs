@@ -1,0 +1,197 @@
+//! Which agents there are, and what an attempt of each starts from.
+//!
+//! Every plugin is an agent of its own name; the configuration adds agents and settles what they may use.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::executor::{Executor, Offer, Offered, Start};
+use crate::clock::Clock;
+use crate::config::AgentSettings;
+use crate::domain::agent::{Agent, Limits};
+use crate::domain::id::AgentId;
+use crate::domain::time::Timestamp;
+use crate::plugins::{Catalogue, Loaded, PluginState, PluginStatus, Preparer};
+use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, GuestHost, Prepared, Sandbox};
+use crate::store::ClaimAgent;
+
+/// Prepares components for the sandbox.
+pub struct SandboxPreparer(pub Arc<Sandbox>);
+
+impl Preparer for SandboxPreparer {
+    type Prepared = Prepared;
+
+    fn prepare(&self, component: &wasmtime::component::Component) -> Result<Prepared, String> {
+        self.0.prepare(component).map_err(|error| error.to_string())
+    }
+}
+
+/// The daemon's agents.
+pub struct Agents {
+    sandbox: Arc<Sandbox>,
+    catalogue: Catalogue<SandboxPreparer>,
+    configured: BTreeMap<AgentId, AgentSettings>,
+    limits: Limits,
+    started_at: Timestamp,
+    offer: Mutex<Option<(u64, Offer)>>,
+}
+
+impl Agents {
+    /// The agents of a catalogue and a configuration; `limits` are those of agents that the configuration does not name.
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        catalogue: Catalogue<SandboxPreparer>,
+        configured: BTreeMap<AgentId, AgentSettings>,
+        limits: Limits,
+        clock: &dyn Clock,
+    ) -> Self {
+        Agents { sandbox, catalogue, configured, limits, started_at: clock.now(), offer: Mutex::default() }
+    }
+
+    /// The plugins behind them.
+    pub fn catalogue(&self) -> &Catalogue<SandboxPreparer> {
+        &self.catalogue
+    }
+
+    fn settings_of(&self, agent: &AgentId) -> AgentSettings {
+        self.configured.get(agent).cloned().unwrap_or_else(|| AgentSettings {
+            plugin: agent.as_str().to_owned(),
+            name: None,
+            timeout: None,
+            max_running: None,
+            env: BTreeMap::new(),
+            config: BTreeMap::new(),
+            limits: self.limits.clone(),
+            metadata: BTreeMap::new(),
+        })
+    }
+
+    fn plugin_of(&self, agent: &AgentId) -> Option<PluginStatus> {
+        let stem = self.settings_of(agent).plugin;
+        self.catalogue.list().into_iter().find(|plugin| plugin.stem == stem)
+    }
+
+    /// The ids of all agents: those of the configuration and those of the plugins.
+    pub fn ids(&self) -> Vec<AgentId> {
+        let plugins = self.catalogue.list().into_iter().filter_map(|plugin| AgentId::parse(&plugin.stem).ok());
+        let mut ids: Vec<AgentId> = self.configured.keys().cloned().chain(plugins).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    /// Whether there is such an agent, whatever the state of its plugin.
+    pub fn knows(&self, agent: &AgentId) -> bool {
+        self.configured.contains_key(agent) || self.plugin_of(agent).is_some()
+    }
+
+    /// Where an agent comes from, for people.
+    pub fn origin_of(&self, agent: &AgentId) -> String {
+        match (self.configured.contains_key(agent), self.plugin_of(agent)) {
+            (true, _) => "the configuration".to_owned(),
+            (false, Some(plugin)) => format!("the plugin file {}", plugin.file_name),
+            (false, None) => "nowhere".to_owned(),
+        }
+    }
+
+    /// Why an agent's runs cannot start here; none when they can.
+    pub fn why_not_serving(&self, agent: &AgentId) -> Option<String> {
+        let stem = self.settings_of(agent).plugin;
+        if self.catalogue.serving(&stem).is_some() {
+            return None;
+        }
+        Some(match self.plugin_of(agent).map(|plugin| plugin.state) {
+            Some(PluginState::Compiling) => format!("its plugin `{stem}` is being compiled"),
+            Some(PluginState::Rejected { reason }) => format!("its plugin `{stem}` was rejected: {reason}"),
+            Some(PluginState::Accepted { .. }) | None => format!("there is no plugin file `{stem}.wasm` in the plugins folder"),
+        })
+    }
+
+    /// An agent as the API shows it; none when there is no such one.
+    pub fn show(&self, agent: &AgentId) -> Option<Value> {
+        let plugin = self.plugin_of(agent);
+        if plugin.is_none() && !self.configured.contains_key(agent) {
+            return None;
+        }
+        let settings = self.settings_of(agent);
+        let updated_at = plugin.as_ref().and_then(|plugin| plugin.modified_at).unwrap_or(self.started_at);
+        let shown = Agent {
+            agent_id: agent.clone(),
+            name: settings.name.unwrap_or_else(|| agent.as_str().to_owned()),
+            system_instruction: None,
+            model_config: None,
+            agent_config: settings.config,
+            mcp_tools: Vec::new(),
+            local_tools_ref: None,
+            workspace_config: None,
+            metadata: settings.metadata,
+            plugin: settings.plugin,
+            limits: settings.limits,
+            // Names only: a value may be a secret.
+            env: settings.env.into_keys().map(|name| (name, String::from("(set)"))).collect(),
+            max_running: settings.max_running,
+            timeout_seconds: settings.timeout,
+            created_at: updated_at,
+            updated_at,
+        };
+        let mut shown = serde_json::to_value(shown).ok()?;
+        if let Value::Object(object) = &mut shown {
+            let (state, reason) = match plugin.as_ref().map(|plugin| &plugin.state) {
+                Some(PluginState::Compiling) => ("compiling", None),
+                Some(PluginState::Accepted { .. }) => ("accepted", None),
+                Some(PluginState::Rejected { reason }) => ("rejected", Some(reason.clone())),
+                None => ("missing", self.why_not_serving(agent)),
+            };
+            object.insert("state".to_owned(), json!(state));
+            object.insert("reason".to_owned(), json!(reason));
+            object.insert("digest".to_owned(), json!(plugin.and_then(|plugin| plugin.serving).map(|digest| digest.to_string())));
+        }
+        Some(shown)
+    }
+
+    fn make_offer(&self) -> Offer {
+        let offered = self.ids().into_iter().filter_map(|agent| {
+            let settings = self.settings_of(&agent);
+            let loaded = self.catalogue.serving(&settings.plugin)?;
+            let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
+            let env = settings.env.into_iter().collect();
+            let start = SandboxStart { sandbox: Arc::clone(&self.sandbox), loaded, limits: settings.limits, env };
+            Some(Offered { claim, start: Arc::new(start) })
+        });
+        Arc::new(offered.collect())
+    }
+}
+
+impl Executor for Agents {
+    fn offer(&self) -> Offer {
+        let version = *self.catalogue.changes().borrow();
+        let mut kept = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((of, offer)) if *of == version => Arc::clone(offer),
+            _ => {
+                let offer = self.make_offer();
+                *kept = Some((version, Arc::clone(&offer)));
+                offer
+            }
+        }
+    }
+}
+
+struct SandboxStart {
+    sandbox: Arc<Sandbox>,
+    loaded: Arc<Loaded<Prepared>>,
+    limits: Limits,
+    env: Vec<(String, String)>,
+}
+
+#[async_trait]
+impl Start for SandboxStart {
+    async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+        spec.limits = self.limits.clone();
+        spec.env.clone_from(&self.env);
+        self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await
+    }
+}

@@ -1,0 +1,281 @@
+//! One attempt, from the claim to the commit of its outcome.
+//!
+//! Invariants: everything that it writes carries its fence; its mirrors are written before its outcome is committed, so that whoever
+//! sees the outcome finds them; a lost lease ends it without a word to the store.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Instrument;
+
+use super::committer::CommitError;
+use super::error::ManagerError;
+use super::executor::Start;
+use super::guest::AttemptHost;
+use super::inner::Inner;
+use super::live::LiveRun;
+use super::transitions;
+use super::txn::{Known, Stop as TxnStop, Txn};
+use crate::clock::BootInstant;
+use crate::domain::event::Event;
+use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
+use crate::domain::policy::ErrorKind;
+use crate::domain::run::{Run, Usage};
+use crate::domain::time::Seconds;
+use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, Stop};
+use crate::store::{Claimed, RecordId};
+
+/// How long a guest's reports gather before they are written.
+const GATHER: Duration = Duration::from_millis(100);
+/// The most that an attempt's log may take on disk, whatever the agent's limit.
+const LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// How often an outcome is offered to a store that does not take it.
+const OFFERS: u32 = 20;
+
+/// How an attempt came out for its run.
+enum Word {
+    /// The attempt has an outcome.
+    Outcome(Outcome, Usage),
+    /// The run is to be given back, and why.
+    HandBack(&'static str),
+    /// Another worker has the run.
+    Lost,
+}
+
+/// Executes one claimed run to the end of its attempt. `asked_at` is the time before the claim was sent.
+pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>, asked_at: BootInstant) {
+    let span =
+        tracing::info_span!("attempt", run = %claimed.run.run_id, attempt = claimed.run.attempt, fence = claimed.run.lease_generation);
+    let fence = claimed.run.lease_generation;
+    let run_id = claimed.run.run_id.clone();
+    let signals = AttemptSignals::new();
+    signals.set_lease_end(inner.lease_end(asked_at));
+    let live = LiveRun::new(fence, Arc::clone(&signals));
+    inner.live.add(run_id.clone(), live.clone());
+    async {
+        let work = Work { inner: &inner, run: Arc::new(claimed.run.clone()), claimed, fence, live };
+        work.run(start).await;
+    }
+    .instrument(span)
+    .await;
+    inner.live.remove(&run_id, fence);
+}
+
+struct Work<'a> {
+    inner: &'a Arc<Inner>,
+    claimed: Claimed,
+    run: Arc<Run>,
+    fence: u64,
+    live: LiveRun,
+}
+
+impl Work<'_> {
+    async fn run(&self, start: Arc<dyn Start>) {
+        let inner = self.inner;
+        let path = self.run.workspace_path.clone();
+        let workspaces = inner.workspaces.clone();
+        let created = inner.blocking(move || workspaces.create(&path)).await;
+        let (word, told) = match created {
+            Ok(created) => {
+                // The sandbox holds the guest to its own limit.
+                let logs = inner.workspaces.logs().writer(&self.run.run_id, self.run.attempt, LOG_BYTES);
+                let host = Arc::new(AttemptHost::new(Arc::clone(&self.run), Arc::clone(&inner.clock), logs));
+                let spec = self.spec(created);
+                let report = self.guest(start, spec, &host).await;
+                host.close_logs();
+                (self.word_of(report), host.take())
+            }
+            Err(error) => {
+                let message = format!("the workspace could not be made: {error}");
+                (Word::Outcome(Outcome::Failed { kind: ErrorKind::Host, message, after: None }, Usage::default()), Vec::new())
+            }
+        };
+        self.end(word, told).await;
+    }
+
+    fn spec(&self, workspace: crate::workspace::Created) -> AttemptSpec {
+        let run = &self.run;
+        AttemptSpec {
+            context: AttemptContext {
+                run_id: run.run_id.to_string(),
+                task_id: run.task_id.to_string(),
+                agent_id: run.agent_id.to_string(),
+                session_id: run.session_id.clone(),
+                attempt: run.attempt,
+                trigger: run.trigger_type.as_str().to_owned(),
+                due_at: run.due_at.map(|at| at.to_string()),
+                metadata: serde_json::to_string(&run.metadata).unwrap_or_else(|_| "{}".to_owned()),
+            },
+            query: run.query_snapshot.clone(),
+            workspace: workspace.path,
+            found: workspace.is_fresh.then(DiskUse::default),
+            limits: crate::domain::agent::Limits::default(),
+            env: Vec::new(),
+            time_limit: Some(run.policy.timeout_seconds.duration()),
+        }
+    }
+
+    /// Runs the guest, writes what it tells meanwhile, and ends its grace after a cancel.
+    async fn guest(&self, start: Arc<dyn Start>, spec: AttemptSpec, host: &Arc<AttemptHost>) -> AttemptReport {
+        let mut executing = pin!(start.execute(spec, Arc::<AttemptHost>::clone(host), Arc::clone(&self.live.signals)));
+        let mut grace = pin!(self.end_grace());
+        loop {
+            tokio::select! {
+                report = &mut executing => return report,
+                never = &mut grace => match never {},
+                () = host.told() => {}
+            }
+            tokio::select! {
+                report = &mut executing => return report,
+                never = &mut grace => match never {},
+                () = tokio::time::sleep(GATHER) => {}
+            }
+            let mut appending = pin!(self.append(host.take()));
+            let ended = tokio::select! {
+                report = &mut executing => Some(report),
+                never = &mut grace => match never {},
+                () = &mut appending => None,
+            };
+            if let Some(report) = ended {
+                // What is on its way must be in the history before the attempt's end is.
+                appending.await;
+                return report;
+            }
+        }
+    }
+
+    async fn end_grace(&self) -> Infallible {
+        self.live.cancelled.cancelled().await;
+        tokio::time::sleep(self.run.policy.cancel_grace_seconds.duration()).await;
+        self.live.signals.trap_now(Stop::CancelGraceOver);
+        std::future::pending().await
+    }
+
+    /// Appends events to the run's history under the attempt's fence.
+    async fn append(&self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        let (run_id, fence) = (self.run.run_id.clone(), self.fence);
+        let appended = self
+            .inner
+            .committer
+            .commit(Vec::new(), Vec::new(), move |txn: &mut Txn<'_>| -> Result<(), TxnStop<ManagerError>> {
+                txn.held(&run_id, fence);
+                events.iter().for_each(|event| txn.event(&run_id, event.clone()));
+                Ok(())
+            })
+            .await;
+        if let Err(error) = appended {
+            tracing::warn!(error = %ManagerError::from(error), "events of the agent were not kept");
+        }
+    }
+
+    fn word_of(&self, report: AttemptReport) -> Word {
+        let used = report.usage;
+        let usage = Usage {
+            wall_seconds: Seconds::from_duration(used.wall),
+            peak_memory_bytes: used.peak_memory_bytes,
+            disk_bytes_written: used.disk_bytes_written,
+            host_calls: used.host_calls,
+            events_dropped: used.events_dropped,
+            log_bytes_dropped: used.log_bytes_dropped,
+        };
+        let outcome = match report.ended {
+            Ended::Completed(result) => Outcome::Completed(result),
+            Ended::Failed { kind, message, after } => Outcome::Failed { kind, message, after },
+            Ended::Cancelled { message } => Outcome::Cancelled(message),
+            Ended::TimedOut => Outcome::TimedOut,
+            Ended::Stopped(Stop::CancelGraceOver) => {
+                let grace = self.run.policy.cancel_grace_seconds;
+                Outcome::Cancelled(format!("the agent did not stop within {grace} of the cancel and was stopped"))
+            }
+            Ended::Stopped(Stop::LeaseLost) => return Word::Lost,
+            Ended::Stopped(Stop::ShuttingDown) => return Word::HandBack("the daemon was stopped before the attempt ended"),
+            Ended::Stopped(Stop::NoCapacity) => return Word::HandBack("the sandbox had no room for another instance"),
+        };
+        Word::Outcome(outcome, usage)
+    }
+
+    /// Decides what comes of the attempt and commits it.
+    async fn end(&self, word: Word, told: Vec<Event>) {
+        if matches!(word, Word::Lost) {
+            tracing::warn!("the lease was lost; the guest was stopped and nothing more is written for this attempt");
+            return;
+        }
+        let chance = self.inner.entropy.fraction();
+        let fence = self.fence;
+        let decide = Arc::new(move |run: Run, attempt, now| match &word {
+            Word::Outcome(outcome, usage) => lifecycle::finish(run, attempt, fence, outcome.clone(), usage.clone(), chance, now),
+            Word::HandBack(why) => lifecycle::hand_back(run, attempt, fence, why, now),
+            Word::Lost => Err(Refused::LeaseLost(run.run_id)),
+        });
+        let now = self.inner.clock.now();
+        let Ok(expected) = decide(Run::clone(&self.run), self.claimed.attempt.clone(), now) else { return };
+        self.mirror(&expected, &told).await;
+        for _ in 0..OFFERS {
+            match self.commit(Arc::clone(&decide), told.clone()).await {
+                Ok(run) => {
+                    if run.status != expected.run.status {
+                        self.inner.mirror_from_store(&run.run_id).await;
+                    }
+                    tracing::debug!(status = run.status.as_str(), "the attempt ended");
+                    return;
+                }
+                Err(CommitError::LeaseLost) | Err(CommitError::Refused(_)) => {
+                    tracing::warn!("the lease was lost; the attempt's outcome was refused");
+                    return;
+                }
+                Err(CommitError::Store(error)) if error.is_transient() => {
+                    tracing::warn!(%error, "the attempt's outcome is not kept yet; it is offered again");
+                }
+                Err(error) => {
+                    tracing::error!(error = %ManagerError::from(error), "the attempt's outcome cannot be kept; recovery takes the run up");
+                    return;
+                }
+            }
+        }
+        tracing::error!("the store did not take the attempt's outcome; recovery takes the run up");
+    }
+
+    async fn commit<D>(&self, decide: Arc<D>, told: Vec<Event>) -> Result<Arc<Run>, CommitError<ManagerError>>
+    where
+        D: Fn(Run, crate::domain::run::Attempt, crate::domain::time::Timestamp) -> Result<Decision, Refused> + Send + Sync + 'static,
+    {
+        let (run_id, number, fence) = (self.run.run_id.clone(), self.run.attempt, self.fence);
+        let (run_key, attempt_key) = (RecordId::run(&run_id), RecordId::attempt(&run_id, number));
+        let known = vec![
+            Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)),
+            Known::at(attempt_key.clone(), 1, Arc::new(self.claimed.attempt.clone())),
+        ];
+        let decide = move |txn: &mut Txn<'_>| {
+            txn.held(&run_id, fence);
+            let run = transitions::run_of(txn, &run_id)?;
+            let Some(attempt) = txn.get::<crate::domain::run::Attempt, _>(&attempt_key)? else {
+                return Err(ManagerError::not_found("Attempt", &attempt_key).into());
+            };
+            let mut decision = decide(Run::clone(&run), crate::domain::run::Attempt::clone(&attempt), txn.now())?;
+            decision.events.splice(0..0, told.iter().cloned());
+            transitions::write(txn, decision)
+        };
+        self.inner.committer.commit(Vec::new(), known, decide).await
+    }
+
+    /// Writes run.json, events.jsonl and the answer as they will be when the decision is committed.
+    async fn mirror(&self, decision: &Decision, told: &[Event]) {
+        let run = &decision.run;
+        let mut mirrors = match self.inner.mirrors_of(run, told.iter().chain(&decision.events)).await {
+            Ok(mirrors) => mirrors,
+            Err(error) => {
+                tracing::warn!(%error, "the history could not be read for the mirrors");
+                return;
+            }
+        };
+        if run.status == crate::domain::run::Status::Completed {
+            mirrors.output = Some(decision.result.clone().or_else(|| run.result_preview.clone()).unwrap_or_default());
+        }
+        self.inner.write_mirrors(mirrors).await;
+    }
+}

@@ -1,0 +1,447 @@
+//! The one way into the store: takes whatever decisions wait, makes one batch of them, commits it, and answers each.
+//!
+//! Invariants: nobody else calls `Store::apply`; a batch writes a record once; decisions that touch a record which another one of the
+//! batch writes stand or fall with it; a decision is acknowledged only when it is committed, and a lost answer is resolved by reading back.
+//!
+//! How it fails: a refused change is decided again on fresh records, a bounded number of times; a store that is away is asked again
+//! for a few seconds, then the callers are told.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::live::LiveRuns;
+use super::signals::Wakeups;
+use super::txn::{Cells, Footprint, Known, Stop, Txn, Write};
+use crate::clock::{Clock, Entropy};
+use crate::domain::id::RunId;
+use crate::store::{Change, ChangeId, Guard, Outcome, RecordId, Store, StoreError};
+
+/// The most decisions in one batch.
+const BATCH: usize = 256;
+/// The most bytes of records in one batch; the decision that passes it is the last.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// How often a decision is made anew before its caller is told that it cannot be had.
+const TRIES: u32 = 12;
+/// The waits between tries on a store that is away.
+const PATIENCE: [Duration; 5] =
+    [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)];
+
+/// Why a decision was not committed.
+#[derive(Debug)]
+pub enum CommitError<E> {
+    /// It was decided that nothing is to be done, and why.
+    Refused(E),
+    /// The lease that it depends on is gone.
+    LeaseLost,
+    /// Others changed the same records too often in between.
+    Contended,
+    /// The store did not answer, or the daemon stops.
+    Store(StoreError),
+}
+
+enum Ruling {
+    Stands,
+    Need,
+    /// The caller has its answer; nothing is written for it.
+    Over,
+}
+
+/// A decision that waits for its commit, with its caller's answer inside.
+trait Decide: Send {
+    fn reads(&self) -> &[RecordId];
+    fn known(&mut self) -> Vec<Known>;
+    fn decide(&mut self, txn: &mut Txn<'_>) -> Ruling;
+    fn committed(self: Box<Self>);
+    fn failed(self: Box<Self>, why: CommitError<()>);
+}
+
+struct Pending<T, E, F> {
+    reads: Vec<RecordId>,
+    known: Vec<Known>,
+    decide: F,
+    value: Option<T>,
+    answer: Option<oneshot::Sender<Result<T, CommitError<E>>>>,
+}
+
+impl<T, E, F> Pending<T, E, F> {
+    fn tell(&mut self, result: Result<T, CommitError<E>>) {
+        if let Some(answer) = self.answer.take() {
+            // Whoever asked may have gone; the commit stands all the same.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+impl<T: Send, E: Send, F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send> Decide for Pending<T, E, F> {
+    fn reads(&self) -> &[RecordId] {
+        &self.reads
+    }
+
+    fn known(&mut self) -> Vec<Known> {
+        std::mem::take(&mut self.known)
+    }
+
+    fn decide(&mut self, txn: &mut Txn<'_>) -> Ruling {
+        match (self.decide)(txn) {
+            Ok(value) => {
+                self.value = Some(value);
+                Ruling::Stands
+            }
+            Err(Stop::Need) => Ruling::Need,
+            Err(Stop::Refused(why)) => {
+                self.tell(Err(CommitError::Refused(why)));
+                Ruling::Over
+            }
+            Err(Stop::Store(error)) => {
+                self.tell(Err(CommitError::Store(error)));
+                Ruling::Over
+            }
+        }
+    }
+
+    fn committed(mut self: Box<Self>) {
+        if let Some(value) = self.value.take() {
+            self.tell(Ok(value));
+        }
+    }
+
+    fn failed(mut self: Box<Self>, why: CommitError<()>) {
+        self.tell(Err(match why {
+            CommitError::Refused(()) | CommitError::Contended => CommitError::Contended,
+            CommitError::LeaseLost => CommitError::LeaseLost,
+            CommitError::Store(error) => CommitError::Store(error),
+        }));
+    }
+}
+
+/// Where decisions are handed in. Cheap to clone; the committer ends when the last one is dropped and all are answered.
+#[derive(Clone)]
+pub struct Committer {
+    jobs: mpsc::Sender<Box<dyn Decide>>,
+}
+
+/// What the committer works with.
+pub struct Parts {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The clock of decisions.
+    pub clock: Arc<dyn Clock>,
+    /// Where the names of changes come from.
+    pub entropy: Arc<dyn Entropy>,
+    /// Who is told of commits.
+    pub wakeups: Arc<Wakeups>,
+    /// The runs that this daemon executes.
+    pub live: Arc<LiveRuns>,
+}
+
+impl Committer {
+    /// Starts a committer; the future is its work, to be spawned and joined.
+    pub fn start(parts: Parts) -> (Committer, impl Future<Output = ()> + Send + 'static) {
+        let (jobs, inbox) = mpsc::channel(4 * BATCH);
+        let mut seed = [0; 8];
+        parts.entropy.fill(&mut seed);
+        let work = Work { parts, changes: u128::from(u64::from_ne_bytes(seed)) << 64 };
+        (Committer { jobs }, work.run(inbox))
+    }
+
+    /// Commits what `decide` decides. It sees the records as they are in the commit, and may be called several times; `reads` are
+    /// loaded before the first call, `known` are taken as they are unless the store says otherwise.
+    ///
+    /// # Errors
+    /// See [`CommitError`]. Dropping the future does not undo a commit.
+    pub async fn commit<T, E, F>(&self, reads: Vec<RecordId>, known: Vec<Known>, decide: F) -> Result<T, CommitError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job = Box::new(Pending { reads, known, decide, value: None, answer: Some(answer) });
+        if self.jobs.send(job).await.is_err() {
+            return Err(CommitError::Store(stopped()));
+        }
+        answered.await.unwrap_or_else(|_| Err(CommitError::Store(stopped())))
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("the daemon is stopping".to_owned())
+}
+
+struct Waiting {
+    job: Box<dyn Decide>,
+    tries: u32,
+    /// What the store refused last time, read anew before the next try.
+    again: Vec<RecordId>,
+}
+
+struct Work {
+    parts: Parts,
+    changes: u128,
+}
+
+/// A batch that was decided: its jobs, and which of them each change is made of.
+struct Group {
+    change: Change,
+    members: Vec<(Waiting, Footprint)>,
+}
+
+impl Work {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Box<dyn Decide>>) {
+        let mut backlog: Vec<Waiting> = Vec::new();
+        loop {
+            if backlog.is_empty() {
+                match inbox.recv().await {
+                    Some(job) => backlog.push(Waiting { job, tries: 0, again: Vec::new() }),
+                    None => return,
+                }
+            }
+            while backlog.len() < BATCH {
+                match inbox.try_recv() {
+                    Ok(job) => backlog.push(Waiting { job, tries: 0, again: Vec::new() }),
+                    Err(_) => break,
+                }
+            }
+            backlog = self.batch(backlog).await;
+        }
+    }
+
+    /// Decides and commits; answers with those that have to be decided again.
+    async fn batch(&mut self, mut jobs: Vec<Waiting>) -> Vec<Waiting> {
+        let mut cells = Cells::default();
+        let mut wanted: BTreeSet<RecordId> = BTreeSet::new();
+        for waiting in &mut jobs {
+            for known in waiting.job.known() {
+                cells.know(&known);
+            }
+            wanted.extend(waiting.job.reads().iter().chain(&waiting.again).cloned());
+        }
+        let mut standing: Vec<(Waiting, Footprint)> = Vec::new();
+        let mut later = Vec::new();
+        let mut bytes = 0;
+        while !jobs.is_empty() {
+            let missing: Vec<RecordId> = std::mem::take(&mut wanted).into_iter().filter(|id| !cells.contains(id)).collect();
+            if !missing.is_empty() {
+                match self.load(&missing).await {
+                    Ok(records) => missing.into_iter().zip(records).for_each(|(id, record)| cells.load(id, record)),
+                    Err(error) => {
+                        jobs.into_iter().for_each(|waiting| waiting.job.failed(CommitError::Store(error.clone())));
+                        jobs = Vec::new();
+                        break;
+                    }
+                }
+            }
+            let now = self.parts.clock.now();
+            let mut needy = Vec::new();
+            for mut waiting in jobs {
+                if bytes > BATCH_BYTES {
+                    later.push(waiting);
+                    continue;
+                }
+                let mut txn = Txn::new(&mut cells, now);
+                match waiting.job.decide(&mut txn) {
+                    Ruling::Over => {}
+                    Ruling::Stands => {
+                        let footprint = txn.stand();
+                        bytes += footprint.bytes;
+                        standing.push((waiting, footprint));
+                    }
+                    Ruling::Need => {
+                        wanted.extend(txn.into_needs());
+                        needy.push(waiting);
+                    }
+                }
+            }
+            jobs = needy;
+        }
+        debug_assert!(jobs.is_empty(), "every job stands, waits or is answered");
+        let groups = group(&cells, standing, &mut self.changes);
+        later.extend(self.commit(groups).await);
+        later
+    }
+
+    async fn load(&self, ids: &[RecordId]) -> Result<Vec<Option<crate::store::Record>>, StoreError> {
+        let mut patience = PATIENCE.iter();
+        loop {
+            match self.parts.store.get(ids).await {
+                Err(error) if error.is_transient() => match patience.next() {
+                    Some(wait) => tokio::time::sleep(*wait).await,
+                    None => return Err(error),
+                },
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Commits the groups; answers with the jobs that have to be decided again.
+    async fn commit(&self, groups: Vec<Group>) -> Vec<Waiting> {
+        let (idle, mut groups): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|group| group.is_read_only());
+        for group in idle {
+            self.committed(group);
+        }
+        let mut again = Vec::new();
+        let mut patience = PATIENCE.iter();
+        while !groups.is_empty() {
+            let changes = groups.iter().map(|group| group.change.clone()).collect();
+            match self.parts.store.apply(changes).await {
+                Ok(outcomes) => {
+                    for (group, outcome) in groups.into_iter().zip(outcomes) {
+                        match outcome {
+                            Outcome::Applied => self.committed(group),
+                            Outcome::Refused(guard) => again.extend(group.refused(&guard)),
+                        }
+                    }
+                    return again;
+                }
+                Err(error) => {
+                    let wait = patience.next().filter(|_| error.is_transient());
+                    if let Some(wait) = wait {
+                        tokio::time::sleep(*wait).await;
+                    }
+                    // The answer may have been lost after the commit: only reading back can tell.
+                    groups = self.unresolved(groups).await;
+                    if wait.is_none() {
+                        tracing::error!(%error, "a batch of {} changes could not be committed", groups.len());
+                        groups.into_iter().for_each(|group| group.failed(&error));
+                        return again;
+                    }
+                }
+            }
+        }
+        again
+    }
+
+    /// Answers those whose change is found in the store, and returns the others.
+    async fn unresolved(&self, groups: Vec<Group>) -> Vec<Group> {
+        let marks: Vec<Option<RecordId>> = groups.iter().map(|group| group.change.puts.first().map(|put| put.id.clone())).collect();
+        let ids: Vec<RecordId> = marks.iter().flatten().cloned().collect();
+        let Ok(records) = self.parts.store.get(&ids).await else { return groups };
+        let written: HashMap<RecordId, ChangeId> =
+            records.into_iter().flatten().filter_map(|record| record.change.map(|change| (record.id, change))).collect();
+        let mut open = Vec::new();
+        for (group, mark) in groups.into_iter().zip(marks) {
+            if mark.and_then(|id| written.get(&id).copied()) == Some(group.change.id) {
+                self.committed(group);
+            } else {
+                open.push(group);
+            }
+        }
+        open
+    }
+
+    fn committed(&self, group: Group) {
+        let mut ready = false;
+        let mut schedules = false;
+        let mut runs: Vec<RunId> = Vec::new();
+        for (waiting, footprint) in group.members {
+            ready |= footprint.notices.ready;
+            schedules |= footprint.notices.schedules;
+            footprint.notices.cancels.iter().for_each(|run| self.parts.live.ask_cancel(run));
+            runs.extend(footprint.notices.runs);
+            waiting.job.committed();
+        }
+        runs.iter().for_each(|run| self.parts.wakeups.run_changed(run));
+        if ready {
+            self.parts.wakeups.ready.notify_one();
+        }
+        if schedules {
+            self.parts.wakeups.schedules.notify_one();
+        }
+    }
+}
+
+impl Group {
+    fn is_read_only(&self) -> bool {
+        self.change.puts.is_empty() && self.change.deletes.is_empty() && self.change.events.is_empty()
+    }
+
+    fn failed(self, error: &StoreError) {
+        self.members.into_iter().for_each(|(waiting, _)| waiting.job.failed(CommitError::Store(error.clone())));
+    }
+
+    /// Tells those whose lease is gone, and returns the others for another try.
+    fn refused(self, guard: &Guard) -> Vec<Waiting> {
+        let mut again = Vec::new();
+        for (mut waiting, footprint) in self.members {
+            waiting.tries += 1;
+            match guard {
+                Guard::Held(run, fence) if footprint.held.iter().any(|(held, under)| held == run && under == fence) => {
+                    waiting.job.failed(CommitError::LeaseLost);
+                    continue;
+                }
+                Guard::Held(..) => {}
+                Guard::Rev(id, _) | Guard::Absent(id) => waiting.again = vec![id.clone()],
+            }
+            if waiting.tries >= TRIES {
+                waiting.job.failed(CommitError::Contended);
+            } else {
+                again.push(waiting);
+            }
+        }
+        again
+    }
+}
+
+/// Makes one change of all decisions that are tied by a record that one of them writes.
+fn group(cells: &Cells, standing: Vec<(Waiting, Footprint)>, changes: &mut u128) -> Vec<Group> {
+    let written = |id: &RecordId| cells.get(id).is_some_and(|cell| cell.write.is_some());
+    let mut parent: Vec<usize> = (0..standing.len()).collect();
+    let mut last: HashMap<&RecordId, usize> = HashMap::new();
+    for (at, (_, footprint)) in standing.iter().enumerate() {
+        for id in footprint.touched.iter().filter(|id| written(id)) {
+            if let Some(before) = last.insert(id, at) {
+                let (a, b) = (root(&mut parent, before), root(&mut parent, at));
+                if let Some(slot) = parent.get_mut(a.max(b)) {
+                    *slot = a.min(b);
+                }
+            }
+        }
+    }
+    let roots: Vec<usize> = (0..standing.len()).map(|at| root(&mut parent, at)).collect();
+    let mut members: std::collections::BTreeMap<usize, Vec<(Waiting, Footprint)>> = std::collections::BTreeMap::new();
+    for (of, member) in roots.into_iter().zip(standing) {
+        members.entry(of).or_default().push(member);
+    }
+    members
+        .into_values()
+        .map(|mut members| {
+            *changes += 1;
+            Group { change: change_of(cells, &mut members, ChangeId(*changes)), members }
+        })
+        .collect()
+}
+
+fn root(parent: &mut [usize], of: usize) -> usize {
+    let mut at = of;
+    while let Some(up) = parent.get(at).copied().filter(|up| *up != at) {
+        at = up;
+    }
+    if let Some(slot) = parent.get_mut(of) {
+        *slot = at;
+    }
+    at
+}
+
+fn change_of(cells: &Cells, members: &mut [(Waiting, Footprint)], id: ChangeId) -> Change {
+    let touched: BTreeSet<RecordId> = members.iter().flat_map(|(_, footprint)| footprint.touched.iter().cloned()).collect();
+    let mut change = Change { id, guards: Vec::new(), puts: Vec::new(), deletes: Vec::new(), events: Vec::new() };
+    for (run, fence) in members.iter().flat_map(|(_, footprint)| &footprint.held) {
+        change.guards.push(Guard::Held(run.clone(), *fence));
+    }
+    for id in touched {
+        let Some(cell) = cells.get(&id) else { continue };
+        change.guards.push(if cell.rev == 0 { Guard::Absent(id.clone()) } else { Guard::Rev(id.clone(), cell.rev) });
+        match &cell.write {
+            Some(Write::Put(put)) => change.puts.push(put.clone()),
+            Some(Write::Delete) if cell.rev > 0 => change.deletes.push(id),
+            Some(Write::Delete) | None => {}
+        }
+    }
+    for (_, footprint) in members {
+        change.events.append(&mut footprint.events);
+    }
+    change
+}

@@ -1,0 +1,112 @@
+//! The runs that this daemon executes right now, and how to reach their guests.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::id::RunId;
+use crate::sandbox::{AttemptSignals, Stop};
+
+/// How many cancels are remembered for runs whose claim is not known here yet.
+const EARLY_CANCELS: usize = 256;
+
+/// One attempt that executes here.
+#[derive(Clone)]
+pub struct LiveRun {
+    /// Its fence.
+    pub fence: u64,
+    /// The way to its guest.
+    pub signals: Arc<AttemptSignals>,
+    /// Ends when a cancel is asked for.
+    pub cancelled: CancellationToken,
+}
+
+impl LiveRun {
+    /// An attempt that nobody has cancelled.
+    pub fn new(fence: u64, signals: Arc<AttemptSignals>) -> Self {
+        LiveRun { fence, signals, cancelled: CancellationToken::new() }
+    }
+
+    /// Tells its guest that a cancel was asked for.
+    pub fn ask_cancel(&self) {
+        self.signals.ask_cancel();
+        self.cancelled.cancel();
+    }
+}
+
+#[derive(Default)]
+struct State {
+    runs: HashMap<RunId, LiveRun>,
+    /// Cancels that were committed after a claim and before the claim's answer came back.
+    early: VecDeque<RunId>,
+}
+
+/// The attempts that execute here.
+#[derive(Default)]
+pub struct LiveRuns(Mutex<State>);
+
+impl LiveRuns {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an attempt.
+    pub fn add(&self, run: RunId, live: LiveRun) {
+        let mut state = self.state();
+        if state.early.contains(&run) {
+            state.early.retain(|early| *early != run);
+            live.ask_cancel();
+        }
+        state.runs.insert(run, live);
+    }
+
+    /// Takes an attempt out, unless the run has another fence by now.
+    pub fn remove(&self, run: &RunId, fence: u64) {
+        let mut state = self.state();
+        if state.runs.get(run).is_some_and(|live| live.fence == fence) {
+            state.runs.remove(run);
+        }
+    }
+
+    /// The attempt of a run, if it executes here.
+    pub fn get(&self, run: &RunId) -> Option<LiveRun> {
+        self.state().runs.get(run).cloned()
+    }
+
+    /// Every attempt with its run.
+    pub fn all(&self) -> Vec<(RunId, LiveRun)> {
+        self.state().runs.iter().map(|(run, live)| (run.clone(), live.clone())).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.state().runs.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.state().runs.is_empty()
+    }
+
+    /// Tells a run's guest that its cancel was asked for.
+    pub fn ask_cancel(&self, run: &RunId) {
+        let mut state = self.state();
+        match state.runs.get(run) {
+            Some(live) => live.ask_cancel(),
+            None => {
+                state.early.push_back(run.clone());
+                if state.early.len() > EARLY_CANCELS {
+                    state.early.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Stops every guest at once.
+    pub fn stop_all(&self, why: Stop) {
+        for (_, live) in self.all() {
+            live.signals.trap_now(why);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Runs: start, wait, cancel, resume, read.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{Listing, Manager};
+use crate::daemon::error::ManagerError;
+use crate::daemon::signals::RunWatch;
+use crate::daemon::transitions::{self, task_of};
+use crate::domain::id::{RunId, TaskId};
+use crate::domain::lifecycle;
+use crate::domain::run::{Attempt, Run, Status, Trigger};
+use crate::domain::task::check_query_override;
+use crate::store::{CountScope, Kind, PageRequest, RecordId, Scope};
+
+/// The most attempts and events that one answer holds.
+const MOST: usize = 1000;
+
+/// A run that is asked for by hand.
+#[derive(Clone, Debug, Default)]
+pub struct RunWish {
+    /// What the agent is asked, when not the task's query. Blank means the task's.
+    pub query: Option<String>,
+    /// Kept with the run.
+    pub metadata: Map<String, Value>,
+}
+
+impl Manager {
+    /// Makes a run of a task, whatever its schedule; on a paused task too. Under skip_if_running the run may be a skipped one.
+    ///
+    /// # Errors
+    /// There is no such task, it is disabled, or the daemon stops.
+    pub async fn run_now(&self, task: &TaskId, wish: RunWish) -> Result<Run, ManagerError> {
+        let query = wish.query.filter(|query| !query.trim().is_empty());
+        if let Some(query) = &query {
+            check_query_override(query)?;
+        }
+        let inner = self.inner();
+        let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
+        let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
+        draft.query = query;
+        draft.trigger_metadata = wish.metadata;
+        let id = task.clone();
+        let run = self
+            .commit(vec![RecordId::task(task), RecordId::slot(task)], Vec::new(), move |txn| {
+                let task = task_of(txn, &id)?;
+                if !task.enabled {
+                    return Err(ManagerError::Conflict(format!("Task {id} is disabled; enable it to run it")).into());
+                }
+                transitions::admit(txn, &task, draft.clone())
+            })
+            .await?;
+        Ok(Run::clone(&run))
+    }
+
+    /// Waits until a run has ended or is parked, at most `limit`; answers with the run as it is then.
+    ///
+    /// # Errors
+    /// There is no such run.
+    pub async fn wait_for_run(&self, run: &RunId, limit: Duration) -> Result<Run, ManagerError> {
+        let mut watch = self.watch_run(run);
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let now = self.run(run).await?;
+            // The poll stands in for a commit of another daemon.
+            let poll = tokio::time::Instant::now() + self.inner().settings.poll;
+            if now.status.is_settled() || tokio::time::Instant::now() >= deadline {
+                return Ok(now);
+            }
+            // A wait that runs out reads the run once more.
+            let _ = tokio::time::timeout_at(deadline.min(poll), watch.changed()).await;
+        }
+    }
+
+    /// Tells of every commit about a run from now on.
+    pub fn watch_run(&self, run: &RunId) -> RunWatch {
+        self.inner().wakeups.watch_run(run)
+    }
+
+    /// Asks for a run's end.
+    ///
+    /// # Errors
+    /// There is no such run, or it has ended.
+    pub async fn cancel_run(&self, run: &RunId, by: &str) -> Result<Run, ManagerError> {
+        let (id, by) = (run.clone(), by.to_owned());
+        let run = self.commit(vec![RecordId::run(run)], Vec::new(), move |txn| transitions::cancel(txn, &id, &by, None)).await?;
+        Ok(Run::clone(&run))
+    }
+
+    /// Puts a parked run back into the queue.
+    ///
+    /// # Errors
+    /// There is no such run, or it is not parked.
+    pub async fn resume_run(&self, run: &RunId) -> Result<Run, ManagerError> {
+        let id = run.clone();
+        let run = self
+            .commit(vec![RecordId::run(run)], Vec::new(), move |txn| {
+                let run = transitions::run_of(txn, &id)?;
+                let decision = lifecycle::resume(Run::clone(&run), txn.now())?;
+                transitions::write(txn, decision)
+            })
+            .await?;
+        Ok(Run::clone(&run))
+    }
+
+    /// Reads a run.
+    ///
+    /// # Errors
+    /// There is no such run.
+    pub async fn run(&self, run: &RunId) -> Result<Run, ManagerError> {
+        self.inner().read_run(run).await
+    }
+
+    /// Lists runs, all or those of a task, of any status or of one.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn runs(&self, task: Option<TaskId>, status: Option<Status>, page: PageRequest) -> Result<Listing<Run>, ManagerError> {
+        let count = task.clone().map_or(CountScope::All(Kind::Run), CountScope::RunsOfTask);
+        let listed = self.page(Scope::Runs { task, status }, count.clone(), page, |record| record.decode_run()).await?;
+        match status {
+            None => Ok(listed),
+            Some(status) => Ok(Listing { total: self.inner().store.counts(count).await?.of(status), ..listed }),
+        }
+    }
+
+    /// A run's attempts, first to last; the first thousand of them.
+    ///
+    /// # Errors
+    /// There is no such run.
+    pub async fn attempts(&self, run: &RunId) -> Result<Vec<Attempt>, ManagerError> {
+        self.run(run).await?;
+        let page = self.inner().store.list(Scope::Attempts(run.clone()), PageRequest::first(MOST)).await?;
+        Ok(page.records.iter().map(crate::store::Record::decode).collect::<Result<_, _>>()?)
+    }
+
+    /// The payloads of a run's events with numbers above `after`, in order.
+    ///
+    /// # Errors
+    /// There is no such run.
+    pub async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<Value>, ManagerError> {
+        let of = self.run(run).await?;
+        let events = self.inner().store.events(run, after, limit).await?;
+        Ok(events.iter().map(|numbered| numbered.event.payload(&of, numbered.sequence)).collect())
+    }
+
+    /// A run's whole result; none while it has none.
+    ///
+    /// # Errors
+    /// There is no such run.
+    pub async fn result(&self, run: &RunId) -> Result<Option<String>, ManagerError> {
+        let of = self.run(run).await?;
+        match self.record(RecordId::new(Kind::Result, run.as_str())).await? {
+            Some(record) => Ok(Some(record.decode()?)),
+            None => Ok(of.result_preview),
+        }
+    }
+}

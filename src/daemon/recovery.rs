@@ -1,0 +1,141 @@
+//! Takes up runs whose worker was lost, ends waits that are over, and writes the heartbeats that renewals tell of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::committer::CommitError;
+use super::error::ManagerError;
+use super::inner::Inner;
+use super::renewals::Heartbeat;
+use super::transitions::{self, Step};
+use super::txn::{Stop, Txn};
+use crate::domain::event::{Event, EventName};
+use crate::domain::id::RunId;
+use crate::domain::lifecycle;
+use crate::domain::run::{Attempt, Run};
+use crate::store::{Due, DueKind, Record, RecordId, StoreError};
+
+/// How many lost runs are taken up in one pass.
+const BATCH: usize = 256;
+
+/// Takes up the runs of this daemon's older incarnations: they are dead, for this one holds the daemon's id.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn take_back(inner: &Inner) -> Result<usize, StoreError> {
+    let worker = &inner.settings.worker;
+    let mut taken = 0;
+    loop {
+        let what = DueKind::OlderIncarnations { daemon: worker.daemon().to_owned(), current: worker.clone() };
+        let due = inner.store.due(what, BATCH).await?;
+        let found = due.records.len();
+        taken += recover(inner, &due.records).await;
+        if found < BATCH {
+            return Ok(taken);
+        }
+    }
+}
+
+/// Watches leases and waits until it is told to stop.
+pub async fn watch(inner: Arc<Inner>, stop: CancellationToken) {
+    loop {
+        let wait = match pass(&inner).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::warn!(%error, "lost runs could not be looked for");
+                inner.settings.poll
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = inner.wakeups.recovery.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// One look; answers how long nothing will be due.
+async fn pass(inner: &Inner) -> Result<Duration, StoreError> {
+    let leases = inner.store.due(DueKind::ExpiredLeases, BATCH).await?;
+    recover(inner, &leases.records).await;
+    let waits = inner.store.due(DueKind::Expiries, BATCH).await?;
+    for record in &waits.records {
+        expire(inner, record).await;
+    }
+    if leases.records.len() == BATCH || waits.records.len() == BATCH {
+        return Ok(Duration::ZERO);
+    }
+    let until = |due: &Due| due.next.map(|next| next.since(due.now).max(Duration::from_millis(10)));
+    let wait = [until(&leases), until(&waits)].into_iter().flatten().min();
+    Ok(wait.unwrap_or(inner.settings.poll).min(inner.settings.poll))
+}
+
+async fn recover(inner: &Inner, records: &[Record]) -> usize {
+    let mut taken = 0;
+    for record in records {
+        let Ok(run) = RunId::parse(&record.id.key) else { continue };
+        let fence = record.lease.as_ref().map_or(0, |lease| lease.fence);
+        match inner.committer.commit(vec![record.id.clone()], Vec::new(), lose(run.clone(), fence)).await {
+            Ok(Some(after)) => {
+                taken += 1;
+                tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up"),
+        }
+    }
+    taken
+}
+
+/// Takes a run from the worker that had it under `fence`.
+fn lose(run_id: RunId, fence: u64) -> impl FnMut(&mut Txn<'_>) -> Step<Option<Arc<Run>>> + Send + 'static {
+    move |txn| {
+        let run = transitions::run_of(txn, &run_id)?;
+        // The store renews no lease that has passed, so an expired one stays so; only another claim would change the fence.
+        if run.lease_generation != fence {
+            return Ok(None);
+        }
+        let attempt = txn.get::<Attempt, _>(&RecordId::attempt(&run_id, run.attempt))?;
+        let Some(attempt) = attempt else { return Err(ManagerError::not_found("Attempt", &run_id).into()) };
+        match lifecycle::lose(Run::clone(&run), Attempt::clone(&attempt), txn.now()) {
+            Some(decision) => transitions::write(txn, decision).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+async fn expire(inner: &Inner, record: &Record) {
+    let Ok(run_id) = RunId::parse(&record.id.key) else { return };
+    let decide = move |txn: &mut Txn<'_>| -> Step<()> {
+        let run = transitions::run_of(txn, &run_id)?;
+        if let Some(decision) = lifecycle::expire_parked(Run::clone(&run), txn.now()) {
+            transitions::write(txn, decision)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
+        tracing::error!(run = %record.id.key, error = %ManagerError::from(error), "a run whose wait is over could not be ended");
+    }
+}
+
+/// Appends heartbeat events until no more can come.
+pub async fn write_heartbeats(inner: Arc<Inner>, mut heartbeats: mpsc::Receiver<Heartbeat>) {
+    while let Some(Heartbeat { run: run_id, fence }) = heartbeats.recv().await {
+        let id = RecordId::run(&run_id);
+        let decide = move |txn: &mut Txn<'_>| -> Result<(), Stop<ManagerError>> {
+            let run = transitions::run_of(txn, &run_id)?;
+            txn.held(&run_id, fence);
+            let now = txn.now();
+            txn.event(&run_id, Event::of(&run, EventName::Heartbeat, now));
+            Ok(())
+        };
+        match inner.committer.commit(vec![id], Vec::new(), decide).await {
+            // The run has ended meanwhile.
+            Ok(()) | Err(CommitError::LeaseLost | CommitError::Refused(_)) => {}
+            Err(error) => tracing::warn!(error = %ManagerError::from(error), "a heartbeat could not be written"),
+        }
+    }
+}

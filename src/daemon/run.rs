@@ -1,0 +1,167 @@
+//! Starts a daemon's parts, and stops them so that no attempt is burned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::agents::Agents;
+use super::committer::{Committer, Parts};
+use super::executor::Executor;
+use super::inner::{DaemonSettings, Inner};
+use super::live::LiveRuns;
+use super::manager::Manager;
+use super::signals::Wakeups;
+use super::{recovery, renewals, scheduler, worker};
+use crate::clock::{Clock, Entropy};
+use crate::sandbox::Stop;
+use crate::store::{Store, StoreError};
+use crate::workspace::Workspaces;
+
+/// Heartbeats that wait to be written.
+const HEARTBEATS: usize = 1024;
+/// How long the outcomes of stopped attempts may take to be committed.
+const FLUSH: Duration = Duration::from_secs(15);
+
+/// What a daemon is made of.
+pub struct DaemonParts {
+    /// The shared truth.
+    pub store: Arc<dyn Store>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where runs work.
+    pub workspaces: Workspaces,
+    /// The agents; none for a daemon whose attempts something else executes.
+    pub agents: Option<Arc<Agents>>,
+    /// What executes attempts.
+    pub executor: Arc<dyn Executor>,
+    /// Rises when what the executor offers has changed.
+    pub offers: watch::Receiver<u64>,
+    /// What it is told to do.
+    pub settings: DaemonSettings,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    inner: Arc<Inner>,
+    manager: Manager,
+    attempts: TaskTracker,
+    intake: CancellationToken,
+    upkeep: CancellationToken,
+    parts: Vec<JoinHandle<()>>,
+    committing: JoinHandle<()>,
+    heartbeats: JoinHandle<()>,
+    renewing: std::thread::JoinHandle<()>,
+}
+
+impl Daemon {
+    /// Starts the parts: takes back what an older incarnation left, then schedules and, unless told otherwise, executes.
+    ///
+    /// # Errors
+    /// The store does not answer, or the system gives no thread.
+    pub async fn start(parts: DaemonParts) -> Result<Daemon, StoreError> {
+        let wakeups = Arc::new(Wakeups::default());
+        let live = Arc::new(LiveRuns::default());
+        let (committer, committing) = Committer::start(Parts {
+            store: Arc::clone(&parts.store),
+            clock: Arc::clone(&parts.clock),
+            entropy: Arc::clone(&parts.entropy),
+            wakeups: Arc::clone(&wakeups),
+            live: Arc::clone(&live),
+        });
+        let committing = tokio::spawn(committing);
+        let inner = Arc::new(Inner {
+            store: parts.store,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            committer,
+            wakeups,
+            live,
+            executor: parts.executor,
+            workspaces: parts.workspaces,
+            settings: parts.settings,
+        });
+        let (intake, upkeep) = (CancellationToken::new(), CancellationToken::new());
+        let (beats, to_write) = mpsc::channel(HEARTBEATS);
+        let heartbeats = tokio::spawn(recovery::write_heartbeats(Arc::clone(&inner), to_write));
+        let renewing = renewing_thread(Arc::clone(&inner), beats, upkeep.clone())?;
+        let taken = recovery::take_back(&inner).await?;
+        if taken > 0 {
+            tracing::info!(runs = taken, "runs of the daemon's last incarnation were taken back");
+        }
+        let attempts = TaskTracker::new();
+        let mut handles = vec![
+            tokio::spawn(recovery::watch(Arc::clone(&inner), upkeep.clone())),
+            tokio::spawn(scheduler::dispatch(Arc::clone(&inner), intake.clone())),
+        ];
+        if inner.settings.executes {
+            handles.push(tokio::spawn(worker::work(Arc::clone(&inner), attempts.clone(), parts.offers, intake.clone())));
+        }
+        let manager = Manager::new(Arc::clone(&inner), parts.agents);
+        Ok(Daemon { inner, manager, attempts, intake, upkeep, parts: handles, committing, heartbeats, renewing })
+    }
+
+    /// The façade.
+    pub fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// Stops: no new claims and dispatches, then up to `grace` for the attempts that run, then the rest is handed back. When `hurry`
+    /// ends, the grace does.
+    pub async fn stop(self, grace: Duration, hurry: CancellationToken) {
+        self.manager.stop_running();
+        self.intake.cancel();
+        self.attempts.close();
+        let running = self.attempts.len();
+        if running > 0 {
+            tracing::info!(running, grace_seconds = grace.as_secs_f64(), "waiting for running attempts to end");
+        }
+        tokio::select! {
+            () = self.attempts.wait() => {}
+            () = tokio::time::sleep(grace) => {}
+            () = hurry.cancelled() => {}
+        }
+        self.inner.live.stop_all(Stop::ShuttingDown);
+        if tokio::time::timeout(FLUSH, self.attempts.wait()).await.is_err() {
+            tracing::error!(left = self.attempts.len(), "attempts did not end; the next start takes their runs back");
+        }
+        self.upkeep.cancel();
+        for part in self.parts {
+            finish(part).await;
+        }
+        // The thread holds the sender of heartbeats, whose end ends their writer.
+        let renewing = self.renewing;
+        finish(tokio::task::spawn_blocking(move || drop(renewing.join()))).await;
+        finish(self.heartbeats).await;
+        let store = Arc::clone(&self.inner.store);
+        self.committing.abort();
+        finish(self.committing).await;
+        store.close().await;
+    }
+}
+
+async fn finish(part: JoinHandle<()>) {
+    if let Err(error) = part.await
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a part of the daemon ended in a panic");
+    }
+}
+
+fn renewing_thread(
+    inner: Arc<Inner>,
+    beats: mpsc::Sender<renewals::Heartbeat>,
+    stop: CancellationToken,
+) -> Result<std::thread::JoinHandle<()>, StoreError> {
+    let no_thread = |error: std::io::Error| StoreError::Unavailable(format!("the system gives no thread for lease renewals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+    std::thread::Builder::new()
+        .name("renewals".to_owned())
+        .spawn(move || runtime.block_on(renewals::renew(inner, beats, stop)))
+        .map_err(no_thread)
+}

@@ -1,0 +1,143 @@
+//! Dispatches due occurrences. It sleeps until the next one is due or a schedule changes.
+//!
+//! Invariant: an occurrence becomes a run or part of a skip range in the same change that moves the schedule past it. One task that
+//! cannot be dispatched is left for later and disturbs no other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+use tokio_util::sync::CancellationToken;
+
+use super::entities::skip_range_id;
+use super::error::ManagerError;
+use super::inner::Inner;
+use super::transitions::{self, Step};
+use super::txn::{Known, Txn};
+use crate::clock::BootInstant;
+use crate::domain::id::{RunId, TaskId};
+use crate::domain::lifecycle::Draft;
+use crate::domain::run::{Run, Trigger};
+use crate::domain::schedule::{Schedule, ScheduleState};
+use crate::domain::task::Task;
+use crate::domain::time::Timestamp;
+use crate::store::{DueKind, Record, RecordId, StoreError};
+
+/// How many occurrences of one task are dispatched in one change.
+const OCCURRENCES: usize = 32;
+/// How long a task that could not be dispatched is left alone.
+const SET_ASIDE: Duration = Duration::from_secs(60);
+
+/// Dispatches until it is told to stop.
+pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
+    let mut aside: HashMap<String, BootInstant> = HashMap::new();
+    loop {
+        let wait = match pass(&inner, &mut aside).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::warn!(%error, "due schedules could not be looked for");
+                inner.settings.poll
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = inner.wakeups.schedules.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Dispatches what is due; answers how long nothing will be.
+async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>) -> Result<Duration, StoreError> {
+    loop {
+        let now = inner.clock.boot();
+        aside.retain(|_, since| Duration::from_nanos(now.0.saturating_sub(since.0)) < SET_ASIDE);
+        let batch = inner.settings.dispatch_batch + aside.len();
+        let due = inner.store.due(DueKind::Schedules, batch).await?;
+        let ready: Vec<Record> = due.records.into_iter().filter(|record| !aside.contains_key(&*record.id.key)).collect();
+        if ready.is_empty() {
+            let wait = due.next.map_or(inner.settings.poll, |next| next.since(due.now).max(Duration::from_millis(1)));
+            return Ok(wait.min(inner.settings.poll));
+        }
+        let faulty: Vec<String> = stream::iter(ready)
+            .map(|record| dispatch_one(Arc::clone(inner), record))
+            .buffer_unordered(inner.settings.dispatch_batch.max(1))
+            .filter_map(|fault| async move { fault })
+            .collect()
+            .await;
+        aside.extend(faulty.into_iter().map(|task| (task, now)));
+        // What the commits above told of is looked at by this loop already.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Dispatches one task; answers with its id when that could not be done.
+async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<String> {
+    let key = record.id.key.to_string();
+    let result = async {
+        let task = TaskId::parse(&key).map_err(|error| ManagerError::Host(error.to_string()))?;
+        let state = Arc::new(record.decode::<ScheduleState>()?);
+        let mut ids = vec![record.id.clone(), RecordId::task(&task), RecordId::slot(&task)];
+        let occurrence = |nominal| RunId::of_occurrence(&task, &state.incarnation, state.schedule_revision, nominal);
+        ids.extend(state.next_nominal_at.map(|nominal| RecordId::run(&occurrence(nominal))));
+        let known = Known::at(record.id.clone(), record.rev, state);
+        let settings = inner.settings.clone();
+        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, &settings);
+        inner.committer.commit(ids, vec![known], decide).await.map_err(ManagerError::from)
+    }
+    .await;
+    match result {
+        Ok(()) => None,
+        Err(error) => {
+            tracing::error!(task = key, %error, "a due task could not be dispatched; it is left alone for a minute");
+            Some(key)
+        }
+    }
+}
+
+/// Decides about a task's due occurrences.
+fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSettings) -> Step<()> {
+    let state_id = RecordId::schedule(task_id);
+    let Some(state) = txn.get::<ScheduleState, _>(&state_id)? else { return Ok(()) };
+    let Some(task) = txn.get::<Task, _>(&RecordId::task(task_id))? else {
+        // The schedule of a task that is gone fires no more.
+        txn.delete(state_id);
+        return Ok(());
+    };
+    let now = txn.now();
+    let due = state.due(&task.schedule, now, settings.misfire_grace, OCCURRENCES);
+    if due.fire.is_empty() && due.skipped.is_none() {
+        return Ok(());
+    }
+    let drafts: Vec<Draft> = due.fire.iter().map(|nominal| draft(&task, &state, *nominal, settings)).collect();
+    txn.need(&drafts.iter().map(|draft| RecordId::run(&draft.run_id)).collect::<Vec<_>>())?;
+    for draft in drafts {
+        // The same occurrence was dispatched before: only the schedule has to move on.
+        if txn.get::<Run, _>(&RecordId::run(&draft.run_id))?.is_none() {
+            transitions::admit(txn, &task, draft)?;
+        }
+    }
+    let advance = state.dispatched(&task.schedule, &due, now);
+    if let Some(range) = advance.skipped {
+        txn.put(skip_range_id(&range), Arc::new(range))?;
+    }
+    txn.put(state_id, Arc::new(advance.state))
+}
+
+fn draft(task: &Task, state: &ScheduleState, nominal: Timestamp, settings: &super::DaemonSettings) -> Draft {
+    let run_id = RunId::of_occurrence(&task.task_id, &state.incarnation, state.schedule_revision, nominal);
+    let occurrence = format!("{}:{}:{}", task.schedule.kind(), state.schedule_revision, nominal.with_numeric_offset());
+    settings.draft(run_id, trigger_of(&task.schedule), Some(nominal), Some(occurrence))
+}
+
+fn trigger_of(schedule: &Schedule) -> Trigger {
+    use crate::domain::schedule::Timing;
+    match schedule.timing() {
+        Timing::Manual => Trigger::Manual,
+        Timing::Interval { .. } => Trigger::Interval,
+        Timing::Cron { .. } => Trigger::Cron,
+        Timing::Once { .. } => Trigger::Once,
+    }
+}

@@ -1,0 +1,99 @@
+//! Claims runs and executes them, a bounded number at once, each in a task of its own.
+//!
+//! It sleeps until a run is ready: woken by a commit, by the time for which the next run waits, by a changed plugin, or by the poll that
+//! stands in for a lost wake-up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::attempt;
+use super::executor::Offer;
+use super::inner::Inner;
+use crate::store::{ChangeId, ClaimRequest, Claimed, DueKind, StoreError};
+
+/// The most runs claimed in one call.
+const CLAIM_BATCH: usize = 256;
+
+/// Works until it is told to stop; the attempts that run then are left to `attempts`.
+pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::Receiver<u64>, stop: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(inner.settings.max_running));
+    loop {
+        let room = tokio::select! {
+            () = stop.cancelled() => return,
+            room = Arc::clone(&slots).acquire_owned() => room,
+        };
+        let Ok(first) = room else { return };
+        let more = slots.available_permits().min(CLAIM_BATCH - 1);
+        let mut permits = vec![first];
+        permits.extend((0..more).map_while(|_| Arc::clone(&slots).try_acquire_owned().ok()));
+        let offer = inner.executor.offer();
+        let asked_at = inner.clock.boot();
+        let claimed = claim(&inner, &offer, permits.len()).await;
+        let full = claimed.len() == permits.len();
+        let starts: HashMap<_, _> = offer.iter().map(|offered| (&offered.claim.agent, &offered.start)).collect();
+        for (claimed, permit) in claimed.into_iter().zip(permits.drain(..)) {
+            let Some(start) = starts.get(&claimed.run.agent_id) else { continue };
+            let executing = attempt::execute(Arc::clone(&inner), claimed, Arc::clone(start), asked_at);
+            let wakes = Arc::clone(&inner.wakeups);
+            attempts.spawn(async move {
+                executing.await;
+                drop(permit);
+                // An agent at its limit may have room again.
+                wakes.ready.notify_one();
+            });
+        }
+        drop(permits);
+        if !full {
+            rest(&inner, &mut offers, &stop).await;
+        }
+    }
+}
+
+/// Claims, and asks again under the same token while the store does not answer.
+async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
+    if offer.is_empty() {
+        return Vec::new();
+    }
+    let mut token = [0; 16];
+    inner.entropy.fill(&mut token);
+    let request = ClaimRequest {
+        token: ChangeId(u128::from_ne_bytes(token)),
+        worker: inner.settings.worker.clone(),
+        agents: offer.iter().map(|offered| offered.claim.clone()).collect(),
+        limit,
+        lease: inner.settings.lease,
+    };
+    for wait in [Duration::from_millis(50), Duration::from_millis(500), Duration::ZERO] {
+        match inner.store.claim(request.clone()).await {
+            Ok(claimed) => return claimed,
+            Err(error) if error.is_transient() && !wait.is_zero() => tokio::time::sleep(wait).await,
+            Err(error) => tracing::error!(%error, "no runs could be claimed"),
+        }
+    }
+    Vec::new()
+}
+
+/// Returns when a claim may find something.
+async fn rest(inner: &Inner, offers: &mut watch::Receiver<u64>, stop: &CancellationToken) {
+    let wait = match next_ready(inner).await {
+        Ok(Some(wait)) => wait.min(inner.settings.poll),
+        Ok(None) | Err(_) => inner.settings.poll,
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = inner.wakeups.ready.notified() => {}
+        // A catalogue that is gone changes no more.
+        Ok(()) = offers.changed() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
+}
+
+async fn next_ready(inner: &Inner) -> Result<Option<Duration>, StoreError> {
+    let due = inner.store.due(DueKind::Ready, 0).await?;
+    Ok(due.next.map(|next| next.since(due.now).max(Duration::from_millis(1))))
+}
