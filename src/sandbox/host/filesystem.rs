@@ -387,3 +387,21 @@ fn listing_size(dir: &File, room: u64) -> io::Result<u64> {
     }
     Ok(size)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_that_would_take_too_much_memory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in 0..20 {
+            File::create(dir.path().join(format!("{name:0200}"))).unwrap();
+        }
+        let folder = File::open(dir.path()).unwrap();
+        let size = listing_size(&folder, u64::MAX).unwrap();
+        assert!((20 * 200..20 * 400).contains(&size), "{size}");
+        assert!(listing_size(&folder, size).is_ok());
+        assert_eq!(listing_size(&folder, size - 1).unwrap_err().raw_os_error(), Some(Errno::NOMEM.raw_os_error()));
+    }
+}
