@@ -3,7 +3,7 @@
 #
 # The same command everywhere: it uses your own Rust where that has the target wasm32-wasip2, and sets one up elsewhere.
 # OUT.wasm is replaced in one step, so a daemon that watches its folder never sees half a file.
-# SANDCLOCK_GUEST_TARGET_DIR: where cargo keeps what it builds (default: CRATE_DIR/target).
+# GUEST_TARGET_DIR: where cargo keeps what it builds (default: CRATE_DIR/target).
 set -euo pipefail
 
 if [ $# -lt 1 ] || [ ! -f "$1/Cargo.toml" ]; then
@@ -12,7 +12,7 @@ if [ $# -lt 1 ] || [ ! -f "$1/Cargo.toml" ]; then
 fi
 scripts=$(cd "$(dirname "$0")" && pwd)
 crate=$(cd "$1" && pwd)
-target_dir=${SANDCLOCK_GUEST_TARGET_DIR:-$crate/target}
+target_dir=${GUEST_TARGET_DIR:-$crate/target}
 
 RUSTC=$("$scripts/setup-guest-rust.sh" | tail -1)
 export RUSTC
@@ -22,7 +22,7 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET RUSTC_WRAPPER RUSTC_W
 
 locked=()
 if [ -f "$crate/Cargo.lock" ]; then locked=(--locked); fi
-cargo build --release --target wasm32-wasip2 --manifest-path "$crate/Cargo.toml" --target-dir "$target_dir" "${locked[@]}"
+cargo build --release --target wasm32-wasip2 --manifest-path "$crate/Cargo.toml" --target-dir "$target_dir" ${locked[@]+"${locked[@]}"}
 
 name=$(sed -n 's/^name *= *"\(.*\)".*/\1/p' "$crate/Cargo.toml" | head -1)
 built=$target_dir/wasm32-wasip2/release/${name//-/_}.wasm

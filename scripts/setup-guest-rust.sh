@@ -9,15 +9,15 @@
 #    (its signatures are checked; the machine's own settings and packages stay as they are), unpacked into a cache directory
 #    and started with their own loader. About 200 MB to fetch, 800 MB on disk; needs no root.
 #
-# SANDCLOCK_GUEST_RUST_DIR     where to unpack (default: ~/.cache/sandclock/guest-rust-SUITE)
-# SANDCLOCK_GUEST_RUST_SUITE   the Debian release to take it from (default: trixie)
-# SANDCLOCK_GUEST_RUST_MIRROR  the Debian archive (default: the one in apt's sources)
-# SANDCLOCK_GUEST_RUST_OWN=1   skip step 1
+# GUEST_RUST_DIR     where to unpack (default: ~/.cache/sandclock/guest-rust-SUITE)
+# GUEST_RUST_SUITE   the Debian release to take it from (default: trixie)
+# GUEST_RUST_MIRROR  the Debian archive (default: the one in apt's sources)
+# GUEST_RUST_OWN=1   skip step 1
 set -euo pipefail
 
 target=wasm32-wasip2
-suite=${SANDCLOCK_GUEST_RUST_SUITE:-trixie}
-prefix=${SANDCLOCK_GUEST_RUST_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/sandclock/guest-rust-$suite}
+suite=${GUEST_RUST_SUITE:-trixie}
+prefix=${GUEST_RUST_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/sandclock/guest-rust-$suite}
 
 fail() {
   echo "setup-guest-rust: $*" >&2
@@ -33,7 +33,7 @@ works() {
 }
 
 own=$(command -v rustc || true)
-if [ -z "${SANDCLOCK_GUEST_RUST_OWN:-}" ] && works "$own"; then
+if [ -z "${GUEST_RUST_OWN:-}" ] && works "$own"; then
   echo "$own"
   exit 0
 fi
@@ -58,7 +58,7 @@ if works "$prefix/bin/rustc"; then
   exit 0
 fi
 
-mirror=${SANDCLOCK_GUEST_RUST_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
+mirror=${GUEST_RUST_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
   grep -Eo '(https?|file)://[^ ]+/debian/?( |$)' | head -1 | tr -d ' ' || true)}
 mirror=${mirror:-http://deb.debian.org/debian}
 echo "setting up a Rust compiler for $target from Debian $suite (about 200 MB to fetch, once)" >&2
@@ -71,7 +71,7 @@ echo "deb [signed-by=$keyring] $mirror $suite main" >"$tmp/apt/etc/sources.list"
 apt=(-q=2 -o Dir::Etc="$tmp/apt/etc" -o Dir::State="$tmp/apt/state" -o Dir::State::status="$tmp/apt/status"
   -o Dir::Cache="$tmp/apt/cache" -o APT::Architecture=amd64 -o APT::Architectures::=amd64 -o APT::Sandbox::User=
   -o Acquire::Languages=none -o Acquire::Retries=3 -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
-apt-get "${apt[@]}" update >&2 || fail "apt could not read $mirror $suite: set SANDCLOCK_GUEST_RUST_MIRROR to a Debian archive"
+apt-get "${apt[@]}" update >&2 || fail "apt could not read $mirror $suite: set GUEST_RUST_MIRROR to a Debian archive"
 
 # What rustc loads, and no more: the machine's own C compiler links build scripts.
 libraries='libllvm[0-9]|libc6$|libgcc-s1$|libstdc\+\+6$|libz3-4$|libxml2|libicu[0-9]+$|libedit2$|libffi[0-9]+$|liblzma5$|libtinfo6$|libbsd0$|libmd0$|zlib1g$|libzstd1$'

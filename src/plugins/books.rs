@@ -278,3 +278,93 @@ impl Entry {
 fn shown_stem(name: &OsStr) -> String {
     shown(Path::new(name).file_stem().unwrap_or(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::Refused;
+
+    fn found(name: &str, content: u64) -> Found {
+        let stem = Ok(name.trim_end_matches(".wasm").to_owned());
+        Found { name: name.into(), stem, look: Ok(Stamp::numbered(content)), size_bytes: 1, modified_at: None }
+    }
+
+    fn digest(content: u64) -> Digest {
+        Digest::of(&content.to_be_bytes())
+    }
+
+    fn ready(content: u64, settled: bool) -> Examined<u64> {
+        let read = Some((Stamp::numbered(content), settled));
+        Examined { read, verdict: Verdict::Ready(digest(content), Arc::new(content)) }
+    }
+
+    fn begin(books: &mut Books<u64>) -> (Task, Number, Order) {
+        let task = books.begin(OsStr::new("a.wasm")).unwrap();
+        let (content, order) = books.order(&task, Path::new("plugins")).unwrap();
+        (task, content, order)
+    }
+
+    fn serving(books: &Books<u64>) -> Option<u64> {
+        books.serving().get("a").map(|loaded| *loaded.prepared)
+    }
+
+    #[test]
+    fn a_verdict_on_an_older_content_is_dropped_and_the_job_goes_on() {
+        let mut books = Books::new();
+        books.reconcile(vec![found("a.wasm", 1)]);
+        let (task, first, _) = begin(&mut books);
+        assert_eq!(books.reconcile(vec![found("a.wasm", 2)]).pending, ["a.wasm"]);
+        assert!(books.begin(OsStr::new("a.wasm")).is_none(), "one job a file");
+        assert!(!books.wants(&task, first) && !books.compiling(&task, first));
+        assert!(!books.settle(&task, first, ready(1, true)).done);
+        assert_eq!(serving(&books), None);
+        let (second, _) = books.order(&task, Path::new("plugins")).unwrap();
+        assert!(books.settle(&task, second, ready(2, true)).done);
+        assert_eq!(serving(&books), Some(2));
+    }
+
+    #[test]
+    fn a_verdict_on_a_file_that_is_gone_changes_nothing() {
+        let mut books = Books::new();
+        books.reconcile(vec![found("a.wasm", 1)]);
+        let (task, content, _) = begin(&mut books);
+        books.reconcile(vec![]);
+        books.reconcile(vec![found("a.wasm", 1)]);
+        let (other, _, _) = begin(&mut books);
+        let late = books.settle(&task, content, ready(1, true));
+        assert!(late.done && late.news.is_none() && serving(&books).is_none());
+        books.release(&task);
+        assert!(books.begin(OsStr::new("a.wasm")).is_none(), "the newer job keeps the file");
+        books.release(&other);
+        assert!(books.begin(OsStr::new("a.wasm")).is_some(), "a job that was given up can begin again");
+    }
+
+    #[test]
+    fn only_a_settled_stamp_spares_the_next_look() {
+        let mut books = Books::new();
+        books.reconcile(vec![found("a.wasm", 1)]);
+        let (task, content, order) = begin(&mut books);
+        assert_eq!(order.known, None);
+        books.settle(&task, content, ready(1, false));
+        assert_eq!(books.reconcile(vec![found("a.wasm", 1)]).pending, ["a.wasm"]);
+        let (task, content, order) = begin(&mut books);
+        assert_eq!(order.known, Some(digest(1)));
+        let read = Some((Stamp::numbered(1), true));
+        let settled = books.settle(&task, content, Examined { read, verdict: Verdict::Known });
+        assert!(settled.news.is_none());
+        let quiet = books.reconcile(vec![found("a.wasm", 1)]);
+        assert!(quiet.pending.is_empty() && quiet.unchanged == 1 && !quiet.changed);
+    }
+
+    #[test]
+    fn a_refusal_for_now_is_looked_at_again_and_one_for_good_is_not() {
+        for (refused, again) in [(Refused::for_now(String::new()), true), (Refused::for_good(String::new()), false)] {
+            let mut books: Books<u64> = Books::new();
+            books.reconcile(vec![found("a.wasm", 1)]);
+            let (task, content, _) = begin(&mut books);
+            let read = Some((Stamp::numbered(1), true));
+            books.settle(&task, content, Examined { read, verdict: Verdict::Refused(Some(digest(1)), refused) });
+            assert_eq!(!books.reconcile(vec![found("a.wasm", 1)]).pending.is_empty(), again);
+        }
+    }
+}

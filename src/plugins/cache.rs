@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is deserialized that this daemon, or an earlier one with the same key, did not write: a compiled
 //! component is machine code. The directory belongs to the daemon's user and to nobody else's pen, it is held by its
-//! descriptor, and every file carries a keyed hash over its name and its content.
+//! descriptor, and every file carries a keyed hash over its name and its content. A file is never written in place, because it may be mapped.
 //!
 //! How it fails: a directory or a key that cannot be trusted means no cache; a file that does not verify is deleted and
 //! the component compiled again; a file that cannot be written is told once per file and costs a compile later.
@@ -10,7 +10,7 @@
 use std::fs::{DirBuilder, File};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,9 +21,11 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::Digest;
+use super::digest::in_chunks;
 
 const MAGIC: &[u8; 8] = b"sandclk1";
-const HEADER_BYTES: usize = MAGIC.len() + blake3::OUT_LEN;
+/// A file ends in the magic and the keyed hash; before them the compiled component has the offset that mapping it needs.
+const TRAILER_BYTES: u64 = 8 + 32;
 const KEY_FILE: &str = "key";
 const TEMPORARY: &str = ".new-";
 /// What the files of the cache may come to together.
@@ -68,15 +70,13 @@ impl Cache {
     /// The compiled form of a plugin, when the cache has one that verifies.
     pub(super) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let name = file_name(engine, digest);
-        let content = match self.read(&name) {
-            Ok(content) => content,
+        let verified = match self.open_file(&name).and_then(|(file, stat)| self.verify(&name, file, &stat)) {
+            Ok(Some(verified)) => verified,
+            Ok(None) => return self.discard(&name, "its keyed hash is not this daemon's"),
             Err(Errno::NOENT) => return None,
             Err(error) => return self.discard(&name, &error.to_string()),
         };
-        let Some(compiled) = self.verified(&name, &content) else {
-            return self.discard(&name, "its keyed hash is not this daemon's");
-        };
-        match deserialize(engine, &compiled) {
+        match deserialize(engine, &verified) {
             Ok(component) => Some(component),
             Err(error) => self.discard(&name, &super::loader::one_line(&format!("{error:#}"))),
         }
@@ -90,8 +90,8 @@ impl Cache {
             if size > self.max_total_bytes {
                 return Err(format!("it has {size} bytes, more than the whole cache may have"));
             }
-            let mac = self.mac(&name, &compiled);
-            self.write(&name, &[MAGIC, mac.as_bytes(), &compiled]).map_err(|error| error.to_string())
+            let mac = self.mac(&name).update(&compiled).finalize();
+            self.write(&name, &[&compiled, MAGIC, mac.as_bytes()]).map_err(|error| error.to_string())
         });
         match stored {
             Ok(()) => self.trim(),
@@ -107,18 +107,35 @@ impl Cache {
         None
     }
 
-    fn mac(&self, name: &str, compiled: &[u8]) -> blake3::Hash {
+    fn mac(&self, name: &str) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(name.as_bytes()).update(compiled);
-        hasher.finalize()
+        hasher.update(name.as_bytes());
+        hasher
     }
 
-    fn verified<'a>(&self, name: &str, content: &'a [u8]) -> Option<Verified<'a>> {
-        let (header, compiled) = content.split_at_checked(HEADER_BYTES)?;
-        let mac = header.strip_prefix(MAGIC)?;
+    /// Checks a file piece by piece: it need not be in memory, because it is mapped.
+    fn verify(&self, name: &str, file: File, stat: &Stat) -> rustix::io::Result<Option<Verified>> {
+        let Some(length) = size_of(stat).checked_sub(TRAILER_BYTES) else { return Ok(None) };
+        if length > self.max_total_bytes {
+            return Ok(None);
+        }
+        let mut mac = self.mac(name);
+        let mut trailer = Vec::with_capacity(64);
+        let read = in_chunks(&mut (&file).take(length), |chunk| {
+            mac.update(chunk);
+        });
+        let read = read.and_then(|read| (&file).take(TRAILER_BYTES + 1).read_to_end(&mut trailer).map(|_| read));
+        let whole = read.map_err(|error| errno(&error))? == length;
+        let Some(theirs) = trailer.strip_prefix(MAGIC).and_then(|mac| blake3::Hash::from_slice(mac).ok()) else { return Ok(None) };
         // blake3::Hash compares in constant time.
-        let mac = blake3::Hash::from_slice(mac).ok()?;
-        (mac == self.mac(name, compiled)).then_some(Verified(compiled))
+        if !whole || theirs != mac.finalize() {
+            return Ok(None);
+        }
+        // The time of the last use decides what is dropped first; a cache that cannot note it still serves.
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let _ = rustix::fs::futimens(&file, &Timestamps { last_access: keep, last_modification: now });
+        Ok(Some(Verified(file)))
     }
 
     fn open_file(&self, name: &str) -> rustix::io::Result<(File, Stat)> {
@@ -129,21 +146,6 @@ impl Cache {
             return Err(Errno::PERM);
         }
         Ok((File::from(file), stat))
-    }
-
-    fn read(&self, name: &str) -> rustix::io::Result<Vec<u8>> {
-        let (mut file, stat) = self.open_file(name)?;
-        let size = size_of(&stat);
-        if size > self.max_total_bytes {
-            return Err(Errno::FBIG);
-        }
-        let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        Read::by_ref(&mut file).take(size).read_to_end(&mut content).map_err(|error| errno(&error))?;
-        // The time of the last use decides what is dropped first; a cache that cannot note it still serves.
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let _ = rustix::fs::futimens(&file, &Timestamps { last_access: keep, last_modification: now });
-        Ok(content)
     }
 
     fn temporary(&self, parts: &[&[u8]]) -> io::Result<String> {
@@ -255,15 +257,20 @@ impl Cache {
     }
 }
 
-/// Bytes whose keyed hash was found right.
-struct Verified<'a>(&'a [u8]);
+/// A file whose keyed hash was found right.
+struct Verified(File);
 
+/// Maps the file: copying a large component costs more than the rest of a reload together.
 #[allow(unsafe_code)]
-fn deserialize(engine: &Engine, compiled: &Verified<'_>) -> wasmtime::Result<Component> {
+fn deserialize(engine: &Engine, verified: &Verified) -> wasmtime::Result<Component> {
+    // The descriptor's path names the very file that was verified, whatever has its name now.
+    let path = format!("/proc/self/fd/{}", verified.0.as_raw_fd());
     // SAFETY: `Verified` is made only where the keyed hash matches, and the key was never outside this daemon's private
-    // directory, so the bytes are what `Component::serialize` gave to a daemon of this user; the engine that made them was
-    // compatible, because the file's name, which the hash covers, is derived from its compatibility hash.
-    unsafe { Component::deserialize(engine, compiled.0) }
+    // directory, so the file is what `Component::serialize` gave to a daemon of this user, and a trailer that no section
+    // refers to. The engine that made it was compatible, because the file's name, which the hash covers, is derived from
+    // its compatibility hash. It does not change while it is mapped: nobody else may write in the directory, and we only
+    // replace files whole and unlink them.
+    unsafe { Component::deserialize_file(engine, path) }
 }
 
 /// The name binds the content to the plugin and to everything in the engine that its machine code depends on.
@@ -297,4 +304,49 @@ fn size_of(stat: &Stat) -> u64 {
 
 fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    fn stored(cache: &Cache, engine: &Engine, number: u32) -> Digest {
+        let bytes = wat::parse_str(format!("(component (core module (func (result i32) i32.const {number})))")).unwrap();
+        let digest = Digest::of(&bytes);
+        cache.store(engine, &digest, &Component::new(engine, &bytes).unwrap());
+        digest
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room() {
+        let (folder, engine) = (tempfile::tempdir().unwrap(), Engine::default());
+        let path = folder.path().join("cache");
+        let mut cache = Cache::open(&path).unwrap();
+        let digests: Vec<_> = (0..3).map(|number| stored(&cache, &engine, number)).collect();
+        let file = |digest: &Digest| path.join(file_name(&engine, digest));
+        let long_ago = SystemTime::now() - Duration::from_secs(7200);
+        let abandoned = path.join(".new-1-1");
+        std::fs::write(&abandoned, "half").unwrap();
+        for (path, later) in [(file(&digests[0]), 0), (file(&digests[1]), 1), (file(&digests[2]), 2), (abandoned.clone(), 3)] {
+            File::open(path).unwrap().set_modified(long_ago + Duration::from_secs(later)).unwrap();
+        }
+        assert!(cache.load(&engine, &digests[0]).is_some(), "a use makes it the youngest");
+        cache.max_total_bytes = 3 * std::fs::metadata(file(&digests[0])).unwrap().len();
+        let last = stored(&cache, &engine, 3);
+        let kept = [&digests[0], &digests[1], &digests[2], &last].map(|digest| file(digest).exists());
+        assert_eq!(kept, [true, false, true, true]);
+        assert!(!abandoned.exists() && path.join(KEY_FILE).exists());
+    }
+
+    #[test]
+    fn a_component_larger_than_the_cache_is_not_kept() {
+        let (folder, engine) = (tempfile::tempdir().unwrap(), Engine::default());
+        let mut cache = Cache::open(&folder.path().join("cache")).unwrap();
+        cache.max_total_bytes = 100;
+        let digest = stored(&cache, &engine, 1);
+        assert!(cache.load(&engine, &digest).is_none());
+        assert_eq!(cache.files().unwrap().len(), 1, "the key alone");
+    }
 }

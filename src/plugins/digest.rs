@@ -1,8 +1,12 @@
 //! The digest by which a plugin is known.
 
 use std::fmt;
+use std::io::{self, Read};
 
 use sha2::{Digest as _, Sha256};
+
+/// Small enough to stay in the processor's cache.
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// The SHA-256 of a plugin's bytes. As text it is 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +21,13 @@ impl Digest {
     /// The digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Digest(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of all that a reader gives, and how many bytes that was.
+    pub(super) fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
+        let mut hash = Sha256::new();
+        let length = in_chunks(&mut reader, |chunk| hash.update(chunk))?;
+        Ok((Digest(hash.finalize().into()), length))
     }
 
     /// Reads 64 hexadecimal digits.
@@ -55,6 +66,22 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// Gives all that a reader has to `take`, piece by piece. Returns how many bytes it was.
+pub(super) fn in_chunks(reader: &mut impl Read, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut total: u64 = 0;
+    loop {
+        let length = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        take(buffer.get(..length).unwrap_or(&buffer));
+        total = total.saturating_add(u64::try_from(length).unwrap_or(0));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +91,15 @@ mod tests {
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Digest::of(b"abc").to_string(), text);
         assert_eq!(Digest::parse(text), Ok(Digest::of(b"abc")));
+    }
+
+    #[test]
+    fn a_reader_has_the_digest_of_its_bytes() {
+        for length in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 5] {
+            let bytes: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let (digest, read) = Digest::of_reader(bytes.as_slice()).unwrap();
+            assert_eq!((digest, read), (Digest::of(&bytes), length as u64));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
-use super::Refused;
+use super::{Digest, Refused};
 use crate::domain::id::AgentId;
 use crate::domain::time::Timestamp;
 
@@ -40,6 +40,11 @@ impl Stamp {
             mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
             ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn numbered(inode: u64) -> Self {
+        Stamp { device: 1, inode, size: 1, mtime_ns: 0, ctime_ns: 0 }
     }
 
     /// Whether a write after `now` would show in the stamp.
@@ -132,35 +137,50 @@ fn check(name: &str, metadata: &Metadata, max_file_bytes: u64) -> Result<Stamp, 
     Ok(Stamp::of(metadata))
 }
 
-/// A file's bytes with the stamp they were read under.
-pub(super) struct WholeFile {
-    pub(super) bytes: Vec<u8>,
+/// What was read of a file with the stamp it was read under.
+pub(super) struct Whole<T> {
+    pub(super) content: T,
     pub(super) stamp: Stamp,
-    /// Whether the stamp proves, from now on, that the bytes are still these.
+    /// Whether the stamp proves, from now on, that the content is still this.
     pub(super) settled: bool,
 }
 
-/// Reads a file whole from one descriptor, and refuses it when it changed meanwhile.
-pub(super) fn read_whole(path: &Path, name: &str, max_file_bytes: u64) -> Result<WholeFile, Refused> {
+/// Reads a file whole into memory.
+pub(super) fn read_whole(path: &Path, name: &str, max_file_bytes: u64) -> Result<Whole<Vec<u8>>, Refused> {
+    reading(path, name, max_file_bytes, |mut file, size| {
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        file.read_to_end(&mut bytes)?;
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok((bytes, length))
+    })
+}
+
+/// The digest of a whole file, without holding it in memory: fresh memory costs more than the hash.
+pub(super) fn digest_whole(path: &Path, name: &str, max_file_bytes: u64) -> Result<Whole<Digest>, Refused> {
+    reading(path, name, max_file_bytes, |file, _| Digest::of_reader(file))
+}
+
+/// Reads a file from one descriptor, and refuses it when it changed meanwhile. `read` gets the file and its size, and
+/// answers with how much it read.
+fn reading<T>(
+    path: &Path,
+    name: &str,
+    max_file_bytes: u64,
+    read: impl FnOnce(io::Take<&File>, u64) -> io::Result<(T, u64)>,
+) -> Result<Whole<T>, Refused> {
     let again = |error: io::Error| Refused::for_now(unreadable(name, &error));
     // A pipe or a device must not be opened for real, not even by a race: a look first, and then without blocking.
     check(name, &fs::metadata(path).map_err(again)?, max_file_bytes).map_err(Refused::for_now)?;
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(again)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(again)?;
     let now = SystemTime::now();
     let stamp = check(name, &file.metadata().map_err(again)?, max_file_bytes).map_err(Refused::for_now)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0));
-    let limit = max_file_bytes.saturating_add(1);
-    Read::by_ref(&mut file).take(limit).read_to_end(&mut bytes).map_err(again)?;
-    if !unchanged(&file, stamp, bytes.len()).map_err(again)? {
+    let (content, length) = read((&file).take(max_file_bytes.saturating_add(1)), stamp.size).map_err(again)?;
+    if length != stamp.size || Stamp::of(&file.metadata().map_err(again)?) != stamp {
         return Err(Refused::for_now(format!("`{name}` is still being written: it is looked at again when that ends")));
     }
-    Ok(WholeFile { bytes, stamp, settled: stamp.settled_at(now) })
-}
-
-fn unchanged(file: &File, stamp: Stamp, length: usize) -> io::Result<bool> {
-    Ok(Stamp::of(&file.metadata()?) == stamp && u64::try_from(length).is_ok_and(|length| length == stamp.size))
+    Ok(Whole { content, stamp, settled: stamp.settled_at(now) })
 }
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ struct Inner<P: Preparer> {
     cache_fault: Option<String>,
     preparer: P,
     live: Mutex<HashMap<Digest, Weak<P::Prepared>>>,
+    preparing: Mutex<()>,
     readers: Semaphore,
     max_file_bytes: u64,
     compile_time_limit: Duration,
@@ -122,6 +123,7 @@ impl<P: Preparer> Loader<P> {
             cache_fault,
             preparer,
             live: Mutex::new(HashMap::new()),
+            preparing: Mutex::new(()),
             readers: Semaphore::new(READERS),
             max_file_bytes: settings.max_file_bytes,
             compile_time_limit: settings.compile_time_limit,
@@ -188,34 +190,58 @@ fn given_up(name: &str) -> String {
 impl<P: Preparer> Inner<P> {
     /// Reads the file anew at each step, so that no bytes wait in memory for their turn to be compiled.
     fn look(&self, order: &Order, step: Step) -> Examined<P::Prepared> {
-        let file = match folder::read_whole(&order.path, &order.name, self.max_file_bytes) {
-            Ok(file) => file,
-            Err(refused) => return Examined { read: None, verdict: Verdict::Refused(None, refused) },
+        let looked = match step {
+            Step::Quick => self.look_quickly(order),
+            Step::Compile => self.look_whole(order, |digest, bytes| match self.find(order, digest)? {
+                Some(verdict) => Ok(verdict),
+                None => {
+                    prescan(&order.name, bytes, Caps::DEFAULT).map_err(Refused::for_good)?;
+                    let component = self.compile(&order.name, digest, bytes)?;
+                    Ok(Verdict::Ready(digest, self.prepare_once(&order.name, digest, &component)?))
+                }
+            }),
         };
-        let digest = Digest::of(&file.bytes);
-        let verdict = if order.known == Some(digest) {
-            Verdict::Known
-        } else {
-            self.judge(&order.name, digest, &file.bytes, step).unwrap_or_else(|refused| Verdict::Refused(Some(digest), refused))
-        };
-        Examined { read: Some((file.stamp, file.settled)), verdict }
+        looked.unwrap_or_else(|refused| Examined { read: None, verdict: Verdict::Refused(None, refused) })
     }
 
-    fn judge(&self, name: &str, digest: Digest, bytes: &[u8], step: Step) -> Result<Verdict<P::Prepared>, Refused> {
+    fn look_quickly(&self, order: &Order) -> Result<Examined<P::Prepared>, Refused> {
+        let file = folder::digest_whole(&order.path, &order.name, self.max_file_bytes)?;
+        let digest = file.content;
+        let verdict = match self.find(order, digest) {
+            Ok(Some(verdict)) => verdict,
+            Ok(None) => {
+                return self.look_whole(order, |digest, bytes| {
+                    prescan(&order.name, bytes, Caps::DEFAULT).map_err(Refused::for_good)?;
+                    Ok(Verdict::NeedsCompile(digest))
+                });
+            }
+            Err(refused) => Verdict::Refused(Some(digest), refused),
+        };
+        Ok(Examined { read: Some((file.stamp, file.settled)), verdict })
+    }
+
+    fn look_whole(
+        &self,
+        order: &Order,
+        judge: impl FnOnce(Digest, &[u8]) -> Result<Verdict<P::Prepared>, Refused>,
+    ) -> Result<Examined<P::Prepared>, Refused> {
+        let file = folder::read_whole(&order.path, &order.name, self.max_file_bytes)?;
+        let digest = Digest::of(&file.content);
+        let verdict = judge(digest, &file.content).unwrap_or_else(|refused| Verdict::Refused(Some(digest), refused));
+        Ok(Examined { read: Some((file.stamp, file.settled)), verdict })
+    }
+
+    /// The verdict on a digest that was judged before: by the asker, for another file, or by an earlier daemon.
+    fn find(&self, order: &Order, digest: Digest) -> Result<Option<Verdict<P::Prepared>>, Refused> {
+        if order.known == Some(digest) {
+            return Ok(Some(Verdict::Known));
+        }
         if let Some(prepared) = self.living(&digest) {
-            return Ok(Verdict::Ready(digest, prepared));
+            return Ok(Some(Verdict::Ready(digest, prepared)));
         }
         let cached = self.cache.as_ref().and_then(|cache| cache.load(self.compiler.engine(), &digest));
-        if cached.is_none() {
-            prescan(name, bytes, Caps::DEFAULT).map_err(Refused::for_good)?;
-        }
-        let component = match (cached, step) {
-            (Some(component), _) => component,
-            (None, Step::Quick) => return Ok(Verdict::NeedsCompile(digest)),
-            (None, Step::Compile) => self.compile(name, digest, bytes)?,
-        };
-        let prepared = guarded(name, "preparing", || self.preparer.prepare(&component)).map_err(Refused::for_good)?;
-        Ok(Verdict::Ready(digest, self.enliven(digest, prepared)))
+        let Some(component) = cached else { return Ok(None) };
+        Ok(Some(Verdict::Ready(digest, self.prepare_once(&order.name, digest, &component)?)))
     }
 
     fn compile(&self, name: &str, digest: Digest, bytes: &[u8]) -> Result<Component, Refused> {
@@ -240,15 +266,18 @@ impl<P: Preparer> Inner<P> {
         self.live().get(digest).and_then(Weak::upgrade)
     }
 
-    fn enliven(&self, digest: Digest, prepared: P::Prepared) -> Arc<P::Prepared> {
-        let mut live = self.live();
-        if let Some(first) = live.get(&digest).and_then(Weak::upgrade) {
-            return first;
+    /// One at a time, so that two files with the same bytes that come together find the first one's preparation.
+    fn prepare_once(&self, name: &str, digest: Digest, component: &Component) -> Result<Arc<P::Prepared>, Refused> {
+        let _turn = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = self.living(&digest) {
+            return Ok(first);
         }
-        live.retain(|_, weak| weak.strong_count() > 0);
+        let prepared = guarded(name, "preparing", || self.preparer.prepare(component)).map_err(Refused::for_good)?;
         let prepared = Arc::new(prepared);
+        let mut live = self.live();
+        live.retain(|_, weak| weak.strong_count() > 0);
         live.insert(digest, Arc::downgrade(&prepared));
-        prepared
+        Ok(prepared)
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<Digest, Weak<P::Prepared>>> {

@@ -2,16 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests, which say what they need by failing")]
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+mod cache;
+mod watch;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sandclock::plugins::{Catalogue, Digest, Loader, PluginSettings, PluginState, PluginStatus, Preparer, ScanSummary};
+use sandclock::plugins::{Catalogue, Digest, PluginSettings, PluginState, PluginStatus, Preparer, ScanSummary};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -324,224 +326,6 @@ async fn a_folder_that_goes_away_leaves_what_serves() {
     assert_eq!((catalogue.fault(), serving(&catalogue, "hello")), (Some(fault), Some(digest)));
     fs::rename(house.root.path().join("away"), &house.settings.folder).unwrap();
     assert_eq!((catalogue.scan().await.fault, catalogue.fault()), (None, None));
-}
-
-#[tokio::test]
-async fn the_same_bytes_are_compiled_and_prepared_once() {
-    let house = House::new();
-    for name in ["a.wasm", "b.wasm", "c.wasm"] {
-        house.put(name, &component(1));
-    }
-    let catalogue = house.open();
-    assert_eq!(catalogue.scan().await.accepted, names(&["a", "b", "c"]));
-    let (a, b) = (catalogue.serving("a").unwrap(), catalogue.serving("b").unwrap());
-    assert!(Arc::ptr_eq(&a.prepared, &b.prepared));
-    assert_eq!((a.stem.as_str(), b.stem.as_str()), ("a", "b"));
-    assert_eq!((catalogue.loader().compiles(), house.prepared.load(Ordering::SeqCst)), (1, 1));
-}
-
-#[tokio::test]
-async fn a_compile_that_takes_too_long_is_refused_and_not_cached() {
-    let mut house = House::new();
-    house.settings.compile_time_limit = Duration::ZERO;
-    house.put("slow.wasm", &component(1));
-    let catalogue = house.open();
-    assert_eq!(catalogue.scan().await.rejected, names(&["slow.wasm"]));
-    assert!(reason(&catalogue, "slow.wasm").contains("takes longer than 0 s"));
-    // The next file's turn comes when the overlong compile has ended.
-    house.put("next.wasm", &component(2));
-    assert_eq!(catalogue.scan().await.rejected, names(&["next.wasm"]));
-    assert!(house.cached().is_empty());
-}
-
-#[tokio::test]
-async fn a_restart_compiles_nothing_again() {
-    let house = House::new();
-    let (a, b) = (house.put("a.wasm", &component(1)), house.put("b.wasm", &component(2)));
-    let before = house.open();
-    before.scan().await;
-    assert_eq!((before.loader().compiles(), house.cached().len()), (2, 2));
-    drop(before);
-
-    let after = house.open();
-    assert_eq!(after.scan().await.accepted, names(&["a", "b"]));
-    assert_eq!((serving(&after, "a"), serving(&after, "b")), (Some(a), Some(b)));
-    assert_eq!(after.loader().compiles(), 0);
-
-    let mut config = wasmtime::Config::new();
-    config.epoch_interruption(true);
-    let other = Engine::new(&config).unwrap();
-    let other = Catalogue::open(house.settings.clone(), other, Plain::default()).unwrap();
-    other.scan().await;
-    assert_eq!((other.loader().compiles(), house.cached().len()), (2, 4), "another engine's code is not taken");
-}
-
-#[tokio::test]
-async fn a_tampered_cache_file_is_never_loaded() {
-    let house = House::new();
-    house.put("a.wasm", &component(1));
-    house.open().scan().await;
-    let path = house.cached().pop().unwrap();
-    let whole = fs::read(&path).unwrap();
-
-    let flipped = |at: usize| {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 1;
-        bytes
-    };
-    let foreign = {
-        // A compiled component that another daemon, with a key of its own, authenticated.
-        let house = House::new();
-        house.put("a.wasm", &component(1));
-        house.open().scan().await;
-        fs::read(house.cached().pop().unwrap()).unwrap()
-    };
-    assert_eq!(foreign.len(), whole.len());
-    let bare = whole[40..].to_vec();
-    for bytes in [flipped(0), flipped(20), flipped(whole.len() - 1), whole[..30].to_vec(), vec![], bare, foreign] {
-        fs::write(&path, &bytes).unwrap();
-        let catalogue = house.open();
-        assert_eq!(catalogue.scan().await.accepted, names(&["a"]));
-        assert_eq!(catalogue.loader().compiles(), 1, "a file of {} bytes was loaded", bytes.len());
-    }
-    let catalogue = house.open();
-    catalogue.scan().await;
-    assert_eq!(catalogue.loader().compiles(), 0, "the last one wrote a good file in its place");
-
-    // The file of another plugin, in place of this one's, is authentic and still not this plugin's.
-    house.put("b.wasm", &component(2));
-    catalogue.scan().await;
-    let other = house.cached().into_iter().find(|file| *file != path).unwrap();
-    fs::copy(&other, &path).unwrap();
-    let catalogue = house.open();
-    catalogue.scan().await;
-    assert_eq!(catalogue.loader().compiles(), 1);
-}
-
-#[tokio::test]
-async fn a_cache_that_others_can_write_is_not_used() {
-    let house = House::new();
-    house.put("a.wasm", &component(1));
-    house.open().scan().await;
-    for mode in [0o777, 0o770, 0o702] {
-        fs::set_permissions(&house.settings.cache, Permissions::from_mode(mode)).unwrap();
-        let catalogue = house.open();
-        assert!(catalogue.loader().cache_fault().unwrap().contains("can be written by other users"));
-        assert_eq!(catalogue.scan().await.accepted, names(&["a"]), "it is compiled without a cache");
-        assert_eq!(catalogue.loader().compiles(), 1);
-    }
-    fs::set_permissions(&house.settings.cache, Permissions::from_mode(0o700)).unwrap();
-    let private = house.root.path().join("private");
-    fs::rename(&house.settings.cache, &private).unwrap();
-    symlink(&private, &house.settings.cache).unwrap();
-    assert!(house.open().loader().cache_fault().is_some(), "a link may point elsewhere at any time");
-}
-
-#[tokio::test]
-async fn the_cache_is_private_and_a_key_that_others_could_read_is_replaced() {
-    let house = House::new();
-    house.put("a.wasm", &component(1));
-    house.open().scan().await;
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let key = house.settings.cache.join("key");
-    assert_eq!((mode(&house.settings.cache), mode(&key)), (0o700, 0o600));
-    let old = fs::read(&key).unwrap();
-
-    fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
-    let catalogue = house.open();
-    catalogue.scan().await;
-    assert_eq!((catalogue.loader().compiles(), mode(&key)), (1, 0o600));
-    assert_ne!(fs::read(&key).unwrap(), old);
-    assert_eq!(fs::read_dir(&house.settings.cache).unwrap().count(), 2, "no temporary files stay");
-}
-
-#[tokio::test]
-async fn a_file_elsewhere_is_loaded_under_the_same_rules() {
-    let house = House::new();
-    let loader = Loader::open(&house.settings, Engine::default(), Plain::default()).unwrap();
-    let loaded = loader.load(&house.aside("tool.wasm", &component(1))).await.unwrap();
-    assert_eq!((loaded.stem.as_str(), loaded.digest), ("tool", Digest::of(&component(1))));
-    let refused = loader.load(&house.aside("core.wasm", &wat::parse_str("(module)").unwrap())).await.unwrap_err();
-    assert!(refused.to_string().contains("`core.wasm` is a core module"), "{refused}");
-    let refused = loader.load(&house.root.path().join("none.wasm")).await.unwrap_err();
-    assert!(refused.to_string().contains("`none.wasm`"), "{refused}");
-}
-
-#[tokio::test]
-async fn the_watcher_notices_every_way_in_which_a_file_comes_changes_and_goes() {
-    let house = House::new();
-    let first = house.put("early.wasm", &component(1));
-    let catalogue = house.open();
-    let cancel = CancellationToken::new();
-    let watching = catalogue.watch(cancel.clone());
-    until(&catalogue, "what was there before", |now| serving(now, "early") == Some(first)).await;
-
-    let written = house.put("hello.wasm", &component(2));
-    until(&catalogue, "a file that was written", |now| serving(now, "hello") == Some(written)).await;
-    fs::rename(house.aside("new", &component(3)), house.path("hello.wasm")).unwrap();
-    let renamed = Digest::of(&component(3));
-    until(&catalogue, "a file that was moved over it", |now| serving(now, "hello") == Some(renamed)).await;
-    symlink(house.aside("target", &component(4)), house.path("linked.wasm")).unwrap();
-    let linked = Digest::of(&component(4));
-    until(&catalogue, "a link", |now| serving(now, "linked") == Some(linked)).await;
-    fs::hard_link(house.path("early.wasm"), house.path("hard.wasm")).unwrap();
-    until(&catalogue, "a hard link", |now| serving(now, "hard") == Some(first)).await;
-    house.put("hello.wasm", &component(5)[..20]);
-    until(&catalogue, "a bad file", |now| matches!(status(now, "hello.wasm").state, PluginState::Rejected { .. })).await;
-    assert_eq!(serving(&catalogue, "hello"), Some(renamed));
-    fs::remove_file(house.path("hello.wasm")).unwrap();
-    until(&catalogue, "a file that was removed", |now| serving(now, "hello").is_none()).await;
-    fs::rename(house.path("early.wasm"), house.path("late.wasm")).unwrap();
-    until(&catalogue, "a new name", |now| serving(now, "late") == Some(first) && serving(now, "early").is_none()).await;
-
-    cancel.cancel();
-    watching.await.unwrap();
-}
-
-#[tokio::test]
-async fn a_file_that_is_unlinked_and_written_again_is_never_missing() {
-    let house = House::new();
-    let first = house.put("hello.wasm", &component(1));
-    let catalogue = house.open();
-    let cancel = CancellationToken::new();
-    let watching = catalogue.watch(cancel.clone());
-    until(&catalogue, "the first", |now| serving(now, "hello") == Some(first)).await;
-    for number in 2..12 {
-        fs::remove_file(house.path("hello.wasm")).unwrap();
-        let next = house.put("hello.wasm", &component(number));
-        until(&catalogue, "the next", |now| {
-            assert!(serving(now, "hello").is_some(), "the agent is missing between two forms of its file");
-            serving(now, "hello") == Some(next)
-        })
-        .await;
-    }
-    cancel.cancel();
-    watching.await.unwrap();
-}
-
-#[tokio::test]
-async fn polling_alone_notices_what_gives_no_notification() {
-    let mut house = House::new();
-    house.settings.poll_interval = Duration::from_millis(20);
-    // The file behind a link lies outside of the folder, where no notification comes from.
-    let target = house.aside("target", &component(1));
-    symlink(&target, house.path("linked.wasm")).unwrap();
-    let catalogue = house.open();
-    let cancel = CancellationToken::new();
-    let watching = catalogue.watch(cancel.clone());
-    until(&catalogue, "the first", |now| serving(now, "linked") == Some(Digest::of(&component(1)))).await;
-    fs::write(&target, component(2)).unwrap();
-    until(&catalogue, "the second", |now| serving(now, "linked") == Some(Digest::of(&component(2)))).await;
-
-    // The folder itself goes and another comes under its path.
-    fs::rename(&house.settings.folder, house.root.path().join("away")).unwrap();
-    until(&catalogue, "the loss of the folder", |now| now.fault().is_some()).await;
-    assert!(serving(&catalogue, "linked").is_some());
-    fs::create_dir(&house.settings.folder).unwrap();
-    let hello = house.put("hello.wasm", &component(3));
-    until(&catalogue, "the new folder", |now| serving(now, "hello") == Some(hello) && serving(now, "linked").is_none()).await;
-    cancel.cancel();
-    watching.await.unwrap();
 }
 
 #[tokio::test]

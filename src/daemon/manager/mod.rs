@@ -1,5 +1,6 @@
 //! The façade that the API, the command line and programs go through.
 
+mod configured;
 mod files;
 mod runs;
 mod status;
@@ -22,6 +23,7 @@ use crate::store::{CountScope, PageRequest, Record, RecordId, Scope, StoreError}
 pub use super::signals::RunWatch;
 pub use files::WorkspaceListing;
 pub use runs::RunWish;
+pub use tasks::Registered;
 
 /// The daemon, for those who ask it for something. Cheap to clone.
 #[derive(Clone)]

@@ -72,7 +72,7 @@ fn with_helpers(items: &str) -> String {
     let mut text = items.to_string();
     let mut missing: Vec<&(&str, &str)> = host::HELPERS.iter().collect();
     loop {
-        let (needed, rest): (Vec<&(&str, &str)>, Vec<&(&str, &str)>) = missing.iter().partition(|(name, _)| names(&text, name));
+        let (needed, rest) = missing.into_iter().partition::<Vec<&(&str, &str)>, _>(|(name, _)| names(&text, name));
         if needed.is_empty() {
             return text;
         }

@@ -1,0 +1,31 @@
+# What there is to do in a checkout; `make` alone lists it.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help run test plugins bindings bench clean host
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+
+run: host plugins ## build everything, run the two examples on a daemon of their own, and say how to keep one
+	cargo build --locked --bin sandclock
+	scripts/demo.sh
+
+test: host plugins ## set up what the tests need, and check everything
+	scripts/check.sh
+
+plugins: host ## build the example agents whose sources are newer than their plugins/NAME.wasm
+	scripts/build-plugins.sh
+
+bindings: host ## write sdk/rust/src/bindings.rs anew after a change of wit/agent.wit
+	cargo run -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $${CARGO_TARGET_DIR:-target}/guests -- wit/agent.wit sdk/rust/src/bindings.rs
+
+bench: host plugins ## run the benchmarks that README quotes
+	cargo bench --locked
+
+clean: ## remove what was built; the guest tool chain in ~/.cache/sandclock stays
+	cargo clean
+	rm -f plugins/*.wasm
+	rm -rf plugins/*/target
+
+host:
+	@scripts/setup-host.sh

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Everything that is checked before a change lands: format, lints, tests, documentation. `make test` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+guests=(plugins/*/Cargo.toml sdk/rust/Cargo.toml scripts/rust-bindings/Cargo.toml)
+guest_target=${CARGO_TARGET_DIR:-$PWD/target}/guests
+
+step() { printf '\n== %s\n' "$*" >&2; }
+
+# Runs a cargo tool that a minimal toolchain lacks, or says that it was left out.
+with_component() {
+  local component=$1
+  shift
+  if cargo "$component" --version >/dev/null 2>&1; then
+    "$@"
+  else
+    echo "left out: this Rust has no $component (rustup component add ${component/fmt/rustfmt})" >&2
+  fi
+}
+
+format() {
+  cargo fmt --check
+  for manifest in "${guests[@]}"; do cargo fmt --check --manifest-path "$manifest"; done
+}
+
+lint() {
+  cargo clippy --locked --all-targets -- -D warnings
+  for manifest in "${guests[@]}"; do
+    cargo clippy -q --locked --all-targets --manifest-path "$manifest" --target-dir "$guest_target" -- -D warnings
+  done
+}
+
+step "format"
+with_component fmt format
+step "lints"
+with_component clippy lint
+step "tests"
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --locked --no-fail-fast
+  cargo test --locked --doc
+else
+  cargo test --locked --no-fail-fast
+fi
+step "tests of the example agents"
+for manifest in plugins/*/Cargo.toml; do
+  cargo test -q --locked --manifest-path "$manifest" --target-dir "$guest_target"
+done
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

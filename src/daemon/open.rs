@@ -1,0 +1,214 @@
+//! Makes a daemon of its settings: folders, store, sandbox, plugins, tasks of the configuration.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::DaemonSettings;
+use super::agents::{Agents, SandboxPreparer};
+use super::error::ManagerError;
+use super::identity::{Identity, IdentityError};
+use super::manager::{Manager, Registered};
+use super::run::{Daemon, DaemonParts};
+use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
+use crate::config::{ConfigFaults, Loaded, Settings, StoreSettings};
+use crate::domain::id::TaskId;
+use crate::domain::task::Task;
+use crate::plugins::{Catalogue, PluginError, PluginSettings};
+use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
+use crate::store::memory::MemoryStore;
+use crate::store::{Store, StoreError};
+use crate::workspace::{WorkspaceError, Workspaces};
+
+/// Why a daemon does not start. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A folder cannot be made.
+    #[error("the folder `{path}` cannot be made: {source}; make it writable for the daemon or configure another")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The data directory's id.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The plugins.
+    #[error(transparent)]
+    Plugins(#[from] PluginError),
+    /// The workspaces.
+    #[error(transparent)]
+    Workspaces(#[from] WorkspaceError),
+    /// The tasks of the configuration.
+    #[error("{0}")]
+    Tasks(ConfigFaults),
+    /// A task could not be kept.
+    #[error("a task of the configuration could not be kept: {0}")]
+    Manager(#[from] ManagerError),
+}
+
+/// A daemon with its plugins' watcher.
+pub struct Opened {
+    daemon: Daemon,
+    catalogue: Catalogue<SandboxPreparer>,
+    watching: (CancellationToken, JoinHandle<()>),
+    _identity: Identity,
+}
+
+/// How the sandbox is built for these settings.
+pub fn sandbox_settings(settings: &Settings) -> SandboxSettings {
+    let limits = || std::iter::once(&settings.limits).chain(settings.agents.values().map(|agent| &agent.limits));
+    let default = SandboxSettings::default();
+    SandboxSettings {
+        max_instances: settings.worker.max_running,
+        max_memory_bytes: limits().map(|limits| limits.memory_bytes).max().unwrap_or(default.max_memory_bytes),
+        max_table_elements: limits().map(|limits| limits.table_elements).max().unwrap_or(default.max_table_elements),
+        ..default
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), OpenError> {
+    std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.to_owned(), source })
+}
+
+fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
+    match settings {
+        StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(Arc::clone(clock)))),
+        StoreSettings::Sqlite { path } => {
+            let _ = path;
+            Ok(Arc::new(MemoryStore::new(Arc::clone(clock))))
+        }
+    }
+}
+
+impl Opened {
+    /// Opens everything and starts the daemon. Plugins that are in the folder are compiled before this returns, so that the first
+    /// claim finds them.
+    ///
+    /// # Errors
+    /// Something cannot be had; nothing runs then.
+    pub async fn open(loaded: &Loaded) -> Result<Opened, OpenError> {
+        let settings = &loaded.settings;
+        for folder in [&settings.paths.data, &settings.paths.plugins] {
+            make_folder(folder)?;
+        }
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let identity = Identity::take(&settings.paths.data, &*entropy)?;
+        let mut tasks = Vec::new();
+        let mut faults = Vec::new();
+        for entry in &settings.tasks {
+            match entry.task(&settings.default_agent, clock.now()) {
+                Ok(task) => tasks.push(task),
+                Err(fault) => faults.extend(fault.0),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(OpenError::Tasks(ConfigFaults(faults)));
+        }
+        let store = open_store(&settings.store, &clock)?;
+        let workspaces = Workspaces::open(&settings.paths.workspace)?;
+        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
+        let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
+        let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
+        report(&catalogue.scan().await);
+        let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), settings.agents.clone(), settings.limits.clone(), &*clock));
+        let daemon = Daemon::start(DaemonParts {
+            store,
+            clock,
+            entropy,
+            workspaces,
+            executor: Arc::<Agents>::clone(&agents),
+            offers: catalogue.changes(),
+            agents: Some(agents),
+            settings: daemon_settings(settings, &identity),
+        })
+        .await?;
+        let cancel = CancellationToken::new();
+        let watcher = catalogue.watch(cancel.clone());
+        apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
+        Ok(Opened { daemon, catalogue, watching: (cancel, watcher), _identity: identity })
+    }
+
+    /// The façade.
+    pub fn manager(&self) -> &Manager {
+        self.daemon.manager()
+    }
+
+    /// The plugins.
+    pub fn catalogue(&self) -> &Catalogue<SandboxPreparer> {
+        &self.catalogue
+    }
+
+    /// Stops as [`Daemon::stop`] does.
+    pub async fn stop(self, grace: Duration, hurry: CancellationToken) {
+        let (cancel, watcher) = self.watching;
+        cancel.cancel();
+        if let Err(error) = watcher.await
+            && error.is_panic()
+        {
+            tracing::error!(%error, "the plugins' watcher ended in a panic");
+        }
+        self.daemon.stop(grace, hurry).await;
+    }
+}
+
+fn report(summary: &crate::plugins::ScanSummary) {
+    tracing::info!(accepted = summary.accepted.join(" "), rejected = summary.rejected.join(" "), "the plugins folder was read");
+}
+
+fn daemon_settings(settings: &Settings, identity: &Identity) -> DaemonSettings {
+    DaemonSettings {
+        worker: identity.worker().clone(),
+        executes: settings.worker.enabled,
+        max_running: settings.worker.max_running as usize,
+        lease: settings.worker.lease.duration(),
+        cancel_grace: settings.worker.cancel_grace,
+        timeout: settings.worker.timeout,
+        max_recoveries: settings.worker.max_recoveries,
+        dispatch_batch: settings.scheduler.dispatch_batch as usize,
+        misfire_grace: settings.scheduler.misfire_grace.duration(),
+        poll: settings.scheduler.poll.duration(),
+        heartbeat_events: Duration::from_secs(60),
+        default_agent: settings.default_agent.clone(),
+    }
+}
+
+/// Keeps the tasks of the configuration, and tells of those that it no longer has.
+async fn apply_tasks(manager: &Manager, tasks: Vec<Task>, file: Option<&Path>) -> Result<(), ManagerError> {
+    let present: HashSet<TaskId> = tasks.iter().map(|task| task.task_id.clone()).collect();
+    let (mut created, mut changed, mut unchanged) = (0, 0, 0);
+    for task in tasks {
+        if let Some(reason) = manager.foreign_owner(&task).await? {
+            tracing::warn!(task = %task.task_id, reason, "a task of the configuration is left as it is in the store");
+            continue;
+        }
+        if let Some(agent) = manager.missing_agent(&task) {
+            tracing::warn!(task = %task.task_id, %agent, "the agent of a task is not there; its runs wait for it");
+        }
+        match manager.keep_task(task, true).await?.1 {
+            Registered::Created => created += 1,
+            Registered::Replaced => changed += 1,
+            Registered::Unchanged => unchanged += 1,
+        }
+    }
+    if created + changed + unchanged > 0 {
+        tracing::info!(created, changed, unchanged, "the tasks of the configuration were applied");
+    }
+    if let Some(file) = file.and_then(|file| std::path::absolute(file).ok()) {
+        for task in manager.tasks_gone_from(&file.to_string_lossy(), &present).await? {
+            tracing::warn!(%task, "the configuration has this task no more; it runs on until `sandclock tasks delete {task}`");
+        }
+    }
+    Ok(())
+}
