@@ -24,6 +24,9 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Store, StoreError};
 use crate::workspace::{WorkspaceError, Workspaces};
 
+/// How long a start waits for the plugins folder.
+const FIRST_SCAN: Duration = Duration::from_secs(1);
+
 /// Why a daemon does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -93,8 +96,7 @@ fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dy
 }
 
 impl Opened {
-    /// Opens everything and starts the daemon. Plugins that are in the folder are compiled before this returns, so that the first
-    /// claim finds them.
+    /// Opens everything and starts the daemon.
     ///
     /// # Errors
     /// Something cannot be had; nothing runs then.
@@ -121,7 +123,11 @@ impl Opened {
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
         let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
-        report(&catalogue.scan().await);
+        // What is compiled already serves at once; what has to be compiled must not keep the daemon from starting.
+        match tokio::time::timeout(FIRST_SCAN, catalogue.scan()).await {
+            Ok(summary) => report(&summary),
+            Err(_) => tracing::info!("plugins are still being compiled; their agents serve when they are ready"),
+        }
         let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), settings.agents.clone(), settings.limits.clone(), &*clock));
         let daemon = Daemon::start(DaemonParts {
             store,

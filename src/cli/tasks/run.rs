@@ -43,7 +43,7 @@ pub(super) async fn execute(caller: &Caller<'_>, args: RunArgs) -> Result<Exit, 
     }
     let answer = caller.remote.post(&["tasks", args.task.as_str(), "run"], Some(&Value::Object(body))).await?;
     if !args.wait {
-        return caller.show(&answer, |run| text(run));
+        return caller.show(&answer, text);
     }
     let run = view::text(&answer.value, "run_id").and_then(|run| RunId::parse(&run).ok());
     let run = run.ok_or_else(|| Fault::failed("the daemon's answer names no run; is it a sandclock daemon's address?"))?;
