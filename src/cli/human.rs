@@ -65,6 +65,11 @@ pub fn one_line(text: &str) -> String {
     printable(&words.join(" "))
 }
 
+/// A text as it is, but on one line and unable to steer a terminal.
+pub fn escaped(text: &str) -> String {
+    printable(text).replace('\n', "\\n").replace('\t', "\\t")
+}
+
 /// How many columns a text takes.
 pub fn width(text: &str) -> usize {
     text.width()
@@ -144,6 +149,7 @@ mod tests {
 
     #[test]
     fn one_line_is_one_line() {
+        assert_eq!(escaped("a  b\n\tc\u{1b}"), "a  b\\n\\tc\\u{1b}");
         assert_eq!(one_line(" a\n\tb \u{1b}[2J\r\n"), "a b \\u{1b}[2J");
     }
 }

@@ -10,13 +10,13 @@ pub mod config_check;
 pub mod config_show;
 pub mod exit;
 mod guest_output;
-pub mod human;
+mod human;
 pub mod init;
 mod plugins;
 mod remote;
 mod run;
 mod runs;
-pub mod screen;
+mod screen;
 mod serve;
 mod setup;
 mod signals;
@@ -124,11 +124,6 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
     }
-}
-
-/// A text for a terminal in one line, without the characters that would steer it.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]

@@ -44,19 +44,20 @@ struct Place {
 
 pub(super) async fn execute(caller: &Caller<'_>, args: LogsArgs) -> Result<Exit, Fault> {
     let mut place = Place { attempt: args.attempt, after: 0, has_lines: false };
+    let mut is_finished;
     loop {
         let page = page(caller, &args, &mut place).await?;
         if !view::flag(&page.value, "at_end") {
             continue;
         }
-        let is_over = !args.follow || (view::flag(&page.value, "finished") && is_over(caller, &args, &mut place).await?);
-        if is_over {
+        is_finished = view::flag(&page.value, "finished");
+        if !args.follow || (is_finished && is_over(caller, &args, &mut place).await?) {
             break;
         }
         tokio::time::sleep(PAUSE).await;
     }
     if !place.has_lines && !caller.json {
-        let hint = if args.follow { "" } else { " yet; --follow waits for it" };
+        let hint = if is_finished { "" } else { " yet; --follow waits for it" };
         caller.context.screen.note(&format!("{} wrote nothing{hint}", args.run));
     }
     Ok(Exit::Done)
