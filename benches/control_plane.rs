@@ -16,6 +16,7 @@ use sandclock::domain::run::Status;
 use sandclock::domain::time::Seconds;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Usage};
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{ClaimAgent, CountScope, Kind, Store};
 use sandclock::workspace::Workspaces;
 use serde_json::json;
@@ -114,5 +115,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runs = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(20_000);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let root = tempfile::tempdir()?;
-    measure("memory", Arc::new(MemoryStore::new(clock)), runs, root.path()).await
+    measure("memory", Arc::new(MemoryStore::new(Arc::clone(&clock))), runs, root.path()).await?;
+    let sqlite = SqliteStore::open(&root.path().join("bench.db"), clock).await?;
+    measure("sqlite", Arc::new(sqlite), runs, root.path()).await
 }

@@ -21,6 +21,7 @@ use crate::domain::task::Task;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 use crate::store::memory::MemoryStore;
+use crate::store::sql::sqlite::{OpenError as SqliteError, SqliteStore};
 use crate::store::{Store, StoreError};
 use crate::workspace::{WorkspaceError, Workspaces};
 
@@ -44,6 +45,9 @@ pub enum OpenError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store's file.
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -85,13 +89,10 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
     std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.to_owned(), source })
 }
 
-fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
+async fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
     match settings {
         StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(Arc::clone(clock)))),
-        StoreSettings::Sqlite { path } => {
-            let _ = path;
-            Ok(Arc::new(MemoryStore::new(Arc::clone(clock))))
-        }
+        StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
     }
 }
 
@@ -118,7 +119,7 @@ impl Opened {
         if !faults.is_empty() {
             return Err(OpenError::Tasks(ConfigFaults(faults)));
         }
-        let store = open_store(&settings.store, &clock)?;
+        let store = open_store(&settings.store, &clock).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);

@@ -183,11 +183,7 @@ impl State {
             if leased { lease } else { Lease { fence: lease.fence, heartbeat_at: lease.heartbeat_at, owner: None, until: None } }
         });
         let token = old.and_then(|old| old.token);
-        self.replace(Stored {
-            record: Record { id: put.id, rev, change, order, due, body: put.body, lease },
-            index: put.index,
-            token,
-        });
+        self.replace(Stored { record: Record { id: put.id, rev, change, order, due, body: put.body, lease }, index: put.index, token });
     }
 
     fn delete(&mut self, id: &RecordId) {
@@ -259,7 +255,10 @@ impl State {
                 let attempt = self.records.get(&RecordId::attempt(&run.run_id, run.attempt));
                 let attempt = attempt.ok_or_else(|| StoreError::corrupt(format!("run {} has no attempt record", run.run_id)))?;
                 let attempt = attempt.record.decode()?;
-                claimed.push((stored.record.order, Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run }));
+                claimed.push((
+                    stored.record.order,
+                    Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run },
+                ));
             }
         }
         claimed.sort_by_key(|(order, _)| *order);
