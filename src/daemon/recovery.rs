@@ -32,8 +32,9 @@ pub async fn take_back(inner: &Inner) -> Result<usize, StoreError> {
         let what = DueKind::OlderIncarnations { daemon: worker.daemon().to_owned(), current: worker.clone() };
         let due = inner.store.due(what, BATCH).await?;
         let found = due.records.len();
-        taken += recover(inner, &due.records).await;
-        if found < BATCH {
+        let now_taken = recover(inner, &due.records).await;
+        taken += now_taken;
+        if found < BATCH || now_taken == 0 {
             return Ok(taken);
         }
     }
@@ -60,12 +61,13 @@ pub async fn watch(inner: Arc<Inner>, stop: CancellationToken) {
 /// One look; answers how long nothing will be due.
 async fn pass(inner: &Inner) -> Result<Duration, StoreError> {
     let leases = inner.store.due(DueKind::ExpiredLeases, BATCH).await?;
-    recover(inner, &leases.records).await;
+    let mut done = recover(inner, &leases.records).await;
     let waits = inner.store.due(DueKind::Expiries, BATCH).await?;
     for record in &waits.records {
-        expire(inner, record).await;
+        done += usize::from(expire(inner, record).await);
     }
-    if leases.records.len() == BATCH || waits.records.len() == BATCH {
+    // A whole batch of records that nothing can be done about is looked at again only after a while.
+    if done > 0 && (leases.records.len() == BATCH || waits.records.len() == BATCH) {
         return Ok(Duration::ZERO);
     }
     let until = |due: &Due| due.next.map(|next| next.since(due.now).max(Duration::from_millis(10)));
@@ -82,6 +84,9 @@ async fn recover(inner: &Inner, records: &[Record]) -> usize {
             Ok(Some(after)) => {
                 taken += 1;
                 tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
+                if after.status.is_terminal() {
+                    inner.mirror_from_store(&run).await;
+                }
             }
             Ok(None) => {}
             Err(error) => tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up"),
@@ -107,8 +112,10 @@ fn lose(run_id: RunId, fence: u64) -> impl FnMut(&mut Txn<'_>) -> Step<Option<Ar
     }
 }
 
-async fn expire(inner: &Inner, record: &Record) {
-    let Ok(run_id) = RunId::parse(&record.id.key) else { return };
+/// Fails a parked run whose wait is over; answers whether that could be done.
+async fn expire(inner: &Inner, record: &Record) -> bool {
+    let Ok(run) = RunId::parse(&record.id.key) else { return false };
+    let run_id = run.clone();
     let decide = move |txn: &mut Txn<'_>| -> Step<()> {
         let run = transitions::run_of(txn, &run_id)?;
         if let Some(decision) = lifecycle::expire_parked(Run::clone(&run), txn.now()) {
@@ -116,9 +123,14 @@ async fn expire(inner: &Inner, record: &Record) {
         }
         Ok(())
     };
-    if let Err(error) = inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
-        tracing::error!(run = %record.id.key, error = %ManagerError::from(error), "a run whose wait is over could not be ended");
+    match inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
+        Ok(()) => inner.mirror_from_store(&run).await,
+        Err(error) => {
+            tracing::error!(%run, error = %ManagerError::from(error), "a run whose wait is over could not be ended");
+            return false;
+        }
     }
+    true
 }
 
 /// Appends heartbeat events until no more can come.

@@ -53,7 +53,9 @@ pub struct Daemon {
     attempts: TaskTracker,
     intake: CancellationToken,
     upkeep: CancellationToken,
-    parts: Vec<JoinHandle<()>>,
+    /// What takes up work: the scheduler and the worker.
+    takers: Vec<JoinHandle<()>>,
+    recovering: JoinHandle<()>,
     committing: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
     renewing: std::thread::JoinHandle<()>,
@@ -95,15 +97,13 @@ impl Daemon {
             tracing::info!(runs = taken, "runs of the daemon's last incarnation were taken back");
         }
         let attempts = TaskTracker::new();
-        let mut handles = vec![
-            tokio::spawn(recovery::watch(Arc::clone(&inner), upkeep.clone())),
-            tokio::spawn(scheduler::dispatch(Arc::clone(&inner), intake.clone())),
-        ];
+        let recovering = tokio::spawn(recovery::watch(Arc::clone(&inner), upkeep.clone()));
+        let mut takers = vec![tokio::spawn(scheduler::dispatch(Arc::clone(&inner), intake.clone()))];
         if inner.settings.executes {
-            handles.push(tokio::spawn(worker::work(Arc::clone(&inner), attempts.clone(), parts.offers, intake.clone())));
+            takers.push(tokio::spawn(worker::work(Arc::clone(&inner), attempts.clone(), parts.offers, intake.clone())));
         }
         let manager = Manager::new(Arc::clone(&inner), parts.agents);
-        Ok(Daemon { inner, manager, attempts, intake, upkeep, parts: handles, committing, heartbeats, renewing })
+        Ok(Daemon { inner, manager, attempts, intake, upkeep, takers, recovering, committing, heartbeats, renewing })
     }
 
     /// The façade.
@@ -116,6 +116,10 @@ impl Daemon {
     pub async fn stop(self, grace: Duration, hurry: CancellationToken) {
         self.manager.stop_running();
         self.intake.cancel();
+        // A claim that is on its way still starts attempts, and all attempts must be there to be stopped.
+        for taker in self.takers {
+            finish(taker).await;
+        }
         self.attempts.close();
         let running = self.attempts.len();
         if running > 0 {
@@ -131,9 +135,7 @@ impl Daemon {
             tracing::error!(left = self.attempts.len(), "attempts did not end; the next start takes their runs back");
         }
         self.upkeep.cancel();
-        for part in self.parts {
-            finish(part).await;
-        }
+        finish(self.recovering).await;
         // The thread holds the sender of heartbeats, whose end ends their writer.
         let renewing = self.renewing;
         finish(tokio::task::spawn_blocking(move || drop(renewing.join()))).await;

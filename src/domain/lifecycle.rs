@@ -145,3 +145,6 @@ pub fn leave_slot(slot: &mut Slot, run: &Run) -> bool {
 pub fn next_turns(slot: &Slot, capacity: usize) -> Vec<super::id::RunId> {
     slot.waiting.iter().take(capacity.saturating_sub(slot.holders.len())).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,6 +207,9 @@ impl Put {
     /// The value is larger than a record may be.
     pub fn of<T: Serialize>(id: RecordId, index: Index, value: &T) -> Result<Put, StoreError> {
         let body = serde_json::to_vec(value).map_err(|error| StoreError::Invalid(format!("{id} cannot be written: {error}")))?;
+        if body.len() > MAX_BODY_BYTES {
+            return Err(too_large(&id, body.len()));
+        }
         Ok(Put { id, index, body: Bytes::from(body) })
     }
 
@@ -226,6 +229,10 @@ impl Put {
         let id = RecordId::attempt(&attempt.run_id, attempt.attempt_number);
         Put::of(id, Index { run: Some(attempt.run_id.clone()), ..Index::default() }, attempt)
     }
+}
+
+fn too_large(id: &RecordId, bytes: usize) -> StoreError {
+    StoreError::Invalid(format!("{id} has {bytes} bytes; a record has at most {MAX_BODY_BYTES}"))
 }
 
 /// What must hold for a change to be applied.
@@ -261,9 +268,7 @@ impl Change {
     /// A body is larger than [`MAX_BODY_BYTES`].
     pub fn check(&self) -> Result<(), StoreError> {
         match self.puts.iter().find(|put| put.body.len() > MAX_BODY_BYTES) {
-            Some(put) => {
-                Err(StoreError::Invalid(format!("{} has {} bytes; a record has at most {MAX_BODY_BYTES}", put.id, put.body.len())))
-            }
+            Some(put) => Err(too_large(&put.id, put.body.len())),
             None => Ok(()),
         }
     }

@@ -8,10 +8,11 @@ use super::{Listing, Manager};
 use crate::daemon::error::ManagerError;
 use crate::daemon::signals::RunWatch;
 use crate::daemon::transitions::{self, task_of};
+use crate::daemon::txn::Known;
 use crate::domain::id::{RunId, TaskId};
 use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run, Status, Trigger};
-use crate::domain::task::check_query_override;
+use crate::domain::task::{check_query_override, check_trigger_metadata};
 use crate::store::{CountScope, Kind, PageRequest, Record, RecordId, Scope};
 
 /// The most attempts and events that one answer holds.
@@ -36,14 +37,20 @@ impl Manager {
         if let Some(query) = &query {
             check_query_override(query)?;
         }
+        check_trigger_metadata(&wish.metadata)?;
         let inner = self.inner();
         let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
+        let made = RecordId::run(&run_id);
         let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
         draft.query = query;
         draft.trigger_metadata = wish.metadata;
         let id = task.clone();
         let run = self
-            .commit(vec![RecordId::task(task), RecordId::slot(task)], Vec::new(), move |txn| {
+            .commit(vec![RecordId::task(task), RecordId::slot(task)], vec![Known::absent(made.clone())], move |txn| {
+                // A commit whose answer was lost has made it: nobody else knows this id.
+                if let Some(run) = txn.get::<Run, _>(&made)? {
+                    return Ok(run);
+                }
                 let task = task_of(txn, &id)?;
                 if !task.enabled {
                     return Err(ManagerError::Conflict(format!("Task {id} is disabled; enable it to run it")).into());
@@ -85,6 +92,10 @@ impl Manager {
     pub async fn cancel_run(&self, run: &RunId, by: &str) -> Result<Run, ManagerError> {
         let (id, by) = (run.clone(), by.to_owned());
         let run = self.commit(vec![RecordId::run(run)], Vec::new(), move |txn| transitions::cancel(txn, &id, &by, None)).await?;
+        // An attempt of a run that waits for a retry has left mirrors that do not know of the end.
+        if run.status.is_terminal() && run.attempt > 0 {
+            self.inner().mirror_from_store(&run.run_id).await;
+        }
         Ok(Run::clone(&run))
     }
 

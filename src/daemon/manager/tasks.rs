@@ -122,7 +122,8 @@ impl Manager {
     }
 
     async fn end_live_runs(&self, task: &TaskId, executing_too: bool) -> Result<(), ManagerError> {
-        let mut page = PageRequest::first(DELETE_PAGE);
+        // Newest first, so that the end of one gives no turn to another that is to end too.
+        let mut page = PageRequest { newest_first: true, ..PageRequest::first(DELETE_PAGE) };
         loop {
             let live = self.inner().store.list(Scope::LiveRunsOfTask(task.clone()), page).await?;
             for record in &live.records {
