@@ -21,6 +21,7 @@ use crate::domain::task::Task;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 use crate::store::memory::MemoryStore;
+#[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::{OpenError as SqliteError, SqliteStore};
 use crate::store::{Store, StoreError};
 use crate::workspace::{WorkspaceError, Workspaces};
@@ -46,6 +47,7 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store's file.
+    #[cfg(feature = "sqlite")]
     #[error(transparent)]
     Sqlite(#[from] SqliteError),
     /// The sandbox.
@@ -92,7 +94,13 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
 async fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
     match settings {
         StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(Arc::clone(clock)))),
+        #[cfg(feature = "sqlite")]
         StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
+        #[cfg(not(feature = "sqlite"))]
+        StoreSettings::Sqlite { .. } => {
+            let what = "this sandclock was built without SQLite; build it with the feature `sqlite`, or set store.url = \"memory\"";
+            Err(StoreError::Invalid(what.to_owned()).into())
+        }
     }
 }
 
