@@ -16,6 +16,7 @@ use sandclock::domain::run::Status;
 use sandclock::domain::time::Seconds;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Usage};
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{ClaimAgent, CountScope, Kind, Store};
 use sandclock::workspace::Workspaces;
 use serde_json::json;
@@ -39,9 +40,8 @@ impl Executor for Echo {
 }
 
 fn cpu() -> Duration {
-    let usage = rustix::process::getrusage(rustix::process::Resource::SelfUsage);
-    let time = |at: rustix::process::Timeval| Duration::from_secs(at.tv_sec as u64) + Duration::from_micros(at.tv_usec as u64);
-    time(usage.ru_utime) + time(usage.ru_stime)
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(at.tv_sec.unsigned_abs(), u32::try_from(at.tv_nsec).unwrap_or(0))
 }
 
 async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -115,5 +115,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runs = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(20_000);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let root = tempfile::tempdir()?;
-    measure("memory", Arc::new(MemoryStore::new(clock)), runs, root.path()).await
+    measure("memory", Arc::new(MemoryStore::new(Arc::clone(&clock))), runs, root.path()).await?;
+    let sqlite = SqliteStore::open(&root.path().join("bench.db"), clock).await?;
+    measure("sqlite", Arc::new(sqlite), runs, root.path()).await
 }

@@ -34,7 +34,6 @@ struct Stored {
     index: Index,
     /// Where the record's lease stands, for a run.
     token: Option<super::ChangeId>,
-    events: Vec<Event>,
 }
 
 #[derive(Default)]
@@ -45,15 +44,14 @@ struct State {
     /// Ready runs by agent, longest due first.
     ready: BTreeMap<AgentId, BTreeSet<(Timestamp, i64, RunId)>>,
     /// Leased runs by the lease's end.
-    leased: BTreeSet<(Timestamp, RunId)>,
-    /// Leased runs by agent.
-    leased_of_agent: HashMap<AgentId, usize>,
-    /// Records that wait for a time, by kind: schedules and parked runs.
+    leased: BTreeSet<(Timestamp, i64, RunId)>,
+    /// Records other than ready runs that wait for a time, by kind: schedules and parked runs.
     due: BTreeSet<(Kind, Timestamp, i64, RecordId)>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
     by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
     by_status: BTreeMap<(Status, i64), RecordId>,
+    events: HashMap<RunId, Vec<Event>>,
     counts: HashMap<CountScope, Counts>,
     last_order: i64,
 }
@@ -116,22 +114,23 @@ impl State {
             set(&mut self.by_status, (*status, *order), id.clone(), add);
         }
         if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
-            if let (Some(until), Some(agent)) = (lease.as_ref().and_then(|lease| lease.until), agent) {
-                let of_agent = self.leased_of_agent.entry(agent.clone()).or_default();
+            if let Some(until) = lease.as_ref().and_then(|lease| lease.until) {
+                let entry = (until, *order, run.clone());
                 if add {
-                    self.leased.insert((until, run));
-                    *of_agent += 1;
+                    self.leased.insert(entry);
                 } else {
-                    self.leased.remove(&(until, run));
-                    *of_agent = of_agent.saturating_sub(1);
+                    self.leased.remove(&entry);
                 }
-            } else if let (true, Some(agent), Some(due)) = (ready, agent, due) {
+            }
+            if let (true, Some(agent), Some(due)) = (ready, agent, due) {
                 let of_agent = self.ready.entry(agent.clone()).or_default();
                 if add {
                     of_agent.insert((*due, *order, run));
                 } else {
                     of_agent.remove(&(*due, *order, run));
                 }
+            }
+            if *ready {
                 return;
             }
         }
@@ -166,7 +165,9 @@ impl State {
         }
     }
 
-    fn put(&mut self, put: Put, change: Option<super::ChangeId>, now: Timestamp) {
+    fn put(&mut self, mut put: Put, change: Option<super::ChangeId>, now: Timestamp) {
+        let leased = put.index.status.is_some_and(Status::is_leased);
+        put.index.ready &= put.id.kind == Kind::Run && !leased;
         let old = self.records.get(&put.id);
         let rev = old.map_or(1, |old| old.record.rev + 1);
         let order = old.map(|old| old.record.order).unwrap_or_else(|| {
@@ -179,23 +180,17 @@ impl State {
         });
         let lease = (put.id.kind == Kind::Run).then(|| {
             let lease = old.and_then(|old| old.record.lease.clone()).unwrap_or_default();
-            let leased = put.index.status.is_some_and(Status::is_leased);
             if leased { lease } else { Lease { fence: lease.fence, heartbeat_at: lease.heartbeat_at, owner: None, until: None } }
         });
         let token = old.and_then(|old| old.token);
-        let events = old.map(|old| old.events.clone()).unwrap_or_default();
-        self.replace(Stored {
-            record: Record { id: put.id, rev, change, order, due, body: put.body, lease },
-            index: put.index,
-            token,
-            events,
-        });
+        self.replace(Stored { record: Record { id: put.id, rev, change, order, due, body: put.body, lease }, index: put.index, token });
     }
 
     fn delete(&mut self, id: &RecordId) {
         let Some(old) = self.records.remove(id) else { return };
         self.index(&old, false);
         if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
+            self.events.remove(&run);
             let hanging: Vec<RecordId> =
                 self.by_run.range((run.clone(), Kind::Agent, i64::MIN)..=(run, Kind::Daemon, i64::MAX)).map(|(_, id)| id.clone()).collect();
             for id in hanging {
@@ -212,8 +207,8 @@ impl State {
             self.put(put, Some(change.id), now);
         }
         for (run, event) in change.events {
-            if let Some(stored) = self.records.get_mut(&RecordId::run(&run)) {
-                stored.events.push(event);
+            if self.records.contains_key(&RecordId::run(&run)) {
+                self.events.entry(run).or_default().push(event);
             }
         }
         for id in &change.deletes {
@@ -224,7 +219,8 @@ impl State {
 
     fn claim_one(&mut self, run_id: &RunId, request: &ClaimRequest, digest: &str, now: Timestamp) -> Result<Option<Claimed>, StoreError> {
         let id = RecordId::run(run_id);
-        let Some(stored) = self.records.get(&id) else { return Ok(None) };
+        // A wish that names an agent twice has found the run twice.
+        let Some(stored) = self.records.get(&id).filter(|stored| stored.index.ready) else { return Ok(None) };
         let mut run = stored.record.decode_run()?;
         let until = now + request.lease;
         let fence = stored.record.lease.as_ref().map_or(0, |lease| lease.fence) + 1;
@@ -239,8 +235,9 @@ impl State {
         after.index.ready = false;
         after.index.due = None;
         after.token = Some(request.token);
-        after.events.extend(patch.events);
-        let claimed = Claimed { run, attempt: patch.attempt.clone(), rev: after.record.rev, events: after.events.len() as u64 };
+        let events = self.events.entry(run_id.clone()).or_default();
+        events.extend(patch.events);
+        let claimed = Claimed { run, attempt: patch.attempt.clone(), rev: after.record.rev, events: events.len() as u64 };
         self.replace(after);
         let attempt = &patch.attempt;
         self.put(Put::attempt(attempt)?, None, now);
@@ -250,7 +247,7 @@ impl State {
     /// What an earlier wish with this token was given.
     fn claimed_under(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let mut claimed = Vec::new();
-        for (_, run) in &self.leased {
+        for (.., run) in &self.leased {
             let Some(stored) = self.records.get(&RecordId::run(run)) else { continue };
             let lease = stored.record.lease.as_ref();
             if stored.token == Some(request.token) && lease.and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
@@ -258,11 +255,18 @@ impl State {
                 let attempt = self.records.get(&RecordId::attempt(&run.run_id, run.attempt));
                 let attempt = attempt.ok_or_else(|| StoreError::corrupt(format!("run {} has no attempt record", run.run_id)))?;
                 let attempt = attempt.record.decode()?;
-                claimed.push((stored.record.order, Claimed { run, attempt, rev: stored.record.rev, events: stored.events.len() as u64 }));
+                claimed.push((
+                    stored.record.order,
+                    Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run },
+                ));
             }
         }
         claimed.sort_by_key(|(order, _)| *order);
         Ok(claimed.into_iter().map(|(_, claimed)| claimed).collect())
+    }
+
+    fn events_of(&self, run: &RunId) -> &[Event] {
+        self.events.get(run).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn renew_one(&mut self, worker: &WorkerId, run: &RunId, fence: u64, lease: Duration, now: Timestamp) -> Renewal {
@@ -275,10 +279,11 @@ impl State {
         let Some(held) = stored.record.lease.as_mut().filter(|held| held.owner.as_ref() == Some(worker)) else { return Renewal::Lost };
         let before = held.until.replace(until);
         held.heartbeat_at = Some(now);
+        let order = stored.record.order;
         if let Some(before) = before {
-            self.leased.remove(&(before, run.clone()));
+            self.leased.remove(&(before, order, run.clone()));
         }
-        self.leased.insert((until, run.clone()));
+        self.leased.insert((until, order, run.clone()));
         if stored.index.cancel_requested { Renewal::CancelRequested(until) } else { Renewal::Held(until) }
     }
 
@@ -286,8 +291,11 @@ impl State {
     fn claimable(&self, request: &ClaimRequest, now: Timestamp) -> Vec<(RunId, String)> {
         let mut found = Vec::new();
         for wanted in &request.agents {
-            let leased = self.leased_of_agent.get(&wanted.agent).copied().unwrap_or(0);
-            let room = wanted.max_running.map_or(usize::MAX, |most| (most as usize).saturating_sub(leased)).min(request.limit);
+            let counts = self.counts.get(&CountScope::RunsOfAgent(wanted.agent.clone()));
+            let leased: u64 =
+                counts.map_or(0, |counts| [Status::Claimed, Status::Running, Status::Retrying].map(|of| counts.of(of)).iter().sum());
+            let room = wanted.max_running.map_or(u64::MAX, |most| u64::from(most).saturating_sub(leased));
+            let room = usize::try_from(room).unwrap_or(usize::MAX).min(request.limit);
             let ready = self.ready.get(&wanted.agent).into_iter().flatten();
             let due = ready.take_while(|(due, ..)| *due <= now).take(room);
             found.extend(due.map(|(due, order, run)| (*due, *order, run.clone(), wanted.digest.clone())));
@@ -345,14 +353,14 @@ impl State {
                 due.records = self
                     .leased
                     .iter()
-                    .take_while(|(until, _)| *until <= now)
+                    .take_while(|(until, ..)| *until <= now)
                     .take(limit)
-                    .filter_map(|(_, run)| record(&RecordId::run(run)))
+                    .filter_map(|(.., run)| record(&RecordId::run(run)))
                     .collect();
-                due.next = self.leased.iter().map(|(until, _)| *until).find(|until| *until > now);
+                due.next = self.leased.iter().map(|(until, ..)| *until).find(|until| *until > now);
             }
             DueKind::OlderIncarnations { daemon, current } => {
-                let older = self.leased.iter().filter_map(|(_, run)| record(&RecordId::run(run))).filter(|record| {
+                let older = self.leased.iter().filter_map(|(.., run)| record(&RecordId::run(run))).filter(|record| {
                     let owner = record.lease.as_ref().and_then(|lease| lease.owner.as_ref());
                     owner.is_some_and(|owner| owner != current && owner.daemon() == daemon)
                 });
@@ -434,8 +442,7 @@ impl Store for MemoryStore {
 
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {
         let state = self.state();
-        let events = state.records.get(&RecordId::run(run)).map(|stored| stored.events.as_slice()).unwrap_or_default();
-        let numbered = (1..).zip(events).skip(usize::try_from(after).unwrap_or(usize::MAX)).take(limit);
+        let numbered = (1..).zip(state.events_of(run)).skip(usize::try_from(after).unwrap_or(usize::MAX)).take(limit);
         Ok(numbered.map(|(sequence, event)| NumberedEvent { sequence, event: event.clone() }).collect())
     }
 

@@ -28,6 +28,8 @@ use crate::domain::run::{Attempt, Run, SlotPart, Status};
 use crate::domain::time::Timestamp;
 
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sql;
 
 /// The largest body of a record, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;

@@ -13,7 +13,7 @@ use crate::domain::id::{RunId, TaskId};
 use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run, Status, Trigger};
 use crate::domain::task::{check_query_override, check_trigger_metadata};
-use crate::store::{CountScope, Kind, PageRequest, RecordId, Scope};
+use crate::store::{CountScope, Kind, PageRequest, Record, RecordId, Scope};
 
 /// The most attempts and events that one answer holds.
 const MOST: usize = 1000;
@@ -129,11 +129,10 @@ impl Manager {
     /// The store does not answer.
     pub async fn runs(&self, task: Option<TaskId>, status: Option<Status>, page: PageRequest) -> Result<Listing<Run>, ManagerError> {
         let count = task.clone().map_or(CountScope::All(Kind::Run), CountScope::RunsOfTask);
-        let listed = self.page(Scope::Runs { task, status }, count.clone(), page, |record| record.decode_run()).await?;
-        match status {
-            None => Ok(listed),
-            Some(status) => Ok(Listing { total: self.inner().store.counts(count).await?.of(status), ..listed }),
-        }
+        let counts = self.inner().store.counts(count).await?;
+        let total = status.map_or(counts.total, |status| counts.of(status));
+        let (items, next) = self.page(Scope::Runs { task, status }, page, Record::decode_run).await?;
+        Ok(Listing { items, total, next })
     }
 
     /// A run's attempts, first to last; the first thousand of them.
@@ -143,7 +142,7 @@ impl Manager {
     pub async fn attempts(&self, run: &RunId) -> Result<Vec<Attempt>, ManagerError> {
         self.run(run).await?;
         let page = self.inner().store.list(Scope::Attempts(run.clone()), PageRequest::first(MOST)).await?;
-        Ok(page.records.iter().map(crate::store::Record::decode).collect::<Result<_, _>>()?)
+        Ok(page.records.iter().map(Record::decode).collect::<Result<_, _>>()?)
     }
 
     /// The payloads of a run's events with numbers above `after`, in order.

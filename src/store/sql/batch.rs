@@ -1,0 +1,384 @@
+//! A batch of changes, decided in order against what the tables hold.
+//!
+//! Invariant: a change is judged after those before it in the batch; what the tables are to hold afterwards is written once per
+//! record, whatever the number of changes that touched it.
+//!
+//! How it fails: a change whose guard does not hold leaves no trace.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::super::{Change, ChangeId, CountScope, Guard, Index, Kind, Outcome, Put, RecordId, StoreError, When};
+use super::{id_text, scope_text};
+use crate::domain::event::Event;
+use crate::domain::id::{AgentId, RunId, TaskId};
+use crate::domain::run::Status;
+use crate::domain::time::Timestamp;
+
+/// What is known of a record that exists.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its place among all records.
+    pub order: i64,
+    /// How many decisions were made about it.
+    pub rev: u64,
+    /// What it is found by; the due time is left out.
+    pub index: Index,
+    /// The run's latest fence.
+    pub fence: u64,
+    /// When the run's lease was last taken or renewed.
+    pub heartbeat_at: Option<Timestamp>,
+    /// When the run's lease ends; none when it has none.
+    pub until: Option<Timestamp>,
+    /// The number of the run's last event.
+    pub last_event: u64,
+}
+
+/// A record as the batch leaves it.
+struct Entry {
+    text: String,
+    now: Option<Known>,
+    /// What is to be written; none when the tables hold it already.
+    put: Option<Written>,
+}
+
+/// A record's new contents.
+struct Written {
+    change: Option<ChangeId>,
+    due: Option<Timestamp>,
+    body: Bytes,
+}
+
+/// An event with its place, its bytes being a part of the batch's.
+struct Appended {
+    run: i64,
+    sequence: u64,
+    start: usize,
+    length: usize,
+}
+
+/// Changes on their way into the tables.
+pub struct Batch {
+    entries: HashMap<RecordId, Entry>,
+    /// The names to be looked up, in order.
+    wanted: Vec<RecordId>,
+    /// The records that hang on a run.
+    hanging: HashMap<String, Vec<RecordId>>,
+    /// The orders of records that the tables are to lose.
+    deleted: Vec<i64>,
+    /// The orders of all records that are gone, new ones too.
+    gone: HashSet<i64>,
+    unleased: Vec<i64>,
+    leased: Vec<i64>,
+    events: Vec<Appended>,
+    counts: HashMap<(CountScope, Option<Status>), i64>,
+    bytes: Vec<u8>,
+    last_order: i64,
+}
+
+/// The JSON array of a statement that has nothing to write.
+pub const NOTHING: &str = "[]";
+
+/// What a batch writes: JSON arrays, each for one statement, and the bytes that they point into.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// Orders of records to delete.
+    pub deleted: String,
+    /// Orders of runs that lose their lease.
+    pub unleased: String,
+    /// Records to write.
+    pub records: String,
+    /// Events to append.
+    pub events: String,
+    /// Orders of runs that are leased now.
+    pub leased: String,
+    /// What counts change by.
+    pub counts: String,
+    /// Bodies, events and change ids.
+    pub bytes: Vec<u8>,
+    /// The last order that was given.
+    pub last_order: i64,
+}
+
+/// A row of the record table: order, id, kind, rev, task, agent, run, status, live, ready, due, cancel_requested, fence,
+/// heartbeat_at, where its change id starts in the bytes (from 1), where its body starts, and the body's length.
+#[derive(Serialize)]
+#[rustfmt::skip]
+struct Row<'a>(
+    i64, &'a str, &'static str, u64,
+    Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<&'static str>,
+    u8, u8, Option<i64>, u8, u64, Option<i64>,
+    Option<usize>, usize, usize,
+);
+
+impl Batch {
+    /// An empty batch; orders above `last_order` are free.
+    pub fn new(last_order: i64) -> Self {
+        Batch {
+            entries: HashMap::new(),
+            wanted: Vec::new(),
+            hanging: HashMap::new(),
+            deleted: Vec::new(),
+            gone: HashSet::new(),
+            unleased: Vec::new(),
+            leased: Vec::new(),
+            events: Vec::new(),
+            counts: HashMap::new(),
+            bytes: Vec::new(),
+            last_order,
+        }
+    }
+
+    /// Notes that a record's state is needed.
+    pub fn want(&mut self, id: &RecordId) {
+        if !self.entries.contains_key(id) {
+            self.entries.insert(id.clone(), Entry { text: id_text(id), now: None, put: None });
+            self.wanted.push(id.clone());
+        }
+    }
+
+    /// Whether a record's state was asked for.
+    pub fn wants(&self, id: &RecordId) -> bool {
+        self.entries.contains_key(id)
+    }
+
+    /// Notes what a change needs.
+    pub fn want_change(&mut self, change: &Change) {
+        for guard in &change.guards {
+            match guard {
+                Guard::Rev(id, _) | Guard::Absent(id) => self.want(id),
+                Guard::Held(run, _) => self.want(&RecordId::run(run)),
+            }
+        }
+        change.puts.iter().for_each(|put| self.want(&put.id));
+        change.events.iter().for_each(|(run, _)| self.want(&RecordId::run(run)));
+        for id in &change.deletes {
+            self.want(id);
+            if id.kind == Kind::Run {
+                self.hanging.entry(id.key.to_string()).or_default();
+            }
+        }
+    }
+
+    /// The names to be looked up, as a JSON array.
+    pub fn wanted(&self) -> Result<String, StoreError> {
+        let texts: Vec<&str> = self.wanted.iter().filter_map(|id| self.entries.get(id)).map(|entry| entry.text.as_str()).collect();
+        json(&texts)
+    }
+
+    /// The keys of runs whose hanging records are to be looked up, as a JSON array.
+    pub fn wanted_hanging(&self) -> Result<String, StoreError> {
+        let keys: Vec<&String> = self.hanging.keys().collect();
+        json(&keys)
+    }
+
+    /// The name at that place of [`Batch::wanted`].
+    pub fn wanted_at(&self, place: usize) -> Option<&RecordId> {
+        self.wanted.get(place)
+    }
+
+    /// Takes in what the tables hold.
+    pub fn learn(&mut self, id: RecordId, known: Known) {
+        if let Some(run) = &known.index.run {
+            let of_run = self.hanging.entry(run.as_str().to_owned()).or_default();
+            if !of_run.contains(&id) {
+                of_run.push(id.clone());
+            }
+        }
+        let entry = self.entries.entry(id).or_insert_with_key(|id| Entry { text: id_text(id), now: None, put: None });
+        entry.now = Some(known);
+    }
+
+    /// What is known of a record now.
+    pub fn known(&self, id: &RecordId) -> Option<&Known> {
+        self.entries.get(id)?.now.as_ref()
+    }
+
+    fn holds(&self, guard: &Guard, now: Timestamp) -> bool {
+        match guard {
+            Guard::Rev(id, rev) => self.known(id).is_some_and(|known| known.rev == *rev),
+            Guard::Absent(id) => self.known(id).is_none(),
+            Guard::Held(run, fence) => {
+                self.known(&RecordId::run(run)).is_some_and(|known| known.fence == *fence && known.until.is_some_and(|until| until > now))
+            }
+        }
+    }
+
+    /// Judges a change and takes it in if its guards hold.
+    ///
+    /// # Errors
+    /// An event cannot be written as JSON.
+    pub fn decide(&mut self, change: Change, now: Timestamp) -> Result<Outcome, StoreError> {
+        if let Some(guard) = change.guards.iter().find(|guard| !self.holds(guard, now)) {
+            return Ok(Outcome::Refused(guard.clone()));
+        }
+        for put in change.puts {
+            self.put(put, Some(change.id), now);
+        }
+        for (run, event) in &change.events {
+            self.append(run, event)?;
+        }
+        for id in &change.deletes {
+            self.delete(id);
+        }
+        Ok(Outcome::Applied)
+    }
+
+    /// Writes a record whole.
+    pub fn put(&mut self, put: Put, change: Option<ChangeId>, now: Timestamp) {
+        let Put { id, mut index, body } = put;
+        let due = index.due.take().map(|when| match when {
+            When::At(at) => at,
+            When::In(span) => now + span,
+        });
+        let leased = index.status.is_some_and(Status::is_leased);
+        index.ready &= id.kind == Kind::Run && !leased;
+        let entry = self.entries.entry(id.clone()).or_insert_with_key(|id| Entry { text: id_text(id), now: None, put: None });
+        let old = entry.now.take();
+        let mut known = Known { index, ..old.clone().unwrap_or_else(|| Known::new(&mut self.last_order)) };
+        known.rev += 1;
+        if !leased && known.until.take().is_some() {
+            self.unleased.push(known.order);
+        }
+        if let Some(run) = known.index.run.as_ref().filter(|_| old.is_none()) {
+            self.hanging.entry(run.as_str().to_owned()).or_default().push(id.clone());
+        }
+        entry.put = Some(Written { change, due, body });
+        entry.now = Some(known.clone());
+        if let Some(old) = old {
+            self.count(&id, &old.index, -1);
+        }
+        self.count(&id, &known.index, 1);
+    }
+
+    /// Appends an event to a run that exists.
+    ///
+    /// # Errors
+    /// The event cannot be written as JSON.
+    pub fn append(&mut self, run: &RunId, event: &Event) -> Result<(), StoreError> {
+        let Some(known) = self.entries.get_mut(&RecordId::run(run)).and_then(|entry| entry.now.as_mut()) else { return Ok(()) };
+        known.last_event += 1;
+        let start = self.bytes.len();
+        serde_json::to_writer(&mut self.bytes, event).map_err(|error| unwritable(&error))?;
+        self.events.push(Appended { run: known.order, sequence: known.last_event, start, length: self.bytes.len() - start });
+        Ok(())
+    }
+
+    /// Deletes a record with what hangs on it.
+    fn delete(&mut self, id: &RecordId) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let Some(known) = entry.now.take() else { return };
+        entry.put = None;
+        self.deleted.push(known.order);
+        self.gone.insert(known.order);
+        self.count(id, &known.index, -1);
+        if id.kind == Kind::Run {
+            for hanging in self.hanging.remove(&*id.key).unwrap_or_default() {
+                let run = self.known(&hanging).and_then(|known| known.index.run.as_ref());
+                if run.is_some_and(|run| run.as_str() == &*id.key) {
+                    self.delete(&hanging);
+                }
+            }
+        }
+    }
+
+    /// Leases a run under its next fence.
+    pub fn lease(&mut self, run: &RecordId, until: Timestamp, now: Timestamp) {
+        if let Some(known) = self.entries.get_mut(run).and_then(|entry| entry.now.as_mut()) {
+            known.fence += 1;
+            known.until = Some(until);
+            known.heartbeat_at = Some(now);
+            self.leased.push(known.order);
+        }
+    }
+
+    fn count(&mut self, id: &RecordId, index: &Index, by: i64) {
+        let mut add = |scope: CountScope| *self.counts.entry((scope, index.status)).or_default() += by;
+        add(CountScope::All(id.kind));
+        if id.kind == Kind::Run {
+            index.task.clone().map(CountScope::RunsOfTask).map(&mut add);
+            index.agent.clone().map(CountScope::RunsOfAgent).map(&mut add);
+        }
+    }
+
+    /// What is to be written.
+    ///
+    /// # Errors
+    /// A value cannot be written as JSON.
+    pub fn writes(mut self) -> Result<Writes, StoreError> {
+        let records = self.records()?;
+        let of_event = |event: &Appended| (event.run, event.sequence, event.start + 1, event.length);
+        let events: Vec<_> = self.events.iter().filter(|event| !self.gone.contains(&event.run)).map(of_event).collect();
+        let counts: Vec<(String, &str, i64)> = self
+            .counts
+            .iter()
+            .filter(|(_, by)| **by != 0)
+            .map(|((scope, status), by)| (scope_text(scope), status.map_or("", Status::as_str), *by))
+            .collect();
+        Ok(Writes {
+            deleted: json(&self.deleted)?,
+            unleased: json(&self.unleased)?,
+            records,
+            events: json(&events)?,
+            leased: json(&self.leased)?,
+            counts: json(&counts)?,
+            last_order: self.last_order,
+            bytes: self.bytes,
+        })
+    }
+
+    fn records(&mut self) -> Result<String, StoreError> {
+        let mut rows = Vec::new();
+        let mut next = |bytes: &[u8]| {
+            let start = self.bytes.len() + 1;
+            self.bytes.extend_from_slice(bytes);
+            start
+        };
+        for (id, entry) in &self.entries {
+            let (Some(known), Some(put)) = (&entry.now, &entry.put) else { continue };
+            let index = &known.index;
+            let live = id.kind == Kind::Run && index.status.is_some_and(|status| !status.is_terminal());
+            rows.push(Row(
+                known.order,
+                &entry.text,
+                id.kind.as_str(),
+                known.rev,
+                index.task.as_ref().map(TaskId::as_str),
+                index.agent.as_ref().map(AgentId::as_str),
+                index.run.as_ref().map(RunId::as_str),
+                index.status.map(Status::as_str),
+                u8::from(live),
+                u8::from(index.ready),
+                put.due.map(Timestamp::micros),
+                u8::from(index.cancel_requested),
+                known.fence,
+                known.heartbeat_at.map(Timestamp::micros),
+                put.change.map(|change| next(&change.0.to_be_bytes())),
+                next(&put.body),
+                put.body.len(),
+            ));
+        }
+        // In table order, so that neighbours are written together.
+        rows.sort_unstable_by_key(|row| row.0);
+        json(&rows)
+    }
+}
+
+impl Known {
+    /// A record that did not exist before.
+    fn new(last_order: &mut i64) -> Known {
+        *last_order += 1;
+        Known { order: *last_order, rev: 0, index: Index::default(), fence: 0, heartbeat_at: None, until: None, last_event: 0 }
+    }
+}
+
+/// A list as a JSON array.
+fn json<T: Serialize>(values: &[T]) -> Result<String, StoreError> {
+    serde_json::to_string(values).map_err(|error| unwritable(&error))
+}
+
+fn unwritable(error: &serde_json::Error) -> StoreError {
+    StoreError::Invalid(format!("a value cannot be written as JSON: {error}"))
+}

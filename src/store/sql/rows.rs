@@ -1,0 +1,136 @@
+//! From rows to records, the same for every SQL server.
+//!
+//! How it fails: a column that does not hold what was written there makes the store [`StoreError::Corrupt`].
+
+use bytes::Bytes;
+
+use super::super::{ChangeId, Index, Kind, Lease, NumberedEvent, Record, StoreError};
+use super::batch::Known;
+use super::id_of;
+use crate::domain::id::{AgentId, InvalidId, RunId, TaskId, WorkerId};
+use crate::domain::run::Status;
+use crate::domain::time::Timestamp;
+
+/// The columns that [`record`] reads, of `record AS r` with its `lease AS l`.
+pub const RECORD: &str =
+    "r.id, r.rev, r.change_id, r.ord, r.due, r.fence, coalesce(l.heartbeat_at, r.heartbeat_at), l.owner, l.until, r.body";
+
+/// The columns that [`known`] reads, of `record AS r` with its `lease AS l`.
+pub const KNOWN: &str = "r.ord, r.rev, r.task, r.agent, r.run, r.status, r.ready, r.cancel_requested, r.fence, \
+    coalesce(l.heartbeat_at, r.heartbeat_at), l.until, \
+    CASE r.kind WHEN 'run' THEN (SELECT max(e.seq) FROM event AS e WHERE e.run = r.ord) END";
+
+/// A row of any server, read by place.
+pub trait Fields {
+    /// A number; none where the column is null.
+    fn number(&self, at: usize) -> Result<Option<i64>, StoreError>;
+    /// A text; none where the column is null.
+    fn text(&self, at: usize) -> Result<Option<&str>, StoreError>;
+    /// Bytes; none where the column is null.
+    fn bytes(&self, at: usize) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// A number that is there.
+    fn some_number(&self, at: usize) -> Result<i64, StoreError> {
+        self.number(at)?.ok_or_else(|| missing(at))
+    }
+
+    /// A number that is there and not negative.
+    fn count(&self, at: usize) -> Result<u64, StoreError> {
+        let number = self.some_number(at)?;
+        u64::try_from(number).map_err(|_| StoreError::corrupt(format!("column {at} holds {number}, which is below 0")))
+    }
+
+    /// A text that is there.
+    fn some_text(&self, at: usize) -> Result<&str, StoreError> {
+        self.text(at)?.ok_or_else(|| missing(at))
+    }
+
+    /// Bytes that are there.
+    fn some_bytes(&self, at: usize) -> Result<Vec<u8>, StoreError> {
+        self.bytes(at)?.ok_or_else(|| missing(at))
+    }
+
+    /// A time.
+    fn time(&self, at: usize) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.number(at)?.map(Timestamp::from_micros))
+    }
+}
+
+fn missing(at: usize) -> StoreError {
+    StoreError::corrupt(format!("column {at} is null"))
+}
+
+fn id<T>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, InvalidId>) -> Result<Option<T>, StoreError> {
+    text.map(parse).transpose().map_err(|error| StoreError::corrupt(error.to_string()))
+}
+
+/// The record of [`RECORD`]'s columns, the first of which is at `at`.
+pub fn record(row: &impl Fields, at: usize) -> Result<Record, StoreError> {
+    let id_read = id_of(row.some_text(at)?)?;
+    let change = row.bytes(at + 2)?.map(|bytes| <[u8; 16]>::try_from(bytes).map(u128::from_be_bytes));
+    let change = change.transpose().map_err(|_| StoreError::corrupt(format!("{id_read} has a change id that is not one")))?;
+    let lease = match id_read.kind {
+        Kind::Run => Some(Lease {
+            fence: row.count(at + 5)?,
+            owner: id(row.text(at + 7)?, WorkerId::parse)?,
+            until: row.time(at + 8)?,
+            heartbeat_at: row.time(at + 6)?,
+        }),
+        _ => None,
+    };
+    Ok(Record {
+        id: id_read,
+        rev: row.count(at + 1)?,
+        change: change.map(ChangeId),
+        order: row.some_number(at + 3)?,
+        due: row.time(at + 4)?,
+        body: Bytes::from(row.some_bytes(at + 9)?),
+        lease,
+    })
+}
+
+/// The records of rows that start with their place in what was asked for; one answer for each of `count` places.
+pub fn placed(rows: &[impl Fields], count: usize) -> Result<Vec<Option<Record>>, StoreError> {
+    let mut found = vec![None; count];
+    for row in rows {
+        let place = usize::try_from(row.some_number(0)?).unwrap_or(usize::MAX);
+        if let Some(slot) = found.get_mut(place) {
+            *slot = Some(record(row, 1)?);
+        }
+    }
+    Ok(found)
+}
+
+/// What [`KNOWN`]'s columns tell, the first of which is at `at`.
+pub fn known(row: &impl Fields, at: usize) -> Result<Known, StoreError> {
+    let status = row.text(at + 5)?;
+    let known_status = status.and_then(Status::parse);
+    if let (Some(text), None) = (status, known_status) {
+        return Err(StoreError::corrupt(format!("there is a record whose status is `{text}`")));
+    }
+    Ok(Known {
+        order: row.some_number(at)?,
+        rev: row.count(at + 1)?,
+        index: Index {
+            task: id(row.text(at + 2)?, TaskId::parse)?,
+            agent: id(row.text(at + 3)?, AgentId::parse)?,
+            run: id(row.text(at + 4)?, RunId::parse)?,
+            status: known_status,
+            ready: row.some_number(at + 6)? != 0,
+            due: None,
+            cancel_requested: row.some_number(at + 7)? != 0,
+        },
+        fence: row.count(at + 8)?,
+        heartbeat_at: row.time(at + 9)?,
+        until: row.time(at + 10)?,
+        last_event: row.number(at + 11)?.and_then(|number| u64::try_from(number).ok()).unwrap_or(0),
+    })
+}
+
+/// The event of a row of its number and its body.
+pub fn event(row: &impl Fields) -> Result<NumberedEvent, StoreError> {
+    let sequence = row.count(0)?;
+    let event = serde_json::from_slice(&row.some_bytes(1)?)
+        .map_err(|error| StoreError::corrupt(format!("event {sequence} of a run cannot be read: {error}")))?;
+    Ok(NumberedEvent { sequence, event })
+}

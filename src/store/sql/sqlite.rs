@@ -1,0 +1,275 @@
+//! The SQLite store: one file, one daemon.
+//!
+//! Invariants: one thread writes, all others read; what was acknowledged is on the disk (write-ahead log, `synchronous = FULL`);
+//! a second daemon cannot open the file while the first has it.
+//!
+//! How it fails: a full disk is [`StoreError::Full`] and an unreadable one [`StoreError::Unavailable`]; the store goes on by itself
+//! when that has passed.
+
+mod open;
+mod statements;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::{AssertSqlSafe, Row as _, Sqlite};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::{
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Kind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
+    Renewal, Scope, Store, StoreError,
+};
+use super::lists::PageQuery;
+use super::rows::{self, Fields};
+use super::{id_text, names, scope_text};
+use crate::clock::Clock;
+use crate::domain::id::{RunId, WorkerId};
+use crate::domain::run::Status;
+use crate::domain::time::Timestamp;
+pub use open::OpenError;
+use writer::{Renew, Work, Writer};
+
+/// How many connections read.
+const READERS: u32 = 3;
+
+/// How many requests wait for the writer before whoever asks waits too.
+const WAITING: usize = 64;
+
+/// A store in a SQLite file.
+pub struct SqliteStore {
+    clock: Arc<dyn Clock>,
+    readers: SqlitePool,
+    doors: Mutex<Option<Doors>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    statements: Arc<AtomicU64>,
+    lock: Mutex<Option<File>>,
+}
+
+/// The ways to the writer.
+#[derive(Clone)]
+struct Doors {
+    renewals: mpsc::Sender<Renew>,
+    work: mpsc::Sender<Work>,
+}
+
+impl SqliteStore {
+    /// Opens the store in this file, which is made with its directory if there is none.
+    ///
+    /// # Errors
+    /// Another daemon has the file, it is not a sandclock store, it is damaged, or the system does not let us.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let unusable = |what: String| OpenError::Unusable { path: path.to_owned(), what };
+        let file = path.to_owned();
+        let lock = tokio::task::spawn_blocking(move || open::prepare(&file)).await.map_err(|error| unusable(error.to_string()))??;
+        let opened = open::open(path).await?;
+        let options = open::options(path);
+        let statements = Arc::new(AtomicU64::new(0));
+        let writer = Writer::new(options.clone(), opened, Arc::clone(&clock), Arc::clone(&statements));
+        let (renewals, renewals_in) = mpsc::channel(WAITING);
+        let (work, work_in) = mpsc::channel(WAITING);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| unusable(error.to_string()))?;
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || runtime.block_on(writer.run(renewals_in, work_in)))
+            .map_err(|error| unusable(error.to_string()))?;
+        let read_only = options.read_only(true).pragma("temp_store", "MEMORY").pragma("cache_size", "-4096");
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(Duration::from_secs(5))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(read_only);
+        Ok(SqliteStore {
+            clock,
+            readers,
+            doors: Mutex::new(Some(Doors { renewals, work })),
+            writer: Mutex::new(Some(thread)),
+            statements,
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    /// How many statements the writer has run, transactions' begins and ends among them.
+    pub fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    fn doors(&self) -> Result<Doors, StoreError> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+    }
+
+    async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.doors()?.work.send(work(answer)).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    async fn fetch(&self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<Vec<SqliteRow>, StoreError> {
+        query.fetch_all(&self.readers).await.map_err(|error| failed(&error))
+    }
+
+    /// Lets the writer end. Whoever gets its thread joins it and lets go of the lock then.
+    fn finish(&self) -> (Option<JoinHandle<()>>, Option<File>) {
+        drop(self.doors.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        (thread, lock)
+    }
+}
+
+/// Waits for the writer to end.
+fn join((thread, lock): (Option<JoinHandle<()>>, Option<File>)) {
+    if thread.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!("the store's writer ended by a panic");
+    }
+    drop(lock);
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        join(self.finish());
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("it has been closed".to_owned())
+}
+
+/// What an error of the database means.
+fn failed(error: &sqlx::Error) -> StoreError {
+    let text = error.to_string();
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
+            // The low byte of SQLite's extended codes is the error itself.
+            match code & 0xff {
+                13 => StoreError::Full(text),
+                18 => StoreError::Invalid(text),
+                1 | 11 | 19 | 20 | 26 => StoreError::Corrupt(text),
+                _ => StoreError::Unavailable(text),
+            }
+        }
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Protocol(_) => StoreError::Corrupt(text),
+        sqlx::Error::PoolClosed => closed(),
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+impl Fields for SqliteRow {
+    fn number(&self, at: usize) -> Result<Option<i64>, StoreError> {
+        self.try_get(at).map_err(|error| failed(&error))
+    }
+
+    fn text(&self, at: usize) -> Result<Option<&str>, StoreError> {
+        self.try_get(at).map_err(|error| failed(&error))
+    }
+
+    fn bytes(&self, at: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        self.try_get(at).map_err(|error| failed(&error))
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
+        changes.iter().try_for_each(Change::check)?;
+        self.ask(|answer| Work::Apply(changes, answer)).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        self.ask(|answer| Work::Claim(request, answer)).await
+    }
+
+    async fn renew(&self, worker: &WorkerId, leases: &[(RunId, u64)], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let renew = Renew { worker: worker.clone(), leases: leases.to_vec(), lease, answer };
+        self.doors()?.renewals.send(renew).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
+        let now = self.clock.now();
+        let of_kind = |kind: Kind| sqlx::query(statements::DUE.as_str()).bind(now.micros()).bind(number(limit)).bind(kind.as_str());
+        let query = match &what {
+            DueKind::Ready => sqlx::query(statements::NEXT_READY).bind(now.micros()),
+            DueKind::ExpiredLeases => sqlx::query(statements::EXPIRED_LEASES.as_str()).bind(now.micros()).bind(number(limit)),
+            DueKind::OlderIncarnations { daemon, current } => sqlx::query(statements::OLDER_INCARNATIONS.as_str())
+                .bind(daemon.clone())
+                .bind(number(limit))
+                .bind(current.as_str().to_owned()),
+            DueKind::Schedules => of_kind(Kind::Schedule),
+            DueKind::Expiries => of_kind(Kind::Run),
+        };
+        let rows = self.fetch(query).await?;
+        let mut due = Due { now, ..Due::default() };
+        for row in &rows {
+            due.next = row.time(0)?;
+            if what != DueKind::Ready && row.text(1)?.is_some() {
+                due.records.push(rows::record(row, 1)?);
+            }
+        }
+        Ok(due)
+    }
+
+    async fn get(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {
+        let rows = self.fetch(sqlx::query(statements::GET.as_str()).bind(names(ids)?)).await?;
+        rows::placed(&rows, ids.len())
+    }
+
+    async fn list(&self, scope: Scope, page: PageRequest) -> Result<Page, StoreError> {
+        let PageQuery { sql, first, second, after, limit } = PageQuery::new(&scope, page);
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(second).bind(after).bind(limit);
+        let rows = self.fetch(query).await?;
+        let records = rows.iter().take(page.limit).map(|row| rows::record(row, 0)).collect::<Result<Vec<_>, _>>()?;
+        let next = records.last().filter(|_| rows.len() > page.limit).map(|record| record.order);
+        Ok(Page { records, next })
+    }
+
+    async fn counts(&self, scope: CountScope) -> Result<Counts, StoreError> {
+        let mut counts = Counts::default();
+        for row in self.fetch(sqlx::query(statements::COUNTS).bind(scope_text(&scope))).await? {
+            let n = row.count(1)?;
+            counts.total += n;
+            if let Some(status) = Status::parse(row.some_text(0)?) {
+                counts.by_status.insert(status, n);
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {
+        let query = sqlx::query(statements::EVENTS)
+            .bind(id_text(&RecordId::run(run)))
+            .bind(i64::try_from(after).unwrap_or(i64::MAX))
+            .bind(number(limit));
+        self.fetch(query).await?.iter().map(rows::event).collect()
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        Ok(self.clock.now())
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        let ending = self.finish();
+        // The writer may have a long log to write out; the runtime goes on meanwhile.
+        if tokio::task::spawn_blocking(move || join(ending)).await.is_err() {
+            tracing::error!("the store's writer could not be waited for");
+        }
+    }
+}

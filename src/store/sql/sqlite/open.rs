@@ -1,0 +1,193 @@
+//! Opening the file: it is ours or new, nobody else has it, and its schema is this version's.
+//!
+//! Invariant: a file that is not a sandclock store is not written to.
+//!
+//! How it fails: [`OpenError`], one sentence that says which file and what to do.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
+
+/// What tells a sandclock store from other SQLite databases: `sclk`.
+pub const APPLICATION_ID: u32 = 0x7363_6c6b;
+
+/// The schema's versions, oldest first; each brings the one before it forward.
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/sqlite/0001_records.sql")];
+
+/// How the one writer uses the database.
+const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; \
+     PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA trusted_schema = OFF;";
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A daemon has it.
+    #[error("the store {} is in use by another daemon{holder}; stop that one, or give this one a store of its own", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The other one's process, where it is known.
+        holder: String,
+    },
+    /// It is somebody else's.
+    #[error("{} is a SQLite database of another program; it was not touched, give the store another path", .0.display())]
+    Foreign(PathBuf),
+    /// It is no database.
+    #[error("{} is not a SQLite database; it was not touched, give the store another path or restore the file", .0.display())]
+    NotADatabase(PathBuf),
+    /// A later sandclock wrote it.
+    #[error("the store {} has schema version {found} and this sandclock knows {known}; run the newer sandclock", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The latest one that is known here.
+        known: i64,
+    },
+    /// Its contents cannot be read.
+    #[error("the store {} is damaged: {what}; restore it from a copy, or move it away to begin anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// The system does not let us.
+    #[error("the store {} cannot be opened: {what}; see that its directory exists, can be written to and has room", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        what: String,
+    },
+}
+
+/// A connection that can write.
+pub struct Opened {
+    /// The connection.
+    pub connection: SqliteConnection,
+    /// The last order that was given to a record.
+    pub last_order: i64,
+}
+
+/// Makes the directory, takes the lock and looks at the file without touching it. The lock holds as long as the answer lives.
+///
+/// # Errors
+/// The file is not ours, or another daemon has it.
+pub fn prepare(path: &Path) -> Result<File, OpenError> {
+    let unusable = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), what: error.to_string() };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(unusable)?;
+    }
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(lock_path).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let holder = match lock.read_to_string(&mut text) {
+                Ok(_) if !text.trim().is_empty() => format!(" (process {})", text.trim()),
+                _ => String::new(),
+            };
+            return Err(OpenError::InUse { path: path.to_owned(), holder });
+        }
+        Err(TryLockError::Error(error)) => return Err(unusable(error)),
+    }
+    inspect(path)?;
+    // The process number only helps whoever is refused.
+    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(unusable)?;
+    Ok(lock)
+}
+
+/// Tells from the file's first bytes whether it is ours; SQLite itself would already leave traces.
+fn inspect(path: &Path) -> Result<(), OpenError> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let mut header = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(100).read_to_end(&mut header));
+    match read {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(OpenError::Unusable { path: path.to_owned(), what: error.to_string() }),
+        Ok(0) => return Ok(()),
+        Ok(_) => {}
+    }
+    if header.len() < 100 || !header.starts_with(MAGIC) {
+        return Err(OpenError::NotADatabase(path.to_owned()));
+    }
+    let id = header.get(68..72).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+    if id == Some(APPLICATION_ID) { Ok(()) } else { Err(OpenError::Foreign(path.to_owned())) }
+}
+
+/// How every connection to the file is opened.
+pub fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(false)
+        .row_buffer_size(1024)
+        .disable_statement_logging()
+}
+
+/// Opens the connection that writes, of a file that [`prepare`] let pass, and brings its schema forward.
+///
+/// # Errors
+/// The file is damaged, of a later version, or the system does not let us.
+pub async fn open(path: &Path) -> Result<Opened, OpenError> {
+    let options = options(path);
+    let told = |error: sqlx::Error| told(path, &error);
+    let mut connection = options.clone().create_if_missing(true).connect().await.map_err(told)?;
+    let pages: i64 = number(&mut connection, "PRAGMA page_count").await.map_err(told)?;
+    if pages == 0 {
+        // Before the log exists, so that the file itself always says whose it is.
+        let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
+        connection.execute(AssertSqlSafe(mark)).await.map_err(told)?;
+    }
+    connection.execute(WRITER).await.map_err(told)?;
+    migrate(path, &mut connection).await?;
+    connection.execute("DELETE FROM count WHERE n = 0").await.map_err(told)?;
+    let last_order = last_order(&mut connection).await.map_err(told)?;
+    Ok(Opened { connection, last_order })
+}
+
+/// Opens another connection that writes, of a store that is open.
+pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    connection.execute(WRITER).await?;
+    let last_order = last_order(&mut connection).await?;
+    Ok(Opened { connection, last_order })
+}
+
+async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let told = |error: sqlx::Error| told(path, &error);
+    let found = number(connection, "PRAGMA user_version").await.map_err(told)?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
+    for (version, migration) in (1_i64..).zip(MIGRATIONS).skip_while(|(version, _)| *version <= found) {
+        let sql = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT");
+        connection.execute(AssertSqlSafe(sql)).await.map_err(told)?;
+    }
+    Ok(())
+}
+
+async fn last_order(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    number(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'record'").await
+}
+
+async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+    connection.fetch_one(sql).await?.try_get(0)
+}
+
+fn told(path: &Path, error: &sqlx::Error) -> OpenError {
+    let (path, what) = (path.to_owned(), error.to_string());
+    match super::failed(error) {
+        super::StoreError::Corrupt(_) => OpenError::Damaged { path, what },
+        _ => OpenError::Unusable { path, what },
+    }
+}

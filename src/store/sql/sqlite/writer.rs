@@ -1,0 +1,289 @@
+//! The one writer: a thread that owns the connection that writes.
+//!
+//! Invariants: renewals go ahead of every batch that waits; whoever asked may stop waiting at any time without leaving half a
+//! transaction, since the writer owns the work and only the answer goes back.
+//!
+//! How it fails: a failed transaction is rolled back with its connection, the next one opens another; it is answered with the error.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection, Executor, Sqlite};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::super::super::{Change, ChangeId, ClaimRequest, Claimed, Outcome, Renewal, StoreError};
+use super::super::batch::{Batch, Writes};
+use super::super::claim::{Candidate, Earlier};
+use super::super::rows::{self, Fields};
+use super::super::{id_of, id_text, names};
+use super::{failed, open, statements};
+use crate::clock::Clock;
+use crate::domain::id::{RunId, WorkerId};
+use crate::domain::time::Timestamp;
+use crate::store::RecordId;
+
+/// How long the writer has nothing to do before it moves the log into the database.
+const IDLE: Duration = Duration::from_secs(1);
+
+type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// Where an answer goes.
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What is written in turn.
+pub enum Work {
+    /// Changes to apply.
+    Apply(Vec<Change>, Answer<Vec<Outcome>>),
+    /// A worker's wish.
+    Claim(ClaimRequest, Answer<Vec<Claimed>>),
+}
+
+/// What goes ahead of all other work.
+pub struct Renew {
+    /// Who renews.
+    pub worker: WorkerId,
+    /// The runs and their fences.
+    pub leases: Vec<(RunId, u64)>,
+    /// How long they are held from now.
+    pub lease: Duration,
+    /// Where the answer goes.
+    pub answer: Answer<Vec<Renewal>>,
+}
+
+/// The writer.
+pub struct Writer {
+    options: SqliteConnectOptions,
+    connection: Option<SqliteConnection>,
+    clock: Arc<dyn Clock>,
+    last_order: i64,
+    statements: Arc<AtomicU64>,
+    /// When the log is to be moved into the database unless more is written; none when it has been.
+    checkpoint_at: Option<Instant>,
+}
+
+/// Whose leases a batch takes.
+struct Holder<'a> {
+    worker: &'a WorkerId,
+    token: ChangeId,
+    until: Timestamp,
+}
+
+impl Writer {
+    /// A writer over an open connection.
+    pub fn new(options: SqliteConnectOptions, opened: open::Opened, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
+        let open::Opened { connection, last_order } = opened;
+        Writer { options, connection: Some(connection), clock, last_order, statements, checkpoint_at: None }
+    }
+
+    /// Works until nobody can ask any more, then moves the whole log into the database.
+    pub async fn run(mut self, mut renewals: mpsc::Receiver<Renew>, mut work: mpsc::Receiver<Work>) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(renew) = renewals.recv() => self.answer_renewal(renew).await,
+                job = work.recv() => match job {
+                    Some(job) => self.answer(job).await,
+                    None => break,
+                },
+                () = sleep_until(self.checkpoint_at.unwrap_or_else(Instant::now)), if self.checkpoint_at.is_some() => {
+                    self.checkpoint("PASSIVE").await;
+                }
+            }
+        }
+        while let Ok(renew) = renewals.try_recv() {
+            self.answer_renewal(renew).await;
+        }
+        self.checkpoint("TRUNCATE").await;
+        self.disconnect().await;
+    }
+
+    /// Whoever stopped waiting for an answer does not miss it.
+    async fn answer(&mut self, job: Work) {
+        match job {
+            Work::Apply(changes, answer) => {
+                let result = self.apply(changes).await;
+                self.settle(result.is_err()).await;
+                let _ = answer.send(result);
+            }
+            Work::Claim(request, answer) => {
+                let result = self.claim(&request).await;
+                self.settle(result.is_err()).await;
+                let _ = answer.send(result);
+            }
+        }
+    }
+
+    async fn answer_renewal(&mut self, renew: Renew) {
+        let result = self.renew(&renew).await;
+        self.settle(result.is_err()).await;
+        let _ = renew.answer.send(result);
+    }
+
+    /// A connection that failed may be within a transaction, so it goes; closing rolls back.
+    async fn settle(&mut self, failed: bool) {
+        if failed {
+            self.disconnect().await;
+        }
+    }
+
+    async fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::warn!(%error, "the store's connection did not close cleanly");
+        }
+    }
+
+    async fn connect(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        if self.connection.is_none() {
+            let opened = open::connect(&self.options).await.map_err(|error| failed(&error))?;
+            self.last_order = opened.last_order;
+            self.connection = Some(opened.connection);
+        }
+        self.connection.as_mut().ok_or_else(|| StoreError::Unavailable("there is no connection to the database".to_owned()))
+    }
+
+    /// Runs statements in one go and answers the rows of all.
+    async fn fetch(&mut self, count: u64, query: SqliteQuery<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        self.statements.fetch_add(count, Ordering::Relaxed);
+        self.connect().await?.fetch_all(query).await.map_err(|error| failed(&error))
+    }
+
+    async fn checkpoint(&mut self, mode: &str) {
+        self.checkpoint_at = None;
+        let checkpoint = sqlx::query(AssertSqlSafe(format!("PRAGMA wal_checkpoint({mode})")));
+        if let Some(connection) = &mut self.connection
+            && let Err(error) = connection.execute(checkpoint).await
+        {
+            tracing::warn!(%error, "the log could not be moved into the database; it is tried again");
+        }
+    }
+
+    async fn apply(&mut self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
+        let mut batch = Batch::new(self.last_order);
+        changes.iter().for_each(|change| batch.want_change(change));
+        self.load(&mut batch, true).await?;
+        let now = self.clock.now();
+        let outcomes = changes.into_iter().map(|change| batch.decide(change, now)).collect::<Result<Vec<_>, _>>()?;
+        self.write(batch.writes()?, now, None).await?;
+        Ok(outcomes)
+    }
+
+    /// Reads what a batch needs to know, and begins the transaction first where it is not begun yet.
+    async fn load(&mut self, batch: &mut Batch, begin: bool) -> Result<(), StoreError> {
+        let (count, sql) = if begin { (2, &*statements::BEGIN_LOAD) } else { (1, &*statements::LOAD) };
+        let query = sqlx::query(sql.as_str()).bind(batch.wanted()?).bind(batch.wanted_hanging()?);
+        for row in self.fetch(count, query).await? {
+            let id = match row.number(0)?.and_then(|place| usize::try_from(place).ok()) {
+                Some(place) => batch.wanted_at(place).cloned(),
+                None => Some(id_of(row.some_text(1)?)?),
+            };
+            if let Some(id) = id {
+                batch.learn(id, rows::known(&row, 2)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a batch and commits.
+    async fn write(&mut self, writes: Writes, now: Timestamp, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
+        let parts = statements::write_parts(&writes);
+        let sql = format!("{}COMMIT", parts.concat());
+        let owner = holder.as_ref().map(|holder| holder.worker.as_str().to_owned());
+        let daemon = holder.as_ref().map(|holder| holder.worker.daemon().to_owned());
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(writes.deleted)
+            .bind(writes.unleased)
+            .bind(writes.records)
+            .bind(writes.bytes)
+            .bind(writes.events)
+            .bind(writes.counts)
+            .bind(writes.leased)
+            .bind(owner)
+            .bind(daemon)
+            .bind(holder.as_ref().map(|holder| holder.until.micros()))
+            .bind(now.micros())
+            .bind(holder.as_ref().map(|holder| holder.token.0.to_be_bytes().to_vec()));
+        self.fetch(parts.len() as u64 + 1, query).await?;
+        self.checkpoint_at = Some(Instant::now() + IDLE);
+        self.last_order = writes.last_order;
+        Ok(())
+    }
+
+    async fn claim(&mut self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        let now = self.clock.now();
+        let agents: Vec<(&str, Option<u32>)> = request.agents.iter().map(|wanted| (wanted.agent.as_str(), wanted.max_running)).collect();
+        let agents = serde_json::to_string(&agents).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let query = sqlx::query(statements::BEGIN_CLAIM.as_str())
+            .bind(request.token.0.to_be_bytes().to_vec())
+            .bind(request.worker.as_str().to_owned())
+            .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
+            .bind(now.micros())
+            .bind(agents);
+        let mut earlier = Vec::new();
+        let mut batch = Batch::new(self.last_order);
+        let mut candidates = Vec::new();
+        for row in self.fetch(3, query).await? {
+            let record = rows::record(&row, 1)?;
+            let Some(place) = row.number(0)? else {
+                earlier.push(Earlier::new(&record, row.count(11)?)?);
+                continue;
+            };
+            let wanted = usize::try_from(place).ok().and_then(|place| request.agents.get(place));
+            let digest = wanted.map(|wanted| wanted.digest.as_str()).unwrap_or_default();
+            // A wish that names an agent twice finds its runs twice.
+            if earlier.is_empty() && !batch.wants(&record.id) {
+                candidates.push(Candidate::new(&record, request, digest, now, &mut batch)?);
+            }
+        }
+        if candidates.is_empty() || !earlier.is_empty() {
+            return self.claimed_before(earlier).await;
+        }
+        self.load(&mut batch, false).await?;
+        let claimed = candidates.into_iter().map(|candidate| candidate.take(request, now, &mut batch)).collect::<Result<Vec<_>, _>>()?;
+        let holder = Holder { worker: &request.worker, token: request.token, until: now + request.lease };
+        self.write(batch.writes()?, now, Some(holder)).await?;
+        Ok(claimed)
+    }
+
+    /// Ends a claim that changes nothing.
+    async fn claimed_before(&mut self, earlier: Vec<Earlier>) -> Result<Vec<Claimed>, StoreError> {
+        let ids: Vec<RecordId> = earlier.iter().map(Earlier::attempt_id).collect();
+        let mut attempts = Vec::new();
+        if !ids.is_empty() {
+            let found = self.fetch(1, sqlx::query(statements::GET.as_str()).bind(names(&ids)?)).await?;
+            attempts = rows::placed(&found, ids.len())?;
+        }
+        self.fetch(1, sqlx::query("COMMIT")).await?;
+        earlier.into_iter().zip(&attempts).map(|(claim, attempt)| claim.with(attempt.as_ref())).collect()
+    }
+
+    async fn renew(&mut self, renew: &Renew) -> Result<Vec<Renewal>, StoreError> {
+        let now = self.clock.now();
+        let until = now + renew.lease;
+        let names: Vec<(String, u64)> = renew.leases.iter().map(|(run, fence)| (id_text(&RecordId::run(run)), *fence)).collect();
+        let query = sqlx::query(statements::RENEW)
+            .bind(serde_json::to_string(&names).map_err(|error| StoreError::Invalid(error.to_string()))?)
+            .bind(renew.worker.as_str().to_owned())
+            .bind(now.micros())
+            .bind(until.micros());
+        let mut held: HashMap<(String, u64), bool> = HashMap::new();
+        for row in self.fetch(1, query).await? {
+            held.insert((row.some_text(0)?.to_owned(), row.count(1)?), row.some_number(2)? != 0);
+        }
+        self.checkpoint_at = Some(Instant::now() + IDLE);
+        Ok(names
+            .into_iter()
+            .map(|name| match held.get(&name) {
+                Some(true) => Renewal::CancelRequested(until),
+                Some(false) => Renewal::Held(until),
+                None => Renewal::Lost,
+            })
+            .collect())
+    }
+}
