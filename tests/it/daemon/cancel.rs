@@ -7,7 +7,7 @@ use sandclock::store::{Change, ChangeId, Index, Put, RecordId};
 
 #[tokio::test]
 async fn a_queued_run_is_cancelled_at_once_and_never_starts() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "later"})).await;
     let run = daemon.fire(&task).await;
@@ -23,7 +23,7 @@ async fn a_queued_run_is_cancelled_at_once_and_never_starts() {
 
 #[tokio::test]
 async fn a_running_guest_hears_of_its_cancel() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("sleeper", &plain::sleeper(3_600_000));
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "sleeper"})).await;
@@ -39,7 +39,7 @@ async fn a_running_guest_hears_of_its_cancel() {
 
 #[tokio::test]
 async fn a_guest_that_ignores_its_cancel_is_stopped_when_the_grace_is_over() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("stubborn", &plain::ignores_cancel());
     let daemon = world.start().await;
     for (id, grace) in [("at-once", 0.0), ("soon", 0.05)] {
@@ -55,7 +55,7 @@ async fn a_guest_that_ignores_its_cancel_is_stopped_when_the_grace_is_over() {
 
 #[tokio::test]
 async fn w31_a_cancel_of_an_ended_run_is_a_conflict_and_changes_nothing() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("permanent", &plain::permanent());
     let daemon = world.start().await;
     let failing = daemon.task(json!({"task_id": "failing", "agent_id": "permanent"})).await;
@@ -77,7 +77,7 @@ async fn w31_a_cancel_of_an_ended_run_is_a_conflict_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_cancel_that_was_acknowledged_wins_over_the_answer() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await;
@@ -91,7 +91,7 @@ async fn a_cancel_that_was_acknowledged_wins_over_the_answer() {
 
 #[tokio::test]
 async fn a_cancel_and_an_answer_at_the_same_moment_give_one_end() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
     let mut cancels = Vec::new();
@@ -121,7 +121,7 @@ async fn a_cancel_and_an_answer_at_the_same_moment_give_one_end() {
 
 #[tokio::test]
 async fn a_cancel_while_a_retry_waits_is_the_end() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"retry_policy": {"max_retries": 3, "initial_delay_seconds": 3600, "max_delay_seconds": 3600}})).await;
     let run = daemon.fire(&task).await;
@@ -154,7 +154,7 @@ async fn parked(world: &World, overlap: &str) -> (TestDaemon, TaskId, RunId) {
 
 #[tokio::test]
 async fn w07_a_parked_run_holds_its_place_until_it_is_cancelled() {
-    let world = World::new();
+    let world = World::new().await;
     let (daemon, task, run) = parked(&world, "queue_next").await;
     let next = daemon.fire(&task).await.run_id;
     assert_eq!(daemon.run(&next).await.unwrap().status, Status::Queued);
@@ -166,7 +166,7 @@ async fn w07_a_parked_run_holds_its_place_until_it_is_cancelled() {
 
 #[tokio::test]
 async fn w07_cancel_previous_ends_a_parked_run() {
-    let world = World::new();
+    let world = World::new().await;
     let (daemon, task, run) = parked(&world, "cancel_previous").await;
     let next = daemon.fire(&task).await.run_id;
     world.stage.guest().await.complete("next");
@@ -176,7 +176,7 @@ async fn w07_cancel_previous_ends_a_parked_run() {
 
 #[tokio::test]
 async fn a_parked_run_is_resumed() {
-    let world = World::new();
+    let world = World::new().await;
     let (daemon, _, run) = parked(&world, "skip_if_running").await;
     assert_eq!(daemon.resume_run(&run).await.unwrap().status, Status::Queued);
     world.stage.guest().await.complete("again");
@@ -189,7 +189,7 @@ async fn a_parked_run_is_resumed() {
 
 #[tokio::test]
 async fn w26_a_parked_run_fails_when_its_wait_is_over() {
-    let world = World::new();
+    let world = World::new().await;
     let (daemon, task, run) = parked(&world, "skip_if_running").await;
     assert_eq!(daemon.fire(&task).await.status, Status::Skipped);
     world.clock.advance(Duration::from_secs(24 * 3600));

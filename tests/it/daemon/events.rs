@@ -63,7 +63,7 @@ fn check(payload: &Value, run: &Run) {
 
 #[tokio::test]
 async fn each_of_the_twelve_names_comes_from_a_real_path_with_its_keys() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("flaky", &plain::flaky(2));
     world.stage.add_component("never", &plain::permanent());
     world.stage.add_component("sleeper", &plain::sleeper(3_600_000));
@@ -108,7 +108,7 @@ async fn each_of_the_twelve_names_comes_from_a_real_path_with_its_keys() {
 
 #[tokio::test]
 async fn what_a_guest_tells_is_in_the_history_in_order() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("progress", &plain::progress());
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "progress"})).await;
@@ -122,7 +122,7 @@ async fn what_a_guest_tells_is_in_the_history_in_order() {
 
 #[tokio::test]
 async fn what_a_guest_tells_is_seen_while_it_runs() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -143,7 +143,7 @@ async fn what_a_guest_tells_is_seen_while_it_runs() {
 
 #[tokio::test]
 async fn a_flood_of_reports_is_bounded_and_counted() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("flood", &hostile::progressflood(Some(5_000)));
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "flood"})).await;
@@ -156,7 +156,7 @@ async fn a_flood_of_reports_is_bounded_and_counted() {
 
 #[tokio::test]
 async fn a_page_of_events_starts_behind_a_number() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
     let run = daemon.run_to_end(&task).await.run_id;

@@ -1,114 +1,15 @@
-//! A store that fails before a commit, or loses the answer after it.
+//! What the daemon makes of a store that fails before a commit, or loses the answer after it.
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use async_trait::async_trait;
-use sandclock::clock::Clock;
-use sandclock::domain::id::WorkerId;
-use sandclock::domain::time::Timestamp;
-use sandclock::store::memory::MemoryStore;
-use sandclock::store::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
-    Scope, Store, StoreError,
-};
-
-use tokio::sync::RwLock;
-
-use super::harness::TestClock;
+use super::faulty::{Fault, Faulty};
 use super::*;
 
-/// What happens to a call.
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    /// It is not carried out.
-    Before,
-    /// It is carried out and the answer is lost.
-    After,
-}
-
-type Plan = Box<dyn FnMut(&'static str) -> Option<Fault> + Send>;
-
-/// A memory store whose calls fail as planned.
-struct Faulty {
-    store: MemoryStore,
-    plan: Mutex<Plan>,
-    /// Changes wait before it while a test holds it.
-    gate: RwLock<()>,
-    at_gate: AtomicU32,
-}
-
-impl Faulty {
-    fn fault(&self, call: &'static str) -> Option<Fault> {
-        (self.plan.lock().unwrap())(call)
-    }
-
-    async fn through<T>(&self, call: &'static str, made: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let lost = Err(StoreError::Unavailable("the connection broke, as the test wants".to_owned()));
-        match self.fault(call) {
-            None => made.await,
-            Some(Fault::Before) => lost,
-            Some(Fault::After) => made.await.and(lost),
-        }
-    }
-}
-
-#[async_trait]
-impl Store for Faulty {
-    async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
-        self.at_gate.fetch_add(1, Ordering::SeqCst);
-        let _open = self.gate.read().await;
-        self.through("apply", self.store.apply(changes)).await
-    }
-
-    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
-        self.through("claim", self.store.claim(request)).await
-    }
-
-    async fn renew(&self, worker: &WorkerId, leases: &[(RunId, u64)], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
-        self.through("renew", self.store.renew(worker, leases, lease)).await
-    }
-
-    async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
-        self.through("due", self.store.due(what, limit)).await
-    }
-
-    async fn get(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.through("get", self.store.get(ids)).await
-    }
-
-    async fn list(&self, scope: Scope, page: PageRequest) -> Result<Page, StoreError> {
-        self.store.list(scope, page).await
-    }
-
-    async fn counts(&self, scope: CountScope) -> Result<Counts, StoreError> {
-        self.store.counts(scope).await
-    }
-
-    async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {
-        self.store.events(run, after, limit).await
-    }
-
-    async fn now(&self) -> Result<Timestamp, StoreError> {
-        self.store.now().await
-    }
-
-    async fn close(&self) {
-        self.store.close().await;
-    }
-}
-
-fn faulty() -> (World, Arc<Faulty>) {
-    let clock = Arc::new(TestClock::default());
-    let of_store: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
-    let store = Arc::new(Faulty {
-        store: MemoryStore::new(of_store),
-        plan: Mutex::new(Box::new(|_| None)),
-        gate: RwLock::default(),
-        at_gate: AtomicU32::new(0),
-    });
-    (World::on(Arc::<Faulty>::clone(&store), clock), store)
+async fn faulty() -> (World, Arc<Faulty>) {
+    let world = World::new().await;
+    let store = Arc::clone(&world.faulty);
+    (world, store)
 }
 
 /// The first calls of these names meet these faults.
@@ -134,7 +35,7 @@ async fn a_wish_whose_answer_is_lost_makes_one_run() {
         vec![("apply", Fault::After), ("get", Fault::Before), ("get", Fault::Before)],
         vec![("apply", Fault::Before), ("get", Fault::Before), ("apply", Fault::After)],
     ] {
-        let (world, store) = faulty();
+        let (world, store) = faulty().await;
         // It does not execute, so that every call in between is the commit's.
         let daemon = world.start_as("a", |settings| settings.executes = false).await;
         let task = daemon.task(json!({"agent_id": "echo"})).await;
@@ -150,7 +51,7 @@ async fn a_wish_whose_answer_is_lost_makes_one_run() {
 
 #[tokio::test]
 async fn a_run_that_was_claimed_before_its_lost_answer_was_resolved_is_not_made_again() {
-    let (world, store) = faulty();
+    let (world, store) = faulty().await;
     let wishing = world.start_as("a", |settings| settings.executes = false).await;
     let working = world.start_as("b", |settings| settings.poll = Duration::from_millis(1)).await;
     let task = wishing.task(json!({})).await;
@@ -167,7 +68,7 @@ async fn a_run_that_was_claimed_before_its_lost_answer_was_resolved_is_not_made_
 #[tokio::test]
 async fn an_outcome_whose_answer_is_lost_is_kept_once() {
     for fault in [Fault::Before, Fault::After] {
-        let (world, store) = faulty();
+        let (world, store) = faulty().await;
         let daemon = world.start().await;
         let task = daemon.task(json!({})).await;
         let run = daemon.fire(&task).await.run_id;
@@ -182,7 +83,7 @@ async fn an_outcome_whose_answer_is_lost_is_kept_once() {
 
 #[tokio::test]
 async fn a_report_whose_answer_is_lost_is_told_once() {
-    let (world, store) = faulty();
+    let (world, store) = faulty().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -197,7 +98,7 @@ async fn a_report_whose_answer_is_lost_is_told_once() {
 
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_loses_no_run() {
-    let (world, store) = faulty();
+    let (world, store) = faulty().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
     let met = plan(&store, vec![("claim", Fault::After)]);
@@ -207,7 +108,7 @@ async fn a_claim_whose_answer_is_lost_loses_no_run() {
 
 #[tokio::test]
 async fn w11_a_renewal_that_fails_loses_no_lease() {
-    let (world, store) = faulty();
+    let (world, store) = faulty().await;
     let daemon = world.start_as("a", |settings| settings.lease = Duration::from_secs(6)).await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -222,7 +123,7 @@ async fn w11_a_renewal_that_fails_loses_no_lease() {
 
 #[tokio::test]
 async fn a_refusal_rests_on_what_was_committed() {
-    let (world, store) = faulty();
+    let (world, store) = faulty().await;
     let daemon = world.start_polling().await;
     let (task, other) = (
         daemon.task(json!({"overlap_policy": "allow_parallel"})).await,
@@ -251,7 +152,7 @@ async fn a_refusal_rests_on_what_was_committed() {
 
 #[tokio::test]
 async fn a_due_task_is_dispatched_when_the_store_is_back() {
-    let (world, store) = faulty();
+    let (world, store) = faulty().await;
     let daemon = world.start_polling().await;
     let faults = vec![("apply", Fault::Before); 6];
     let met = plan(&store, Vec::new());
@@ -266,7 +167,7 @@ async fn a_due_task_is_dispatched_when_the_store_is_back() {
 #[tokio::test]
 async fn whatever_calls_fail_every_run_ends_once() {
     for seed in 1..=4u64 {
-        let (world, store) = faulty();
+        let (world, store) = faulty().await;
         let daemon = world.start_polling().await;
         let task = daemon.task(json!({"agent_id": "echo", "overlap_policy": "queue_next"})).await;
         let mut state = seed;

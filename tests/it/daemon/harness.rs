@@ -14,11 +14,13 @@ use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{Counts, PageRequest, RecordId, Store};
 use sandclock::workspace::Workspaces;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::faulty::Faulty;
 use super::stage::Stage;
 use super::*;
 
@@ -57,23 +59,29 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 /// What outlives a daemon.
 pub struct World {
     pub store: Arc<dyn Store>,
+    /// The same store, for those who want it to fail.
+    pub faulty: Arc<Faulty>,
     pub clock: Arc<TestClock>,
     pub stage: Arc<Stage>,
     pub root: tempfile::TempDir,
     incarnations: AtomicU32,
 }
 
+/// Names the store that the tests of the daemon run on: `memory`, which is the default, or `sqlite`.
+pub const STORE: &str = "SANDCLOCK_TEST_STORE";
+
 impl World {
-    /// A world with an empty memory store.
-    pub fn new() -> World {
+    /// A world with an empty store.
+    pub async fn new() -> World {
         let clock = Arc::new(TestClock::default());
         let of_store: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
-        World::on(Arc::new(MemoryStore::new(of_store)), clock)
-    }
-
-    /// A world with a store that reads this clock.
-    pub fn on(store: Arc<dyn Store>, clock: Arc<TestClock>) -> World {
-        World { store, clock, stage: Stage::new(), root: tempfile::tempdir().unwrap(), incarnations: AtomicU32::new(1) }
+        let root = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = match std::env::var(STORE).as_deref() {
+            Ok("sqlite") => Arc::new(SqliteStore::open(&root.path().join("store.db"), of_store).await.unwrap()),
+            _ => Arc::new(MemoryStore::new(of_store)),
+        };
+        let faulty = Faulty::new(store);
+        World { store: Arc::<Faulty>::clone(&faulty), faulty, clock, stage: Stage::new(), root, incarnations: AtomicU32::new(1) }
     }
 
     /// Starts the daemon `a`.

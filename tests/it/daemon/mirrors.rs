@@ -23,7 +23,7 @@ async fn assert_mirrored(world: &World, daemon: &TestDaemon, run: &RunId) {
 
 #[tokio::test]
 async fn the_mirrors_tell_what_the_api_tells_however_an_attempt_ends() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("progress", &plain::progress());
     world.stage.add_component("flaky", &plain::flaky(2));
     world.stage.add_component("permanent", &plain::permanent());
@@ -47,7 +47,7 @@ async fn the_mirrors_tell_what_the_api_tells_however_an_attempt_ends() {
 
 #[tokio::test]
 async fn the_mirrors_know_of_a_cancel_that_came_at_the_last_moment() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
     for _ in 0..20 {
@@ -64,7 +64,7 @@ async fn the_mirrors_know_of_a_cancel_that_came_at_the_last_moment() {
 
 #[tokio::test]
 async fn a_task_can_switch_the_mirrors_off_and_the_history_is_complete() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     for (id, json_on, events_on) in [("none", false, false), ("one", true, false), ("other", false, true)] {
         let policy = json!({"write_run_json": json_on, "write_events_jsonl": events_on});
@@ -79,7 +79,7 @@ async fn a_task_can_switch_the_mirrors_off_and_the_history_is_complete() {
 
 #[tokio::test]
 async fn the_answer_becomes_output_md_unless_the_guest_wrote_one() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("writer", &files::write_text("output.md", "by the guest"));
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "writer"})).await;
@@ -89,7 +89,7 @@ async fn the_answer_becomes_output_md_unless_the_guest_wrote_one() {
 
 #[tokio::test]
 async fn a_guest_cannot_forge_a_mirror() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("forger", &files::write_text("run.json", "forged"));
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "forger"})).await;
@@ -99,7 +99,7 @@ async fn a_guest_cannot_forge_a_mirror() {
 
 #[tokio::test]
 async fn the_mirrors_of_a_run_that_recovery_ends_know_of_the_end() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"max_recoveries": 0})).await;
     let run = daemon.fire(&task).await.run_id;

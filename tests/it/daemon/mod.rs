@@ -3,6 +3,7 @@
 mod cancel;
 mod events;
 mod faults;
+mod faulty;
 mod harness;
 mod mirrors;
 mod overlap;
@@ -21,3 +22,11 @@ use sandclock::domain::policy::ErrorKind;
 use sandclock::domain::run::{AttemptReason, AttemptStatus, Run, Status};
 use sandclock::sandbox::{Ended, Stop};
 use serde_json::{Value, json};
+
+/// Runs all tests of this module again, on the embedded store.
+#[test]
+fn all_of_it_holds_on_sqlite() {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let again = again.args(["daemon::", "--skip", "all_of_it_holds_on_sqlite"]).env(harness::STORE, "sqlite").output().unwrap();
+    assert!(again.status.success(), "{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+}

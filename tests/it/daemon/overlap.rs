@@ -14,7 +14,7 @@ async fn fire_at_once(daemon: &TestDaemon, task: &TaskId, count: usize) -> Vec<R
 
 #[tokio::test]
 async fn skip_if_running_records_a_thousand_skips_beside_one_run() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "skip_if_running"})).await;
     let live = daemon.fire(&task).await.run_id;
@@ -34,7 +34,7 @@ async fn skip_if_running_records_a_thousand_skips_beside_one_run() {
 
 #[tokio::test]
 async fn w09_of_many_at_once_one_is_admitted() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     for round in 0..10 {
         let task = daemon.task(json!({"task_id": format!("t{round}"), "agent_id": "later"})).await;
@@ -46,7 +46,7 @@ async fn w09_of_many_at_once_one_is_admitted() {
 
 #[tokio::test]
 async fn of_ten_rapid_cancel_previous_fires_the_last_one_runs() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "cancel_previous"})).await;
     let first = daemon.fire(&task).await.run_id;
@@ -73,7 +73,7 @@ async fn of_ten_rapid_cancel_previous_fires_the_last_one_runs() {
 
 #[tokio::test]
 async fn cancel_previous_overtakes_a_run_that_nobody_has_started() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "cancel_previous", "agent_id": "later"})).await;
     let runs = fire_at_once(&daemon, &task, 20).await;
@@ -89,7 +89,7 @@ async fn cancel_previous_overtakes_a_run_that_nobody_has_started() {
 
 #[tokio::test]
 async fn w27_queue_next_keeps_its_order_also_when_one_is_retried() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let policy = json!({"overlap_policy": "queue_next", "retry_policy": {"max_retries": 1, "initial_delay_seconds": 0.05}});
     let task = daemon.task(policy).await;
@@ -110,7 +110,7 @@ async fn w27_queue_next_keeps_its_order_also_when_one_is_retried() {
 
 #[tokio::test]
 async fn what_is_beyond_max_queued_is_skipped() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next", "max_queued": 3})).await;
     let runs = fire_at_once(&daemon, &task, 10).await;
@@ -126,7 +126,7 @@ async fn what_is_beyond_max_queued_is_skipped() {
 
 #[tokio::test]
 async fn allow_parallel_keeps_to_max_parallel() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel", "max_parallel": 3, "max_queued": 6})).await;
     fire_at_once(&daemon, &task, 10).await;
@@ -154,7 +154,7 @@ async fn allow_parallel_keeps_to_max_parallel() {
 
 #[tokio::test]
 async fn a_wider_policy_gives_turns_to_those_who_wait() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next"})).await;
     let runs = fire_at_once(&daemon, &task, 5).await;

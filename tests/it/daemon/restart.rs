@@ -7,7 +7,7 @@ const PAST: &str = "2026-01-01T00:00:00Z";
 
 #[tokio::test]
 async fn w10_a_graceful_stop_hands_back_without_burning_an_attempt() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("sleeper", &plain::sleeper(3_600_000));
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "sleeper"})).await;
@@ -29,7 +29,7 @@ async fn w10_a_graceful_stop_hands_back_without_burning_an_attempt() {
 
 #[tokio::test]
 async fn a_stop_waits_for_what_ends_within_the_grace() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -47,7 +47,7 @@ async fn a_stop_waits_for_what_ends_within_the_grace() {
 #[tokio::test]
 async fn a_stop_leaves_no_run_behind_that_it_has_just_claimed() {
     for round in 0..10 {
-        let world = World::new();
+        let world = World::new().await;
         let daemon = world.start().await;
         let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
         let mut runs = Vec::new();
@@ -76,7 +76,7 @@ async fn a_stop_leaves_no_run_behind_that_it_has_just_claimed() {
 
 #[tokio::test]
 async fn what_is_queued_at_a_stop_runs_after_the_start() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_as("a", |settings| settings.executes = false).await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -87,7 +87,7 @@ async fn what_is_queued_at_a_stop_runs_after_the_start() {
 
 #[tokio::test]
 async fn a_crash_is_recovered_by_the_next_incarnation_at_once() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -109,7 +109,7 @@ async fn a_crash_is_recovered_by_the_next_incarnation_at_once() {
 
 #[tokio::test]
 async fn w13_a_run_that_kills_its_daemon_every_time_ends() {
-    let world = World::new();
+    let world = World::new().await;
     let mut daemon = world.start_polling().await;
     let task = daemon.task(json!({"max_recoveries": 3})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -130,7 +130,7 @@ async fn w13_a_run_that_kills_its_daemon_every_time_ends() {
 
 #[tokio::test]
 async fn a_cancel_survives_the_crash_of_the_daemon() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next"})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -148,7 +148,7 @@ async fn a_cancel_survives_the_crash_of_the_daemon() {
 
 #[tokio::test]
 async fn w15_an_attempt_that_lost_its_lease_cannot_end_its_run() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_as("a", |settings| {
         settings.poll = Duration::from_millis(5);
         settings.lease = Duration::from_secs(8);
@@ -173,7 +173,7 @@ async fn w15_an_attempt_that_lost_its_lease_cannot_end_its_run() {
 
 #[tokio::test]
 async fn w05_two_daemons_dispatch_an_occurrence_once() {
-    let world = World::new();
+    let world = World::new().await;
     let polling = |settings: &mut sandclock::daemon::DaemonSettings| settings.poll = Duration::from_millis(2);
     let idle = world.start_as("c", |settings| settings.executes = false).await;
     let (first, second) = (world.start_as("a", polling).await, world.start_as("b", polling).await);
@@ -194,7 +194,7 @@ async fn w05_two_daemons_dispatch_an_occurrence_once() {
 
 #[tokio::test]
 async fn w09_two_daemons_never_run_a_run_twice() {
-    let world = World::new();
+    let world = World::new().await;
     let polling = |settings: &mut sandclock::daemon::DaemonSettings| settings.poll = Duration::from_millis(2);
     let (first, second) = (world.start_as("a", polling).await, world.start_as("b", polling).await);
     let parallel = first.task(json!({"agent_id": "echo", "overlap_policy": "allow_parallel"})).await;
@@ -219,7 +219,7 @@ async fn w09_two_daemons_never_run_a_run_twice() {
 
 #[tokio::test]
 async fn a_cancel_reaches_a_guest_of_another_daemon() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_as("a", |settings| settings.lease = Duration::from_secs(4)).await;
     let other = world.start_as("b", |settings| settings.executes = false).await;
     let task = daemon.task(json!({})).await;

@@ -6,7 +6,7 @@ use crate::guest::plain;
 
 #[tokio::test]
 async fn a_manual_run_from_the_wish_to_the_result() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo", "query": "Check system health.", "metadata": {"team": "ops"}})).await;
     let run = daemon.run_to_end(&task).await;
@@ -28,7 +28,7 @@ async fn a_manual_run_from_the_wish_to_the_result() {
 
 #[tokio::test]
 async fn a_retry_then_a_success() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("flaky", &plain::flaky(3));
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "flaky", "retry_policy": {"max_retries": 2, "initial_delay_seconds": 0.01}})).await;
@@ -46,7 +46,7 @@ async fn a_retry_then_a_success() {
 
 #[tokio::test]
 async fn retries_are_exhausted() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("never", &plain::retryable(None));
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "never", "retry_policy": {"max_retries": 1, "initial_delay_seconds": 0}})).await;
@@ -59,7 +59,7 @@ async fn retries_are_exhausted() {
 
 #[tokio::test]
 async fn what_is_permanent_is_not_retried() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("permanent", &plain::permanent());
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "permanent", "retry_policy": {"max_retries": 5}})).await;
@@ -69,7 +69,7 @@ async fn what_is_permanent_is_not_retried() {
 
 #[tokio::test]
 async fn an_attempt_that_exceeds_its_time_is_retried_and_ends_as_timeout() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("sleeper", &plain::sleeper(3_600_000));
     let daemon = world.start().await;
     let task = daemon
@@ -84,7 +84,7 @@ async fn an_attempt_that_exceeds_its_time_is_retried_and_ends_as_timeout() {
 
 #[tokio::test]
 async fn a_long_result_is_whole_where_it_is_asked_for() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await;
@@ -98,7 +98,7 @@ async fn a_long_result_is_whole_where_it_is_asked_for() {
 
 #[tokio::test]
 async fn an_answer_that_outgrows_a_record_harms_only_its_own_attempt() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
     let mut runs = Vec::new();
@@ -124,7 +124,7 @@ async fn an_answer_that_outgrows_a_record_harms_only_its_own_attempt() {
 
 #[tokio::test]
 async fn the_session_reaches_the_guest_in_each_mode() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.add_component("context", &plain::context());
     let daemon = world.start().await;
     for (id, policy, session) in [
@@ -143,7 +143,7 @@ async fn the_session_reaches_the_guest_in_each_mode() {
 
 #[tokio::test]
 async fn a_wait_that_runs_out_answers_with_the_run_as_it_is() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await;
@@ -162,7 +162,7 @@ async fn a_wait_that_runs_out_answers_with_the_run_as_it_is() {
 
 #[tokio::test]
 async fn a_wish_may_bring_its_own_query_and_metadata() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
     let ask = |query: &str, metadata: Value| RunWish { query: Some(query.to_owned()), metadata: metadata.as_object().unwrap().clone() };
@@ -180,7 +180,7 @@ async fn a_wish_may_bring_its_own_query_and_metadata() {
 
 #[tokio::test]
 async fn a_run_of_an_agent_that_is_not_there_waits_and_disturbs_nobody() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let missing = daemon.task(json!({"task_id": "missing", "agent_id": "later"})).await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
@@ -195,7 +195,7 @@ async fn a_run_of_an_agent_that_is_not_there_waits_and_disturbs_nobody() {
 
 #[tokio::test]
 async fn w17_many_run_at_once_and_never_more_than_allowed() {
-    let world = World::new();
+    let world = World::new().await;
     world.stage.limit("guest", 3);
     let daemon = world.start_as("a", |settings| settings.max_running = 5).await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
@@ -220,7 +220,7 @@ async fn w17_many_run_at_once_and_never_more_than_allowed() {
 
 #[tokio::test]
 async fn an_attempt_that_panics_gives_its_lease_up() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_polling().await;
     let task = daemon.task(json!({"agent_id": "panics"})).await;
     let run = daemon.fire(&task).await;
@@ -233,7 +233,7 @@ async fn an_attempt_that_panics_gives_its_lease_up() {
 
 #[tokio::test]
 async fn a_disabled_task_does_not_run() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo", "enabled": false})).await;
     let refused = conflict(daemon.run_now(&task, RunWish::default()).await);

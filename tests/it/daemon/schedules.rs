@@ -21,7 +21,7 @@ async fn assert_balanced(daemon: &TestDaemon, task: &TaskId) -> Value {
 
 #[tokio::test]
 async fn a_once_task_runs_once() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo", "schedule": {"type": "once", "run_at": PAST}})).await;
     until("the run", async || daemon.count(&task, Status::Completed).await == 1).await;
@@ -38,7 +38,7 @@ async fn a_once_task_runs_once() {
 
 #[tokio::test]
 async fn an_interval_keeps_its_phase_and_what_is_missed_is_counted() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_polling().await;
     let task = daemon.task(json!({"agent_id": "echo", "schedule": {"type": "interval", "seconds": 100}})).await;
     let first = daemon.state(&task).await["next_due_at"].as_str().unwrap().to_owned();
@@ -54,7 +54,7 @@ async fn an_interval_keeps_its_phase_and_what_is_missed_is_counted() {
 
 #[tokio::test]
 async fn a_cron_task_runs_at_its_minutes() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_polling().await;
     let task = daemon
         .task(json!({"agent_id": "echo", "schedule": {"type": "cron", "expression": "* * * * *", "misfire_policy": "queue_all"},
@@ -70,7 +70,7 @@ async fn a_cron_task_runs_at_its_minutes() {
 
 #[tokio::test]
 async fn a_thousand_missed_occurrences_are_one_run_and_skips() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_polling().await;
     let schedule = json!({"type": "interval", "seconds": 1, "misfire_policy": "queue_all"});
     let task = daemon.task(json!({"schedule": schedule})).await;
@@ -85,7 +85,7 @@ async fn a_thousand_missed_occurrences_are_one_run_and_skips() {
 
 #[tokio::test]
 async fn w01a_a_once_task_that_is_made_again_runs_again() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let body = json!({"agent_id": "echo", "schedule": {"type": "once", "run_at": PAST}});
     for round in 1..=3 {
@@ -99,7 +99,7 @@ async fn w01a_a_once_task_that_is_made_again_runs_again() {
 
 #[tokio::test]
 async fn w01b_a_cron_task_that_is_made_again_in_its_minute_goes_on() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_polling().await;
     let body = json!({"agent_id": "echo", "schedule": {"type": "cron", "expression": "* * * * *"}});
     let task = daemon.task(body.clone()).await;
@@ -115,7 +115,7 @@ async fn w01b_a_cron_task_that_is_made_again_in_its_minute_goes_on() {
 
 #[tokio::test]
 async fn a_disabled_task_is_not_dispatched_and_goes_on_past_now() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_polling().await;
     let other = daemon.task(json!({"task_id": "other", "agent_id": "echo", "schedule": {"type": "interval", "seconds": 100}})).await;
     let schedule = json!({"type": "interval", "seconds": 100});
@@ -132,7 +132,7 @@ async fn a_disabled_task_is_not_dispatched_and_goes_on_past_now() {
 
 #[tokio::test]
 async fn w19_a_pause_survives_an_edit_and_a_resume_catches_nothing_up() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_polling().await;
     let schedule = |seconds: u32| json!({"type": "interval", "seconds": seconds, "misfire_policy": "queue_all"});
     let task = daemon.task(json!({"agent_id": "echo", "schedule": schedule(100), "overlap_policy": "queue_next"})).await;
@@ -158,7 +158,7 @@ async fn w19_a_pause_survives_an_edit_and_a_resume_catches_nothing_up() {
 
 #[tokio::test]
 async fn a_task_that_is_registered_again_as_it_is_keeps_its_schedule_and_pause() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let body = json!({"task_id": "t", "query": "q", "schedule": {"type": "interval", "seconds": 100}});
     let before = daemon.register_task(body.clone(), false, None).await.unwrap();
@@ -171,7 +171,7 @@ async fn a_task_that_is_registered_again_as_it_is_keeps_its_schedule_and_pause()
 
 #[tokio::test]
 async fn w04_a_schedule_that_cannot_be_read_stops_no_other() {
-    let world = World::new();
+    let world = World::new().await;
     let id = RecordId::schedule(&TaskId::parse("bad").unwrap());
     let index = Index { due: Some(When::In(Duration::ZERO)), ..Index::default() };
     let puts = vec![Put { id: id.clone(), index, body: Bytes::from_static(b"{\"nonsense\": 1}") }];
@@ -188,7 +188,7 @@ async fn w04_a_schedule_that_cannot_be_read_stops_no_other() {
 
 #[tokio::test]
 async fn w20_each_of_three_hundred_due_tasks_is_dispatched_once() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start_as("a", |settings| settings.dispatch_batch = 25).await;
     let mut tasks = Vec::new();
     for at in 0..300 {
@@ -203,7 +203,7 @@ async fn w20_each_of_three_hundred_due_tasks_is_dispatched_once() {
 
 #[tokio::test]
 async fn a_daemon_stops_also_when_something_is_always_due() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let schedule = json!({"type": "interval", "seconds": 0.001, "misfire_policy": "queue_all"});
     for at in 0..20 {

@@ -5,7 +5,7 @@ use sandclock::store::{PageRequest, RecordId};
 
 #[tokio::test]
 async fn w30_a_change_that_is_refused_leaves_the_task_as_it_is() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"schedule": {"type": "interval", "seconds": 100}})).await;
     let records = async || (daemon.raw(RecordId::task(&task)).await, daemon.raw(RecordId::schedule(&task)).await);
@@ -26,7 +26,7 @@ async fn w30_a_change_that_is_refused_leaves_the_task_as_it_is() {
 
 #[tokio::test]
 async fn a_run_keeps_what_its_task_said_when_it_was_made() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "guest", "retry_policy": {"max_retries": 1, "initial_delay_seconds": 0}})).await;
     let run = daemon.fire(&task).await.run_id;
@@ -41,7 +41,7 @@ async fn a_run_keeps_what_its_task_said_when_it_was_made() {
 
 #[tokio::test]
 async fn w08_the_queued_runs_of_a_deleted_task_end_and_its_executing_run_goes_on() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next"})).await;
     let live = daemon.fire(&task).await.run_id;
@@ -62,7 +62,7 @@ async fn w08_the_queued_runs_of_a_deleted_task_end_and_its_executing_run_goes_on
 
 #[tokio::test]
 async fn deleting_a_task_gives_none_of_its_queued_runs_a_turn() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next", "agent_id": "later"})).await;
     let mut runs = Vec::new();
@@ -79,7 +79,7 @@ async fn deleting_a_task_gives_none_of_its_queued_runs_a_turn() {
 
 #[tokio::test]
 async fn w34_deleting_with_the_runs_keeps_the_record_of_one_that_executes_until_it_has_ended() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
     let done = daemon.fire(&task).await.run_id;
@@ -104,7 +104,7 @@ async fn w34_deleting_with_the_runs_keeps_the_record_of_one_that_executes_until_
 
 #[tokio::test]
 async fn lists_are_paged_and_counted() {
-    let world = World::new();
+    let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "later", "overlap_policy": "allow_parallel"})).await;
     let mut made = Vec::new();
