@@ -139,11 +139,6 @@ impl Batch {
         }
     }
 
-    /// Whether a record's state was asked for.
-    pub fn wants(&self, id: &RecordId) -> bool {
-        self.entries.contains_key(id)
-    }
-
     /// Notes what a change needs.
     pub fn want_change(&mut self, change: &Change) {
         for guard in &change.guards {

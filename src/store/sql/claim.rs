@@ -1,7 +1,11 @@
 //! A claim: what the core's patch comes to in a batch.
 
-use super::super::{ClaimRequest, Claimed, Index, Put, Record, RecordId, StoreError};
-use super::batch::Batch;
+use bytes::Bytes;
+
+use super::super::{ClaimRequest, Claimed, Index, Lease, Put, Record, RecordId, StoreError};
+use super::batch::{Batch, Known};
+use super::id_of;
+use super::rows::Found;
 use crate::domain::lifecycle::{self, ClaimPatch};
 use crate::domain::run::Run;
 use crate::domain::time::Timestamp;
@@ -44,20 +48,45 @@ pub struct Candidate {
     patch: ClaimPatch,
 }
 
-impl Candidate {
-    /// Claims the run that a ready record holds, and notes in the batch what its writing needs.
-    ///
-    /// # Errors
-    /// The record is not a run.
-    pub fn new(record: &Record, request: &ClaimRequest, digest: &str, now: Timestamp, batch: &mut Batch) -> Result<Self, StoreError> {
-        let mut run = record.decode_run()?;
-        let fence = run.lease_generation + 1;
-        let patch = lifecycle::claim(&mut run, digest, &request.worker, fence, now, now + request.lease);
-        batch.want(&record.id);
-        batch.want(&RecordId::attempt(&run.run_id, patch.attempt.attempt_number));
-        Ok(Candidate { run, patch })
+/// Claims the runs that were found, whose bodies come one behind the other, and notes in the batch what their writing needs.
+///
+/// # Errors
+/// A record is not a run.
+pub fn candidates(
+    found: Vec<Found>,
+    mut bodies: &[u8],
+    request: &ClaimRequest,
+    now: Timestamp,
+    batch: &mut Batch,
+) -> Result<Vec<Candidate>, StoreError> {
+    let mut candidates = Vec::with_capacity(found.len());
+    for found in found {
+        let (body, rest) =
+            bodies.split_at_checked(found.3.unwrap_or(0)).ok_or_else(|| StoreError::corrupt("a run's body is shorter than its length"))?;
+        bodies = rest;
+        let id = id_of(found.1.as_deref().unwrap_or_default())?;
+        let digest = found.0.and_then(|place| request.agents.get(place)).map(|wanted| wanted.digest.as_str()).unwrap_or_default();
+        // A wish that names an agent twice finds its runs twice.
+        if batch.known(&id).is_none() {
+            let known = found.known();
+            let mut run = decode(&id, body, &known)?;
+            let patch = lifecycle::claim(&mut run, digest, &request.worker, known.fence + 1, now, now + request.lease);
+            batch.learn(id, known);
+            batch.want(&RecordId::attempt(&run.run_id, patch.attempt.attempt_number));
+            candidates.push(Candidate { run, patch });
+        }
     }
+    Ok(candidates)
+}
 
+/// The run of a record that is not leased.
+fn decode(id: &RecordId, body: &[u8], known: &Known) -> Result<Run, StoreError> {
+    let lease = Lease { fence: known.fence, owner: None, until: None, heartbeat_at: known.heartbeat_at };
+    let body = Bytes::copy_from_slice(body);
+    Record { id: id.clone(), rev: known.rev, change: None, order: known.order, due: None, body, lease: Some(lease) }.decode_run()
+}
+
+impl Candidate {
     /// Takes the claim into the batch, which knows the run by now.
     ///
     /// # Errors

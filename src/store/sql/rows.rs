@@ -3,6 +3,7 @@
 //! How it fails: a column that does not hold what was written there makes the store [`StoreError::Corrupt`].
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use super::super::{ChangeId, Index, Kind, Lease, NumberedEvent, Record, StoreError};
 use super::batch::Known;
@@ -15,10 +16,43 @@ use crate::domain::time::Timestamp;
 pub const RECORD: &str =
     "r.id, r.rev, r.change_id, r.ord, r.due, r.fence, coalesce(l.heartbeat_at, r.heartbeat_at), l.owner, l.until, r.body";
 
-/// The columns that [`known`] reads, of `record AS r` with its `lease AS l`.
-pub const KNOWN: &str = "r.ord, r.rev, r.task, r.agent, r.run, r.status, r.ready, r.cancel_requested, r.fence, \
+/// What is known of `record AS r` with its `lease AS l`, as the JSON array that [`Found`] reads.
+pub const KNOWN: &str = "json_array(r.ord, r.rev, r.task, r.agent, r.run, r.status, r.ready, r.cancel_requested, r.fence, \
     coalesce(l.heartbeat_at, r.heartbeat_at), l.until, \
-    CASE r.kind WHEN 'run' THEN (SELECT max(e.seq) FROM event AS e WHERE e.run = r.ord) END";
+    CASE r.kind WHEN 'run' THEN (SELECT max(e.seq) FROM event AS e WHERE e.run = r.ord) END)";
+
+/// A record that a batch needs to know: its place in what was asked for, its name where it has no place, [`KNOWN`], and how long its
+/// body is where bodies come along. All that a statement finds comes as one JSON array, since a row costs more than reading it.
+#[derive(Debug, Deserialize)]
+pub struct Found(pub Option<usize>, pub Option<String>, KnownRow, pub Option<usize>);
+
+#[derive(Debug, Deserialize)]
+#[rustfmt::skip]
+struct KnownRow(
+    i64, u64, Option<TaskId>, Option<AgentId>, Option<RunId>, Option<Status>, u8, u8, u64,
+    Option<i64>, Option<i64>, Option<u64>,
+);
+
+impl Found {
+    /// Reads all that a statement found.
+    pub fn all(json: &str) -> Result<Vec<Found>, StoreError> {
+        serde_json::from_str(json).map_err(|error| StoreError::corrupt(format!("records cannot be read: {error}")))
+    }
+
+    /// What is known of the record.
+    pub fn known(self) -> Known {
+        let KnownRow(order, rev, task, agent, run, status, ready, cancel_requested, fence, heartbeat_at, until, last_event) = self.2;
+        Known {
+            order,
+            rev,
+            index: Index { task, agent, run, status, ready: ready != 0, due: None, cancel_requested: cancel_requested != 0 },
+            fence,
+            heartbeat_at: heartbeat_at.map(Timestamp::from_micros),
+            until: until.map(Timestamp::from_micros),
+            last_event: last_event.unwrap_or(0),
+        }
+    }
+}
 
 /// A row of any server, read by place.
 pub trait Fields {
@@ -99,32 +133,6 @@ pub fn placed(rows: &[impl Fields], count: usize) -> Result<Vec<Option<Record>>,
         }
     }
     Ok(found)
-}
-
-/// What [`KNOWN`]'s columns tell, the first of which is at `at`.
-pub fn known(row: &impl Fields, at: usize) -> Result<Known, StoreError> {
-    let status = row.text(at + 5)?;
-    let known_status = status.and_then(Status::parse);
-    if let (Some(text), None) = (status, known_status) {
-        return Err(StoreError::corrupt(format!("there is a record whose status is `{text}`")));
-    }
-    Ok(Known {
-        order: row.some_number(at)?,
-        rev: row.count(at + 1)?,
-        index: Index {
-            task: id(row.text(at + 2)?, TaskId::parse)?,
-            agent: id(row.text(at + 3)?, AgentId::parse)?,
-            run: id(row.text(at + 4)?, RunId::parse)?,
-            status: known_status,
-            ready: row.some_number(at + 6)? != 0,
-            due: None,
-            cancel_requested: row.some_number(at + 7)? != 0,
-        },
-        fence: row.count(at + 8)?,
-        heartbeat_at: row.time(at + 9)?,
-        until: row.time(at + 10)?,
-        last_event: row.number(at + 11)?.and_then(|number| u64::try_from(number).ok()).unwrap_or(0),
-    })
 }
 
 /// The event of a row of its number and its body.

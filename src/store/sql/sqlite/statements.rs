@@ -5,12 +5,14 @@ use std::sync::LazyLock;
 use super::super::batch::{NOTHING, Writes};
 use super::super::rows::{KNOWN, RECORD};
 
-/// What is known of the records named in $1, with their places in it, and of the records that hang on the runs in $2.
+/// What is known of the records named in $1, with their places in it, and of the records that hang on the runs in $2: two rows.
 pub static LOAD: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT w.key, NULL, {KNOWN} FROM json_each($1) AS w CROSS JOIN record AS r ON r.id = w.value LEFT JOIN lease AS l ON l.run = r.ord \
+        "SELECT json_group_array(json_array(w.key, NULL, {KNOWN}, NULL)) \
+         FROM json_each($1) AS w CROSS JOIN record AS r ON r.id = w.value LEFT JOIN lease AS l ON l.run = r.ord \
          UNION ALL \
-         SELECT NULL, r.id, {KNOWN} FROM json_each($2) AS w CROSS JOIN record AS r ON r.run = w.value LEFT JOIN lease AS l ON l.run = r.ord"
+         SELECT json_group_array(json_array(NULL, r.id, {KNOWN}, NULL)) \
+         FROM json_each($2) AS w CROSS JOIN record AS r ON r.run = w.value LEFT JOIN lease AS l ON l.run = r.ord"
     )
 });
 
@@ -20,16 +22,17 @@ pub static BEGIN_LOAD: LazyLock<String> = LazyLock::new(|| format!("BEGIN IMMEDI
 /// A claim's transaction up to what it found: what it was given before, or what it may have now.
 pub static BEGIN_CLAIM: LazyLock<String> = LazyLock::new(|| format!("BEGIN IMMEDIATE;{};{}", *CLAIMED, *CLAIMABLE));
 
-/// The runs that were claimed under token $1 by worker $2.
+/// The runs that were claimed under token $1 by worker $2: for each its last event, and the record.
 pub static CLAIMED: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT NULL, {RECORD}, (SELECT max(e.seq) FROM event AS e WHERE e.run = r.ord) \
+        "SELECT (SELECT max(e.seq) FROM event AS e WHERE e.run = r.ord), {RECORD} \
          FROM lease AS l CROSS JOIN record AS r ON r.ord = l.run WHERE l.token = $1 AND l.owner = $2 ORDER BY r.ord"
     )
 });
 
 /// The ready runs that are due at $4, of the agents in $5 (each with its own limit or null), at most $3, longest due first: every
-/// agent's next run waits in one queue, so that the work is that of the runs found, whatever waits behind them.
+/// agent's next run waits in one queue, so that the work is that of the runs found, whatever waits behind them. One row: nothing,
+/// what is known of them, and their bodies one behind the other.
 pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH RECURSIVE wanted (place, agent, room) AS MATERIALIZED ( \
@@ -43,11 +46,12 @@ pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
            WHERE w.room > 0 \
            UNION ALL \
            SELECT n.due, n.ord, t.place, t.agent, t.room - 1 FROM turn AS t CROSS JOIN record AS n ON n.ord = \
-             (SELECT f.ord FROM record AS f WHERE f.ready = 1 AND f.agent = t.agent AND (f.due, f.ord) > (t.due, t.ord) AND f.due <= $4 \
+             (SELECT f.ord FROM record AS f WHERE f.ready = 1 AND f.agent = t.agent AND (f.due, f.ord) > (+t.due, +t.ord) AND f.due <= $4 \
               ORDER BY f.due, f.ord LIMIT 1) \
            WHERE t.room > 1 \
            ORDER BY 1, 2 LIMIT $3) \
-         SELECT t.place, {RECORD}, NULL FROM turn AS t CROSS JOIN record AS r ON r.ord = t.ord LEFT JOIN lease AS l ON l.run = r.ord"
+         SELECT NULL, json_group_array(json_array(t.place, r.id, {KNOWN}, length(r.body))), group_concat(r.body, '') \
+         FROM turn AS t CROSS JOIN record AS r ON r.ord = t.ord LEFT JOIN lease AS l ON l.run = r.ord"
     )
 });
 

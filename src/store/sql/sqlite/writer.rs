@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::super::{Change, ChangeId, ClaimRequest, Claimed, Outcome, Renewal, StoreError};
 use super::super::batch::{Batch, Writes};
-use super::super::claim::{Candidate, Earlier};
-use super::super::rows::{self, Fields};
+use super::super::claim::{self, Earlier};
+use super::super::rows::{self, Fields, Found};
 use super::super::{id_of, id_text, names};
 use super::{failed, open, statements};
 use crate::clock::Clock;
@@ -179,12 +179,14 @@ impl Writer {
         let (count, sql) = if begin { (2, &*statements::BEGIN_LOAD) } else { (1, &*statements::LOAD) };
         let query = sqlx::query(sql.as_str()).bind(batch.wanted()?).bind(batch.wanted_hanging()?);
         for row in self.fetch(count, query).await? {
-            let id = match row.number(0)?.and_then(|place| usize::try_from(place).ok()) {
-                Some(place) => batch.wanted_at(place).cloned(),
-                None => Some(id_of(row.some_text(1)?)?),
-            };
-            if let Some(id) = id {
-                batch.learn(id, rows::known(&row, 2)?);
+            for found in Found::all(row.some_text(0)?)? {
+                let id = match (found.0, &found.1) {
+                    (Some(place), _) => batch.wanted_at(place).cloned(),
+                    (None, text) => text.as_deref().map(id_of).transpose()?,
+                };
+                if let Some(id) = id {
+                    batch.learn(id, found.known());
+                }
             }
         }
         Ok(())
@@ -229,16 +231,13 @@ impl Writer {
         let mut batch = Batch::new(self.last_order);
         let mut candidates = Vec::new();
         for row in self.fetch(3, query).await? {
-            let record = rows::record(&row, 1)?;
-            let Some(place) = row.number(0)? else {
-                earlier.push(Earlier::new(&record, row.count(11)?)?);
-                continue;
-            };
-            let wanted = usize::try_from(place).ok().and_then(|place| request.agents.get(place));
-            let digest = wanted.map(|wanted| wanted.digest.as_str()).unwrap_or_default();
-            // A wish that names an agent twice finds its runs twice.
-            if earlier.is_empty() && !batch.wants(&record.id) {
-                candidates.push(Candidate::new(&record, request, digest, now, &mut batch)?);
+            match row.number(0)? {
+                Some(_) => earlier.push(Earlier::new(&rows::record(&row, 1)?, row.count(0)?)?),
+                None if earlier.is_empty() => {
+                    let bodies = row.bytes(2)?.unwrap_or_default();
+                    candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, now, &mut batch)?;
+                }
+                None => {}
             }
         }
         if candidates.is_empty() || !earlier.is_empty() {
