@@ -27,6 +27,7 @@ use crate::domain::run::{Run, Usage};
 use crate::domain::time::{Seconds, Timestamp};
 use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, Stop};
 use crate::store::{Claimed, MAX_BODY_BYTES, RecordId};
+use crate::workspace::Created;
 
 /// How long a guest's reports gather before they are written.
 const GATHER: Duration = Duration::from_millis(100);
@@ -93,10 +94,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn run(&self, start: Arc<dyn Start>) {
         let inner = self.inner;
-        let path = self.run.workspace_path.clone();
-        let workspaces = inner.workspaces.clone();
-        let created = inner.blocking(move || workspaces.create(&path)).await;
-        let (word, told) = match created {
+        let (word, told) = match self.workspace(&*start).await {
             Ok(created) => {
                 // The sandbox holds the guest to its own limit.
                 let logs = inner.workspaces.logs().writer(&self.run.run_id, self.run.attempt, LOG_BYTES);
@@ -114,7 +112,16 @@ impl Work<'_> {
         self.end(word, told).await;
     }
 
-    fn spec(&self, workspace: crate::workspace::Created) -> AttemptSpec {
+    async fn workspace(&self, start: &dyn Start) -> Result<Created, ManagerError> {
+        let workspaces = self.inner.workspaces.clone();
+        if !start.needs_workspace() {
+            return Ok(Created { path: workspaces.root().join(&self.run.workspace_path), is_fresh: false });
+        }
+        let path = self.run.workspace_path.clone();
+        self.inner.blocking(move || workspaces.create(&path)).await
+    }
+
+    fn spec(&self, workspace: Created) -> AttemptSpec {
         let run = &self.run;
         AttemptSpec {
             context: AttemptContext {
@@ -302,7 +309,7 @@ impl Work<'_> {
                 return;
             }
         };
-        if run.status == crate::domain::run::Status::Completed {
+        if run.status == crate::domain::run::Status::Completed && mirrors.any() {
             mirrors.output = Some(decision.result.clone().or_else(|| run.result_preview.clone()).unwrap_or_default());
         }
         self.inner.write_mirrors(mirrors).await;

@@ -69,6 +69,13 @@ pub(super) struct Mirrors {
     pub(super) output: Option<String>,
 }
 
+impl Mirrors {
+    /// Whether the task has any of them written; otherwise its runs leave no file but the guest's own.
+    pub(super) fn any(&self) -> bool {
+        self.run_json.is_some() || self.events_jsonl.is_some()
+    }
+}
+
 impl Inner {
     /// When a guest whose lease was asked for at that time must have stopped, by the clock that runs through suspend.
     pub(super) fn lease_end(&self, asked_at: BootInstant) -> u64 {
@@ -118,7 +125,7 @@ impl Inner {
 
     /// Writes mirrors; a failure is told in the log, for the store has it all.
     pub(super) async fn write_mirrors(&self, mirrors: Mirrors) {
-        if mirrors.run_json.is_none() && mirrors.events_jsonl.is_none() && mirrors.output.is_none() {
+        if !mirrors.any() {
             return;
         }
         let workspaces = self.workspaces.clone();
