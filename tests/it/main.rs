@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod guest;
 mod plugins;
+mod process;
 mod sandbox;
 mod schedule;
 mod store;
