@@ -12,7 +12,7 @@ use super::exit::{Exit, Fault};
 use super::human;
 use crate::api::{self, ApiSettings};
 use crate::config::{self, Loaded, Server};
-use crate::daemon::open::Opened;
+use crate::daemon::open::{OpenError, Opened};
 use crate::telemetry;
 
 /// How long requests that are being answered may take when the daemon stops.
@@ -51,7 +51,7 @@ async fn daemon(loaded: &Loaded, context: &Context) -> Result<(), Fault> {
     let settings = &loaded.settings;
     let (listeners, addresses) = listen(&settings.server).await?;
     let opened = tokio::select! {
-        opened = Opened::open(loaded) => opened.map_err(|error| Fault::failed(error.to_string()))?,
+        opened = Opened::open(loaded) => opened.map_err(fault_of)?,
         () = context.signals.asked().cancelled_owned() => return Ok(()),
     };
     let router = api::router(
@@ -73,6 +73,13 @@ async fn daemon(loaded: &Loaded, context: &Context) -> Result<(), Fault> {
     opened.stop(settings.worker.shutdown_grace.duration(), context.signals.hurry()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn fault_of(error: OpenError) -> Fault {
+    match error {
+        OpenError::Tasks(faults) => Fault::usage(faults.to_string()),
+        error => Fault::failed(error.to_string()),
+    }
 }
 
 /// Listens on every address; without IPv6 on this machine its addresses are left out, as long as one of the others is there.

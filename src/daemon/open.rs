@@ -91,6 +91,19 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
     std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.to_owned(), source })
 }
 
+/// The tasks of the configuration, all good, or all that is wrong with them.
+fn tasks_of(settings: &Settings, clock: &dyn Clock) -> Result<Vec<Task>, OpenError> {
+    let now = clock.now();
+    let (mut tasks, mut faults) = (Vec::new(), Vec::new());
+    for entry in &settings.tasks {
+        match entry.task(&settings.default_agent, now) {
+            Ok(task) => tasks.push(task),
+            Err(fault) => faults.extend(fault.0),
+        }
+    }
+    if faults.is_empty() { Ok(tasks) } else { Err(OpenError::Tasks(ConfigFaults(faults))) }
+}
+
 async fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
     match settings {
         StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(Arc::clone(clock)))),
@@ -111,22 +124,13 @@ impl Opened {
     /// Something cannot be had; nothing runs then.
     pub async fn open(loaded: &Loaded) -> Result<Opened, OpenError> {
         let settings = &loaded.settings;
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        // A configuration that is refused must leave nothing behind.
+        let tasks = tasks_of(settings, &*clock)?;
         for folder in [&settings.paths.data, &settings.paths.plugins] {
             make_folder(folder)?;
         }
-        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let identity = Identity::take(&settings.paths.data, &*entropy)?;
-        let mut tasks = Vec::new();
-        let mut faults = Vec::new();
-        for entry in &settings.tasks {
-            match entry.task(&settings.default_agent, clock.now()) {
-                Ok(task) => tasks.push(task),
-                Err(fault) => faults.extend(fault.0),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(OpenError::Tasks(ConfigFaults(faults)));
-        }
         let store = open_store(&settings.store, &clock).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);

@@ -5,5 +5,5 @@ mod client;
 mod hostile;
 mod local;
 mod real;
-mod stage;
+pub mod stage;
 mod waiting;

@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod guest;
 mod plugins;
+mod process;
 mod sandbox;
 mod schedule;
 mod store;
