@@ -142,7 +142,7 @@ impl Opened {
             Err(_) => tracing::info!("plugins are still being compiled; their agents serve when they are ready"),
         }
         let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), settings.agents.clone(), settings.limits.clone(), &*clock));
-        let daemon = Daemon::start(DaemonParts {
+        let mut daemon = Daemon::open(DaemonParts {
             store,
             clock,
             entropy,
@@ -153,9 +153,11 @@ impl Opened {
             settings: daemon_settings(settings, &identity),
         })
         .await?;
+        // A schedule that the configuration has changed must not fire once more as it was.
+        apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
+        daemon.take_up_work();
         let cancel = CancellationToken::new();
         let watcher = catalogue.watch(cancel.clone());
-        apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
         Ok(Opened { daemon, catalogue, watching: (cancel, watcher), _identity: identity })
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -75,24 +77,30 @@ async fn pass(inner: &Inner) -> Result<Duration, StoreError> {
     Ok(wait.unwrap_or(inner.settings.poll).min(inner.settings.poll))
 }
 
+/// Takes the runs of these records from their workers, together: a store that syncs each commit can sync many in one.
 async fn recover(inner: &Inner, records: &[Record]) -> usize {
-    let mut taken = 0;
-    for record in records {
-        let Ok(run) = RunId::parse(&record.id.key) else { continue };
-        let fence = record.lease.as_ref().map_or(0, |lease| lease.fence);
-        match inner.committer.commit(vec![record.id.clone()], Vec::new(), lose(run.clone(), fence)).await {
-            Ok(Some(after)) => {
-                taken += 1;
-                tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
-                if after.status.is_terminal() {
-                    inner.mirror_from_store(&run).await;
-                }
+    let taken = records.iter().map(|record| recover_one(inner, record)).collect::<FuturesUnordered<_>>();
+    taken.filter(|taken| std::future::ready(*taken)).count().await
+}
+
+/// Answers whether the run was taken.
+async fn recover_one(inner: &Inner, record: &Record) -> bool {
+    let Ok(run) = RunId::parse(&record.id.key) else { return false };
+    let fence = record.lease.as_ref().map_or(0, |lease| lease.fence);
+    match inner.committer.commit(vec![record.id.clone()], Vec::new(), lose(run.clone(), fence)).await {
+        Ok(Some(after)) => {
+            tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
+            if after.status.is_terminal() {
+                inner.mirror_from_store(&run).await;
             }
-            Ok(None) => {}
-            Err(error) => tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up"),
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up");
+            false
         }
     }
-    taken
 }
 
 /// Takes a run from the worker that had it under `fence`.

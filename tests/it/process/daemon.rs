@@ -135,6 +135,20 @@ impl Daemon {
         good(self.client.post(format!("{}{path}", self.url)).json(&body)).await
     }
 
+    /// Asks until an answer is as wanted, for what has no stream that tells of it.
+    pub async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let asking = async {
+            loop {
+                let answer = self.get(path).await;
+                if wanted(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        patiently(path, asking).await
+    }
+
     /// Registers a manual task with these fields.
     pub async fn task(&self, id: &str, agent: &str, mut fields: Value) {
         let given = json!({"task_id": id, "agent_id": agent, "query": "q", "schedule": {"type": "manual"}});

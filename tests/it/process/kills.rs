@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::daemon::{Home, id};
+use super::daemon::{Daemon, Home, id};
 use super::guests::second_time;
 use super::oracle;
 use super::workload::{self, Clients, Dice, FED};
@@ -12,7 +12,7 @@ use super::workload::{self, Clients, Dice, FED};
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_was_acknowledged_survives_kills_at_any_moment() {
     let home = workload::home();
-    let (mut dice, mut clients) = (Dice::new(), Clients::new());
+    let (mut dice, mut clients) = (Dice::new(), Clients::default());
     for _ in 0..workload::setting("SANDCLOCK_TEST_KILLS").unwrap_or(12) {
         let starting = home.spawn(&[]);
         if dice.roll(4) == 0 {
@@ -23,6 +23,7 @@ async fn whatever_was_acknowledged_survives_kills_at_any_moment() {
         }
         let daemon = starting.ready().await;
         clients.feed(&daemon);
+        clients.doom(&daemon);
         clients.more(1 + usize::try_from(dice.roll(40)).unwrap()).await;
         tokio::time::sleep(Duration::from_micros(dice.roll(40_000))).await;
         daemon.kill().await;
@@ -39,25 +40,34 @@ async fn whatever_was_acknowledged_survives_kills_at_any_moment() {
     for run in &acknowledged {
         assert!(runs.iter().any(|kept| id(kept) == id(run)), "an acknowledged run is lost: {run}");
     }
-    let mut recovered = 0;
-    for run in &runs {
-        let attempts = oracle::check(&daemon, run).await;
-        recovered += attempts.iter().filter(|attempt| attempt["status"] == "interrupted").count();
-        if ["marker", "flaky"].contains(&run["agent_id"].as_str().unwrap()) {
-            oracle::check_marks(&home, run, &attempts);
-        }
+    check_all(&home, &daemon, &runs).await;
+    for run in clients.cancelled() {
+        assert_eq!(daemon.run(&run).await["status"], "cancelled", "an acknowledged cancel is lost: {run}");
     }
-    println!("{} runs, {} acknowledged, {recovered} attempts lost", runs.len(), acknowledged.len());
-    for (task, end) in FED {
-        let runs = oracle::all_runs(&daemon, Some(task)).await;
-        assert!(runs.iter().all(|run| run["status"] == end), "{runs:#?}");
-        if task == "serial" {
-            oracle::check_turns(&daemon, &runs).await;
-        }
-    }
+    println!("{} runs, {} acknowledged, {} cancelled", runs.len(), acknowledged.len(), clients.cancelled().len());
     oracle::check_counts(&daemon, &runs).await;
     oracle::check_occurrences(&daemon, "tick").await;
     daemon.stop().await;
+}
+
+/// Checks every run, and those of each task together.
+async fn check_all(home: &Home, daemon: &Daemon, runs: &[Value]) {
+    let mut lost = 0;
+    for run in runs {
+        let attempts = oracle::check(daemon, run).await;
+        lost += attempts.iter().filter(|attempt| attempt["status"] == "interrupted").count();
+        if ["marker", "flaky"].contains(&run["agent_id"].as_str().unwrap()) {
+            oracle::check_marks(home, run, &attempts);
+        }
+    }
+    println!("{lost} attempts were lost");
+    for (task, end) in FED {
+        let runs = oracle::all_runs(daemon, Some(task)).await;
+        assert!(runs.iter().all(|run| run["status"] == end), "{runs:#?}");
+        if task == "serial" {
+            oracle::check_turns(daemon, &runs).await;
+        }
+    }
 }
 
 #[tokio::test]

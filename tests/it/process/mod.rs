@@ -4,6 +4,7 @@
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
 mod daemon;
+mod events;
 mod guests;
 mod kills;
 mod oracle;

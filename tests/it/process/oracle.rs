@@ -35,7 +35,7 @@ pub async fn check(daemon: &Daemon, run: &Value) -> Vec<Value> {
     assert_eq!((&run["lease_owner"], &run["lease_expires_at"]), (&Value::Null, &Value::Null), "{story}");
     assert!(run["finished_at"].is_string(), "{story}");
 
-    let claims: Vec<u64> = events.iter().filter(|event| name(event) == "background_run_claimed").map(|event| fence(event)).collect();
+    let claims: Vec<u64> = events.iter().filter(|event| name(event) == "background_run_claimed").map(fence).collect();
     assert!(claims.is_sorted_by(|earlier, later| earlier < later), "fences do not rise: {story}");
     assert_eq!(claims, attempts.iter().map(fence).collect::<Vec<_>>(), "claims and attempts differ: {story}");
     assert_eq!(claims.last().copied().unwrap_or(0), fence(run), "{story}");
@@ -62,20 +62,22 @@ fn check_attempts(run: &Value, attempts: &[Value], story: &str) {
         assert_eq!(first["reason"], "initial", "{story}");
     }
     if let Some(last) = attempts.last() {
-        assert_eq!(last["status"], run["status"], "{story}");
+        // A cancel that was asked for needs no other attempt when the one that ran is lost.
+        let is_lost = last["status"] == "interrupted" && run["status"] == "cancelled";
+        assert!(is_lost || last["status"] == run["status"], "{story}");
     }
     let failures = attempts.iter().filter(|attempt| ["failed", "timeout"].contains(&attempt["status"].as_str().unwrap())).count();
     assert_eq!(run["failures"], failures, "{story}");
     assert!(failures as u64 <= run["policy"]["retry"]["max_retries"].as_u64().unwrap() + 1, "too many retries: {story}");
 }
 
-/// Checks what a marking guest left: once a later attempt has written, no earlier one does, and the last one wrote all it had to.
+/// Checks what a marking guest left: once a later attempt has written, no earlier one does, and one that completed wrote all it had to.
 pub fn check_marks(home: &Home, run: &Value, attempts: &[Value]) {
-    let text = std::fs::read_to_string(home.workspace(run).join("marks")).unwrap();
+    let text = std::fs::read_to_string(home.workspace(run).join("marks")).unwrap_or_default();
     let marks: Vec<(char, u64)> = text.lines().map(|line| (line.chars().next().unwrap(), line[1..].parse().unwrap())).collect();
     assert!(marks.is_sorted_by_key(|mark| mark.1), "two attempts of {} ran at once: {marks:?}", id(run));
     let last = attempts.len() as u64;
-    assert!(marks.ends_with(&[('s', last), ('e', last)]), "{}: {marks:?}", id(run));
+    assert!(run["status"] != "completed" || marks.ends_with(&[('s', last), ('e', last)]), "{}: {marks:?}", id(run));
     for attempt in 1..=last {
         let of_attempt: String = marks.iter().filter(|mark| mark.1 == attempt).map(|mark| mark.0).collect();
         assert!("se".starts_with(&of_attempt), "an attempt of {} ran twice: {marks:?}", id(run));

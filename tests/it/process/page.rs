@@ -27,13 +27,13 @@ const RUN_KEYS: &str = "run_id task_id agent_id status attempt max_attempts quer
     started_at finished_at cancel_requested_at error result_preview metadata";
 const ATTEMPT: &str =
     "attempt_id run_id attempt_number reason status worker_id lease_token started_at finished_at error retry_delay_seconds";
-const EVENT: &str = "event timestamp agent_id task_id run_id session_id status attempt workspace_path worker_id lease_generation \
+pub const EVENT: &str = "event timestamp agent_id task_id run_id session_id status attempt workspace_path worker_id lease_generation \
     heartbeat_at lease_expires_at occurrence_id due_at sequence";
 const STATUS: &str = "running initialized worker_id lease_seconds agents tasks runs active_runs status_counts";
 const COUNTS: &str = "queued claimed running retrying completed failed cancelled timeout skipped awaiting_approval awaiting_budget";
 
 /// Wants that an object has these keys; it may have more.
-fn has(object: &Value, keys: &str) {
+pub fn has(object: &Value, keys: &str) {
     let known: BTreeSet<&str> = object.as_object().unwrap_or_else(|| panic!("no object: {object}")).keys().map(String::as_str).collect();
     let missing: Vec<&str> = keys.split_whitespace().filter(|key| !known.contains(key)).collect();
     assert!(missing.is_empty(), "{missing:?} are not in {object:#}");

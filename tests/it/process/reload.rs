@@ -1,11 +1,9 @@
 //! Plugins that come, change, break and go while the daemon runs.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::daemon::{Daemon, Home, patiently};
+use super::daemon::{Daemon, Home};
 use super::guests::gate;
 use crate::guest::plain;
 
@@ -22,14 +20,9 @@ fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Waits until an agent is listed so. The listing has no stream, so it is asked again and again.
-async fn until(daemon: &Daemon, what: &str, wanted: impl Fn(&Value) -> bool) {
-    let asking = async {
-        while !wanted(&daemon.get("/background/agents").await["agents"]) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    patiently(what, asking).await;
+/// Waits until the agents are listed so.
+async fn until(daemon: &Daemon, wanted: impl Fn(&Value) -> bool) {
+    daemon.until("/background/agents", |told| wanted(&told["agents"])).await;
 }
 
 fn late(agents: &Value) -> &Value {
@@ -62,7 +55,7 @@ async fn a_plugin_is_added_replaced_broken_and_removed_under_a_running_daemon() 
     daemon.started(&first, 1).await;
 
     home.plugin("late", &two);
-    until(&daemon, "the second form", |agents| late(agents)["digest"] == digest(&two)).await;
+    until(&daemon, |agents| late(agents)["digest"] == digest(&two)).await;
     let second = daemon.fire("t").await;
     goes_through(&home, &daemon, &second, "two", &digest(&two)).await;
     assert_eq!(daemon.run(&first).await["status"], "running", "the swap disturbs no attempt");
@@ -70,7 +63,7 @@ async fn a_plugin_is_added_replaced_broken_and_removed_under_a_running_daemon() 
 
     for bad in [&b"this is no component"[..], &two[..two.len() / 2], b""] {
         home.plugin("late", bad);
-        until(&daemon, "the refusal", |agents| late(agents)["state"] == "rejected").await;
+        until(&daemon, |agents| late(agents)["state"] == "rejected").await;
         assert_eq!(daemon.get("/background/agents/late").await["digest"], digest(&two));
         let told = daemon.verb(home.0.path(), &["plugins"]).await;
         assert_eq!(told.code, 0);
@@ -82,11 +75,11 @@ async fn a_plugin_is_added_replaced_broken_and_removed_under_a_running_daemon() 
         let run = daemon.fire("t").await;
         goes_through(&home, &daemon, &run, "two", &digest(&two)).await;
         home.plugin("late", &two);
-        until(&daemon, "the good file again", |agents| late(agents)["state"] == "accepted").await;
+        until(&daemon, |agents| late(agents)["state"] == "accepted").await;
     }
 
     std::fs::remove_file(home.path("plugins/late.wasm")).unwrap();
-    until(&daemon, "the removal", |agents| late(agents).is_null()).await;
+    until(&daemon, |agents| late(agents).is_null()).await;
     let waits = daemon.fire("t").await;
     let other = daemon.fire("other").await;
     assert_eq!(daemon.terminal(&other).await["status"], "completed");

@@ -1,5 +1,10 @@
 //! The tasks of the configuration, start after start.
 
+use std::sync::Arc;
+
+use sandclock::clock::SystemClock;
+use sandclock::store::sql::sqlite::SqliteStore;
+use sandclock::store::{CountScope, Kind, Store as _};
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, Home};
@@ -100,4 +105,37 @@ async fn a_task_of_the_api_is_left_alone() {
     assert_eq!(kept(&daemon, "report").await, made);
     assert_eq!(daemon.get("/background/tasks").await["total"], 2, "the other one is there");
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_schedule_that_the_file_has_stopped_does_not_fire_at_the_start() {
+    // The tasks before it take the daemon a while.
+    let task = |enabled: bool| {
+        let task = |id: &str, more: &str| format!("[[tasks]]\ntask_id = \"{id}\"\nagent_id = \"echo\"\nquery = \"q\"\n{more}\n");
+        let others =
+            (0..30).map(|other| task(&format!("other{other}"), &format!("enabled = {enabled}\nschedule = {{ type = \"manual\" }}")));
+        let often = task("often", &format!("enabled = {enabled}\nschedule = {{ type = \"interval\", seconds = 0.05 }}"));
+        others.chain([often]).collect::<String>()
+    };
+    let home = Home::new(&task(true), &[("echo", plain::echo())]);
+    let daemon = home.start(&[]).await;
+    daemon.until("/background/tasks/often/status", |status| status["runs"].as_u64().unwrap() > 1).await;
+    daemon.stop().await;
+
+    // By the time it looks at its schedules again, occurrences are due.
+    home.configure(&task(false));
+    let before = kept_runs(&home).await;
+    let daemon = home.start(&[]).await;
+    let status = daemon.get("/background/tasks/often/status").await;
+    assert_eq!((&status["runs"], &status["schedule_state"]["next_due_at"]), (&json!(before), &Value::Null), "the file had stopped it");
+    super::oracle::check_occurrences(&daemon, "often").await;
+    daemon.stop().await;
+}
+
+/// How many runs there are in the store of a daemon that has ended.
+async fn kept_runs(home: &Home) -> u64 {
+    let store = SqliteStore::open(&home.path(".sandclock/sandclock.db"), Arc::new(SystemClock)).await.unwrap();
+    let counts = store.counts(CountScope::All(Kind::Run)).await.unwrap();
+    store.close().await;
+    counts.total
 }

@@ -1,12 +1,13 @@
 //! Work for a daemon that is killed again and again: tasks of every kind, and clients that ask for runs as fast as they are answered.
 
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::daemon::{Daemon, Home};
+use super::daemon::{Daemon, Home, id};
 use super::guests::marker;
 use crate::guest::plain;
 
@@ -49,6 +50,14 @@ overlap_policy = "allow_parallel"
 max_recoveries = 1000
 
 [[tasks]]
+task_id = "doomed"
+agent_id = "marker"
+query = "q"
+schedule = { type = "manual" }
+overlap_policy = "allow_parallel"
+max_recoveries = 1000
+
+[[tasks]]
 task_id = "tick"
 agent_id = "echo"
 query = "q"
@@ -62,17 +71,15 @@ pub fn home() -> Home {
     Home::new(TASKS, &plugins)
 }
 
-/// Clients that record each run that was acknowledged to them.
+/// Clients that record what was acknowledged to them.
+#[derive(Default)]
 pub struct Clients {
     acknowledged: watch::Sender<Vec<Value>>,
+    cancelled: Arc<Mutex<Vec<Value>>>,
     feeding: JoinSet<()>,
 }
 
 impl Clients {
-    pub fn new() -> Clients {
-        Clients { acknowledged: watch::Sender::new(Vec::new()), feeding: JoinSet::new() }
-    }
-
     /// Feeds a daemon, one client a task, until it answers no more.
     pub fn feed(&mut self, daemon: &Daemon) {
         for (task, _) in FED {
@@ -84,6 +91,28 @@ impl Clients {
                 }
             });
         }
+    }
+
+    /// Asks a daemon for runs of `doomed` and at once for their cancel, until it answers no more.
+    pub fn doom(&mut self, daemon: &Daemon) {
+        let (client, url) = (daemon.client.clone(), daemon.url.clone());
+        let (acknowledged, cancelled) = (self.acknowledged.clone(), Arc::clone(&self.cancelled));
+        self.feeding.spawn(async move {
+            while let Some(run) = ask(client.post(format!("{url}/background/tasks/doomed/run"))).await {
+                acknowledged.send_modify(|runs| runs.push(run.clone()));
+                let Ok(response) = client.post(format!("{url}/background/runs/{}/cancel", id(&run))).send().await else { return };
+                match response.status().as_u16() {
+                    200 => cancelled.lock().unwrap().push(run),
+                    // It was faster.
+                    other => assert_eq!(other, 409),
+                }
+            }
+        });
+    }
+
+    /// The runs whose cancel was acknowledged.
+    pub fn cancelled(&self) -> Vec<Value> {
+        self.cancelled.lock().unwrap().clone()
     }
 
     /// Waits until so many more runs were acknowledged.
