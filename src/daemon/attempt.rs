@@ -184,6 +184,7 @@ impl Work<'_> {
         if events.is_empty() {
             return;
         }
+        self.live.move_history();
         let (run_id, fence) = (self.run.run_id.clone(), self.fence);
         let appended = self
             .inner
@@ -299,10 +300,19 @@ impl Work<'_> {
         self.inner.committer.commit(Vec::new(), known, decide).await
     }
 
+    /// The run's history up to its claim, unless something may have been added since or its record does not tell.
+    fn known_history(&self) -> Option<Vec<Event>> {
+        if self.live.has_history_moved() {
+            return None;
+        }
+        let digest = self.claimed.attempt.digest.as_deref().unwrap_or_default();
+        lifecycle::history_at_first_claim(&self.run, digest).filter(|events| events.len() as u64 == self.claimed.events)
+    }
+
     /// Writes run.json, events.jsonl and the answer as they will be when the decision is committed.
     async fn mirror(&self, decision: &Decision, told: &[Event]) {
         let run = &decision.run;
-        let mut mirrors = match self.inner.mirrors_of(run, told.iter().chain(&decision.events)).await {
+        let mut mirrors = match self.inner.mirrors_of(run, self.known_history(), told.iter().chain(&decision.events)).await {
             Ok(mirrors) => mirrors,
             Err(error) => {
                 tracing::warn!(%error, "the history could not be read for the mirrors");

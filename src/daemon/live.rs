@@ -1,6 +1,7 @@
 //! The runs that this daemon executes right now, and how to reach their guests.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -20,16 +21,28 @@ pub struct LiveRun {
     pub signals: Arc<AttemptSignals>,
     /// Ends when a cancel is asked for.
     pub cancelled: CancellationToken,
+    history_moved: Arc<AtomicBool>,
 }
 
 impl LiveRun {
     /// An attempt that nobody has cancelled.
     pub fn new(fence: u64, signals: Arc<AttemptSignals>) -> Self {
-        LiveRun { fence, signals, cancelled: CancellationToken::new() }
+        LiveRun { fence, signals, cancelled: CancellationToken::new(), history_moved: Arc::default() }
+    }
+
+    /// Notes that events are added to the run's history while it executes.
+    pub fn move_history(&self) {
+        self.history_moved.store(true, Ordering::Release);
+    }
+
+    /// Whether events may have been added to the run's history since its claim.
+    pub fn has_history_moved(&self) -> bool {
+        self.history_moved.load(Ordering::Acquire)
     }
 
     /// Tells its guest that a cancel was asked for.
     pub fn ask_cancel(&self) {
+        self.move_history();
         self.signals.ask_cancel();
         self.cancelled.cancel();
     }
