@@ -73,7 +73,8 @@ async fn a_task_can_switch_the_mirrors_off_and_the_history_is_complete() {
         assert_eq!(world.file(&run, "run.json").is_some(), json_on);
         assert_eq!(world.file(&run, "events.jsonl").is_some(), events_on);
         assert_eq!(daemon.names(&run.run_id).await, ["queued", "claimed", "started", "completed"]);
-        assert_eq!(world.file(&run, "output.md").as_deref(), Some("did: Do it."));
+        assert_eq!(daemon.result(&run.run_id).await.unwrap().as_deref(), Some("did: Do it."));
+        assert_eq!(world.file(&run, "output.md").is_some(), json_on || events_on, "a task that wants no files gets none");
     }
 }
 
