@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::super::{Change, ChangeId, CountScope, Guard, Index, Kind, Outcome, Put, RecordId, StoreError, When};
 use super::{id_text, scope_text};
 use crate::domain::event::Event;
-use crate::domain::id::{AgentId, RunId, TaskId};
+use crate::domain::id::RunId;
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 
@@ -42,6 +42,8 @@ struct Entry {
     now: Option<Known>,
     /// What is to be written; none when the tables hold it already.
     put: Option<Written>,
+    /// Whether the tables have it where it belongs: its task, agent and run have not changed.
+    settled: bool,
 }
 
 /// A record's new contents.
@@ -51,12 +53,45 @@ struct Written {
     body: Bytes,
 }
 
-/// An event with its place, its bytes being a part of the batch's.
-struct Appended {
-    run: i64,
-    sequence: u64,
-    start: usize,
-    length: usize,
+/// An event to append.
+#[derive(Debug)]
+pub struct EventRow {
+    /// The order of its run.
+    pub run: i64,
+    /// Its number.
+    pub sequence: u64,
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+/// A record to write.
+#[derive(Debug)]
+pub struct Row {
+    /// What it is of.
+    pub kind: Kind,
+    /// Its name as the table spells it.
+    pub text: String,
+    /// What is known of it from now on.
+    pub known: Known,
+    /// The change that wrote it; none when that was a claim.
+    pub change: Option<ChangeId>,
+    /// When something is to be done about it.
+    pub due: Option<Timestamp>,
+    /// JSON.
+    pub body: Bytes,
+}
+
+impl Row {
+    /// Whether it is a run that is not terminal.
+    pub fn live(&self) -> bool {
+        self.kind == Kind::Run && self.known.index.status.is_some_and(|status| !status.is_terminal())
+    }
+}
+
+impl Entry {
+    fn new(id: &RecordId) -> Entry {
+        Entry { text: id_text(id), now: None, put: None, settled: false }
+    }
 }
 
 /// Changes on their way into the tables.
@@ -72,46 +107,34 @@ pub struct Batch {
     gone: HashSet<i64>,
     unleased: Vec<i64>,
     leased: Vec<i64>,
-    events: Vec<Appended>,
+    events: Vec<EventRow>,
     counts: HashMap<(CountScope, Option<Status>), i64>,
-    bytes: Vec<u8>,
     last_order: i64,
 }
 
 /// The JSON array of a statement that has nothing to write.
 pub const NOTHING: &str = "[]";
 
-/// What a batch writes: JSON arrays, each for one statement, and the bytes that they point into.
+/// What a batch writes: rows, and for what has no more than a number or two a JSON array.
 #[derive(Debug, Default)]
 pub struct Writes {
     /// Orders of records to delete.
     pub deleted: String,
     /// Orders of runs that lose their lease.
     pub unleased: String,
-    /// Records to write.
-    pub records: String,
+    /// Records to write that are new or have moved to another task, agent or run.
+    pub records: Vec<Row>,
+    /// Records to write that are where they were.
+    pub settled: Vec<Row>,
     /// Events to append.
-    pub events: String,
+    pub events: Vec<EventRow>,
     /// Orders of runs that are leased now.
     pub leased: String,
     /// What counts change by.
     pub counts: String,
-    /// Bodies, events and change ids.
-    pub bytes: Vec<u8>,
     /// The last order that was given.
     pub last_order: i64,
 }
-
-/// A row of the record table: order, id, kind, rev, task, agent, run, status, live, ready, due, cancel_requested, fence,
-/// heartbeat_at, where its change id starts in the bytes (from 1), where its body starts, and the body's length.
-#[derive(Serialize)]
-#[rustfmt::skip]
-struct Row<'a>(
-    i64, &'a str, &'static str, u64,
-    Option<&'a str>, Option<&'a str>, Option<&'a str>, Option<&'static str>,
-    u8, u8, Option<i64>, u8, u64, Option<i64>,
-    Option<usize>, usize, usize,
-);
 
 impl Batch {
     /// An empty batch; orders above `last_order` are free.
@@ -126,7 +149,6 @@ impl Batch {
             leased: Vec::new(),
             events: Vec::new(),
             counts: HashMap::new(),
-            bytes: Vec::new(),
             last_order,
         }
     }
@@ -134,7 +156,7 @@ impl Batch {
     /// Notes that a record's state is needed.
     pub fn want(&mut self, id: &RecordId) {
         if !self.entries.contains_key(id) {
-            self.entries.insert(id.clone(), Entry { text: id_text(id), now: None, put: None });
+            self.entries.insert(id.clone(), Entry::new(id));
             self.wanted.push(id.clone());
         }
     }
@@ -182,8 +204,9 @@ impl Batch {
                 of_run.push(id.clone());
             }
         }
-        let entry = self.entries.entry(id).or_insert_with_key(|id| Entry { text: id_text(id), now: None, put: None });
+        let entry = self.entries.entry(id).or_insert_with_key(Entry::new);
         entry.now = Some(known);
+        entry.settled = true;
     }
 
     /// What is known of a record now.
@@ -230,8 +253,10 @@ impl Batch {
         });
         let leased = index.status.is_some_and(Status::is_leased);
         index.ready &= id.kind == Kind::Run && !leased;
-        let entry = self.entries.entry(id.clone()).or_insert_with_key(|id| Entry { text: id_text(id), now: None, put: None });
+        let entry = self.entries.entry(id.clone()).or_insert_with_key(Entry::new);
         let old = entry.now.take();
+        let belongs = |index: &Index| (index.task.clone(), index.agent.clone(), index.run.clone());
+        entry.settled &= old.as_ref().is_some_and(|old| belongs(&old.index) == belongs(&index));
         let mut known = Known { index, ..old.clone().unwrap_or_else(|| Known::new(&mut self.last_order)) };
         known.rev += 1;
         if !leased && known.until.take().is_some() {
@@ -255,9 +280,8 @@ impl Batch {
     pub fn append(&mut self, run: &RunId, event: &Event) -> Result<(), StoreError> {
         let Some(known) = self.entries.get_mut(&RecordId::run(run)).and_then(|entry| entry.now.as_mut()) else { return Ok(()) };
         known.last_event += 1;
-        let start = self.bytes.len();
-        serde_json::to_writer(&mut self.bytes, event).map_err(|error| unwritable(&error))?;
-        self.events.push(Appended { run: known.order, sequence: known.last_event, start, length: self.bytes.len() - start });
+        let body = serde_json::to_vec(event).map_err(|error| unwritable(&error))?;
+        self.events.push(EventRow { run: known.order, sequence: known.last_event, body });
         Ok(())
     }
 
@@ -266,6 +290,7 @@ impl Batch {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let Some(known) = entry.now.take() else { return };
         entry.put = None;
+        entry.settled = false;
         self.deleted.push(known.order);
         self.gone.insert(known.order);
         self.count(id, &known.index, -1);
@@ -303,9 +328,8 @@ impl Batch {
     /// # Errors
     /// A value cannot be written as JSON.
     pub fn writes(mut self) -> Result<Writes, StoreError> {
-        let records = self.records()?;
-        let of_event = |event: &Appended| (event.run, event.sequence, event.start + 1, event.length);
-        let events: Vec<_> = self.events.iter().filter(|event| !self.gone.contains(&event.run)).map(of_event).collect();
+        let (records, settled) = self.records();
+        self.events.retain(|event| !self.gone.contains(&event.run));
         let counts: Vec<(String, &str, i64)> = self
             .counts
             .iter()
@@ -316,48 +340,26 @@ impl Batch {
             deleted: json(&self.deleted)?,
             unleased: json(&self.unleased)?,
             records,
-            events: json(&events)?,
+            settled,
+            events: self.events,
             leased: json(&self.leased)?,
             counts: json(&counts)?,
             last_order: self.last_order,
-            bytes: self.bytes,
         })
     }
 
-    fn records(&mut self) -> Result<String, StoreError> {
-        let mut rows = Vec::new();
-        let mut next = |bytes: &[u8]| {
-            let start = self.bytes.len() + 1;
-            self.bytes.extend_from_slice(bytes);
-            start
-        };
-        for (id, entry) in &self.entries {
-            let (Some(known), Some(put)) = (&entry.now, &entry.put) else { continue };
-            let index = &known.index;
-            let live = id.kind == Kind::Run && index.status.is_some_and(|status| !status.is_terminal());
-            rows.push(Row(
-                known.order,
-                &entry.text,
-                id.kind.as_str(),
-                known.rev,
-                index.task.as_ref().map(TaskId::as_str),
-                index.agent.as_ref().map(AgentId::as_str),
-                index.run.as_ref().map(RunId::as_str),
-                index.status.map(Status::as_str),
-                u8::from(live),
-                u8::from(index.ready),
-                put.due.map(Timestamp::micros),
-                u8::from(index.cancel_requested),
-                known.fence,
-                known.heartbeat_at.map(Timestamp::micros),
-                put.change.map(|change| next(&change.0.to_be_bytes())),
-                next(&put.body),
-                put.body.len(),
-            ));
+    /// The records to write: new or moved, and settled.
+    fn records(&mut self) -> (Vec<Row>, Vec<Row>) {
+        let (mut records, mut settled) = (Vec::new(), Vec::new());
+        for (id, entry) in self.entries.drain() {
+            let Entry { text, now: Some(known), put: Some(put), settled: is_settled } = entry else { continue };
+            let list = if is_settled { &mut settled } else { &mut records };
+            list.push(Row { kind: id.kind, text, known, change: put.change, due: put.due, body: put.body });
         }
         // In table order, so that neighbours are written together.
-        rows.sort_unstable_by_key(|row| row.0);
-        json(&rows)
+        records.sort_unstable_by_key(|row| row.known.order);
+        settled.sort_unstable_by_key(|row| row.known.order);
+        (records, settled)
     }
 }
 

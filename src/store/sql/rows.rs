@@ -16,6 +16,9 @@ use crate::domain::time::Timestamp;
 pub const RECORD: &str =
     "r.id, r.rev, r.change_id, r.ord, r.due, r.fence, coalesce(l.heartbeat_at, r.heartbeat_at), l.owner, l.until, r.body";
 
+/// The place of the order among [`RECORD`]'s columns, from 1.
+pub const ORDER: usize = 4;
+
 /// What is known of `record AS r` with its `lease AS l`, as the JSON array that [`Found`] reads.
 pub const KNOWN: &str = "json_array(r.ord, r.rev, r.task, r.agent, r.run, r.status, r.ready, r.cancel_requested, r.fence, \
     coalesce(l.heartbeat_at, r.heartbeat_at), l.until, \

@@ -6,6 +6,7 @@
 //! How it fails: a full disk is [`StoreError::Full`] and an unreadable one [`StoreError::Unavailable`]; the store goes on by itself
 //! when that has passed.
 
+mod bind;
 mod open;
 mod statements;
 #[cfg(test)]
@@ -38,6 +39,8 @@ use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 pub use open::OpenError;
 use writer::{Renew, Work, Writer};
+
+type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// How many connections read.
 const READERS: u32 = 3;
@@ -115,7 +118,7 @@ impl SqliteStore {
         answered.await.map_err(|_| closed())?
     }
 
-    async fn fetch(&self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<Vec<SqliteRow>, StoreError> {
+    async fn fetch(&self, query: SqliteQuery<'_>) -> Result<Vec<SqliteRow>, StoreError> {
         query.fetch_all(&self.readers).await.map_err(|error| failed(&error))
     }
 

@@ -144,7 +144,7 @@ pub async fn open(path: &Path) -> Result<Opened, OpenError> {
     let pages: i64 = number(&mut connection, "PRAGMA page_count").await.map_err(told)?;
     if pages == 0 {
         // Before the log exists, so that the file itself always says whose it is.
-        let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
+        let mark = format!("PRAGMA page_size = 8192; PRAGMA application_id = {APPLICATION_ID}");
         connection.execute(AssertSqlSafe(mark)).await.map_err(told)?;
     }
     connection.execute(WRITER).await.map_err(told)?;

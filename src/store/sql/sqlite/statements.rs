@@ -56,7 +56,7 @@ pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Renews the leases in $1 (each a record's id and a fence) of worker $2 that hold at $3, until $4.
-pub const RENEW: &str = "UPDATE lease SET until = $4, heartbeat_at = $3 WHERE owner = $2 AND until > $3 AND run IN \
+pub const RENEW: &str = "UPDATE lease NOT INDEXED SET until = $4, heartbeat_at = $3 WHERE owner = $2 AND until > $3 AND run IN \
      (SELECT r.ord FROM json_each($1) AS w CROSS JOIN record AS r ON r.id = w.value->>0 AND r.fence = w.value->>1) \
      RETURNING (SELECT r.id FROM record AS r WHERE r.ord = lease.run), (SELECT r.fence FROM record AS r WHERE r.ord = lease.run), \
        (SELECT r.cancel_requested FROM record AS r WHERE r.ord = lease.run)";
@@ -91,11 +91,12 @@ fn due_sql(next: &str, due: &str) -> String {
     )
 }
 
-/// Runs leased by workers of daemon $1 other than $3, at most $2.
+/// Runs leased by workers of daemon $1 other than $3, at most $2. A worker's name begins with its daemon's and a dot, and the slash
+/// is the character behind the dot.
 pub static OLDER_INCARNATIONS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT NULL, {RECORD} FROM lease AS l CROSS JOIN record AS r ON r.ord = l.run \
-         WHERE l.daemon = $1 AND l.owner <> $3 ORDER BY l.until, l.run LIMIT $2"
+         WHERE l.owner > $1 || '.' AND l.owner < $1 || '/' AND l.daemon = $1 AND l.owner <> $3 ORDER BY l.until, l.run LIMIT $2"
     )
 });
 
@@ -117,38 +118,75 @@ const DELETE_RECORDS: &str = "DELETE FROM record WHERE ord IN (SELECT value FROM
 /// Takes the leases of the runs in $2 away.
 const DELETE_LEASES: &str = "DELETE FROM lease WHERE run IN (SELECT value FROM json_each($2));";
 
-/// Writes the records in $3, whose bytes are in $4.
-const PUT_RECORDS: &str = "INSERT INTO record (ord, id, kind, rev, task, agent, run, status, live, ready, due, cancel_requested, fence, \
-       heartbeat_at, change_id, body) \
-     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, value->>10, \
-       value->>11, value->>12, value->>13, substr($4, value->>14, 16), substr($4, value->>15, value->>16) \
-     FROM jsonb_each($3) WHERE true \
-     ON CONFLICT (ord) DO UPDATE SET rev = excluded.rev, task = excluded.task, agent = excluded.agent, run = excluded.run, \
-       status = excluded.status, live = excluded.live, ready = excluded.ready, due = excluded.due, \
-       cancel_requested = excluded.cancel_requested, fence = excluded.fence, heartbeat_at = excluded.heartbeat_at, \
-       change_id = excluded.change_id, body = excluded.body;";
+/// A statement that takes rows of parameters, made for some numbers of rows. Rows that are not given are null and left out, so that a
+/// few prepared statements serve lists of any length.
+pub struct Rows([(usize, String); 3]);
 
-/// Appends the events in $5, whose bytes are in $4.
-const APPEND_EVENTS: &str =
-    "INSERT INTO event (run, seq, body) SELECT value->>0, value->>1, substr($4, value->>2, value->>3) FROM jsonb_each($5);";
+impl Rows {
+    fn new(sql: impl Fn(&str) -> String, columns: usize) -> Rows {
+        let row = format!("({})", vec!["?"; columns].join(", "));
+        Rows([4, 32, 256].map(|rows| (rows, sql(&format!("(VALUES {}) WHERE column1 IS NOT NULL", vec![row.as_str(); rows].join(", "))))))
+    }
 
-/// Changes the counts in $6 by what is given there.
-const ADD_COUNTS: &str = "INSERT INTO count (scope, status, n) SELECT value->>0, value->>1, value->>2 FROM jsonb_each($6) WHERE true \
+    /// The statement for so many rows, or for as many as one can take, and how many that is.
+    pub fn of(&self, rows: usize) -> (usize, &str) {
+        let Rows([small, middle, large]) = self;
+        let (most, sql) = [small, middle].into_iter().find(|(most, _)| *most >= rows).unwrap_or(large);
+        (*most, sql)
+    }
+}
+
+/// Writes records. A failure rolls back, here and below, so that no statement has to keep a journal.
+pub static PUT_RECORDS: LazyLock<Rows> = LazyLock::new(|| {
+    let sql = |rows: &str| {
+        format!(
+            "INSERT OR ROLLBACK INTO record (ord, rev, status, live, ready, due, cancel_requested, fence, heartbeat_at, change_id, body, \
+             id, kind, task, agent, run) SELECT * FROM {rows} ON CONFLICT (ord) DO UPDATE SET {CHANGES}, \
+             task = excluded.task, agent = excluded.agent, run = excluded.run"
+        )
+    };
+    Rows::new(sql, 16)
+});
+
+/// Writes records that exist and are where they were: names and the indexes of tasks and runs stay as they are.
+pub static PUT_SETTLED: LazyLock<Rows> = LazyLock::new(|| {
+    let sql = |rows: &str| {
+        format!(
+            "INSERT OR ROLLBACK INTO record (ord, rev, status, live, ready, due, cancel_requested, fence, heartbeat_at, change_id, body, \
+             id, kind) SELECT *, '', '' FROM {rows} ON CONFLICT (ord) DO UPDATE SET {CHANGES}"
+        )
+    };
+    Rows::new(sql, 11)
+});
+
+const CHANGES: &str = "rev = excluded.rev, status = excluded.status, live = excluded.live, ready = excluded.ready, due = excluded.due, \
+     cancel_requested = excluded.cancel_requested, fence = excluded.fence, heartbeat_at = excluded.heartbeat_at, \
+     change_id = excluded.change_id, body = excluded.body";
+
+/// Appends events.
+pub static APPEND_EVENTS: LazyLock<Rows> =
+    LazyLock::new(|| Rows::new(|rows| format!("INSERT OR ROLLBACK INTO event (run, seq, body) SELECT * FROM {rows}"), 3));
+
+/// Changes the counts in $1 by what is given there.
+const ADD_COUNTS: &str = "INSERT OR ROLLBACK INTO count (scope, status, n) SELECT value->>0, value->>1, value->>2 FROM jsonb_each($1) WHERE true \
      ON CONFLICT (scope, status) DO UPDATE SET n = count.n + excluded.n;";
 
-/// Leases the runs in $7 to worker $8 of daemon $9 until $10, as of $11, under token $12.
+/// Leases the runs in $2 to worker $3 of daemon $4 until $5, as of $6, under token $7.
 const PUT_LEASES: &str = "INSERT OR REPLACE INTO lease (run, owner, daemon, until, heartbeat_at, token) \
-     SELECT value, $8, $9, $10, $11, $12 FROM json_each($7);";
+     SELECT value, $3, $4, $5, $6, $7 FROM json_each($2);";
 
-/// The statements that a batch needs, in the order that keeps a name free for a record that is deleted and put again.
-pub fn write_parts(writes: &Writes) -> Vec<&'static str> {
-    let parts = [
-        (&writes.deleted, DELETE_RECORDS),
-        (&writes.unleased, DELETE_LEASES),
-        (&writes.records, PUT_RECORDS),
-        (&writes.events, APPEND_EVENTS),
-        (&writes.leased, PUT_LEASES),
-        (&writes.counts, ADD_COUNTS),
-    ];
+/// The statements that make room: a name must be free again for a record that is deleted and put in one batch.
+pub fn clearing(writes: &Writes) -> Vec<&'static str> {
+    wanted([(&writes.deleted, DELETE_RECORDS), (&writes.unleased, DELETE_LEASES)])
+}
+
+/// The statements behind the rows, and the end of the transaction.
+pub fn closing(writes: &Writes) -> Vec<&'static str> {
+    let mut parts = wanted([(&writes.counts, ADD_COUNTS), (&writes.leased, PUT_LEASES)]);
+    parts.push("COMMIT");
+    parts
+}
+
+fn wanted(parts: [(&String, &'static str); 2]) -> Vec<&'static str> {
     parts.into_iter().filter(|(list, _)| *list != NOTHING).map(|(_, sql)| sql).collect()
 }

@@ -57,7 +57,10 @@ async fn efficient(connection: &mut SqliteConnection, name: &str, sql: &str, ind
             Some("n"),
             Some("d"),
         ];
-        assert!(harmless.contains(&scanned) || step == "SCAN CONSTANT ROW", "{name}: {step} in {plan:#?}");
+        assert!(
+            harmless.contains(&scanned) || step == "SCAN CONSTANT ROW" || step.ends_with("VALUES CLAUSE"),
+            "{name}: {step} in {plan:#?}"
+        );
     }
     for index in indexes {
         assert!(plan.iter().any(|step| step.starts_with("SEARCH") && step.contains(index)), "{name} does not use {index}: {plan:#?}");
@@ -71,22 +74,23 @@ async fn no_statement_walks_over_a_table() {
     let connection = &mut connection;
     let by_order = "USING INTEGER PRIMARY KEY";
     efficient(connection, "load", &statements::LOAD, &["record_id (id=?)", "record_run (run=?)"]).await;
-    efficient(connection, "claimed", &statements::CLAIMED, &["lease_token (token=?)", by_order]).await;
+    efficient(connection, "claimed", &statements::CLAIMED, &["lease_owner (owner=? AND token=?)", by_order]).await;
     let ready = ["record_ready (agent=? AND due<?)", "record_ready (agent=? AND (due,rowid)>(?,?) AND due<?)", by_order];
     efficient(connection, "claimable", &statements::CLAIMABLE, &ready).await;
     efficient(connection, "next ready", statements::NEXT_READY, &["record_ready (agent>?)", "record_ready (agent=? AND due>?)"]).await;
     efficient(connection, "renew", statements::RENEW, &["lease USING INTEGER PRIMARY KEY", "record_id (id=?)"]).await;
     efficient(connection, "expired leases", &statements::EXPIRED_LEASES, &["lease_until (until>?)", "lease_until (until<?)"]).await;
     efficient(connection, "due", &statements::DUE, &["record_due (kind=? AND due>?)", "record_due (kind=? AND due<?)"]).await;
-    efficient(connection, "older incarnations", &statements::OLDER_INCARNATIONS, &["lease_daemon (daemon=?)"]).await;
+    efficient(connection, "older incarnations", &statements::OLDER_INCARNATIONS, &["lease_owner (owner>? AND owner<?)"]).await;
     efficient(connection, "get", &statements::GET, &["record_id (id=?)"]).await;
     efficient(connection, "events", statements::EVENTS, &["record_id (id=?)", "PRIMARY KEY (run=? AND seq>?)"]).await;
     efficient(connection, "counts", statements::COUNTS, &["PRIMARY KEY (scope=?)"]).await;
     let all = || "something".to_owned();
-    let everything =
-        Writes { deleted: all(), unleased: all(), records: all(), events: all(), leased: all(), counts: all(), ..Writes::default() };
-    let parts = statements::write_parts(&everything);
-    assert_eq!(parts.len(), 6);
+    let lists = Writes { deleted: all(), unleased: all(), leased: all(), counts: all(), ..Writes::default() };
+    let mut parts = [statements::clearing(&lists), statements::closing(&lists)].concat();
+    assert_eq!(parts.pop(), Some("COMMIT"));
+    assert_eq!(parts.len(), 4);
+    parts.extend([&*statements::PUT_RECORDS, &statements::PUT_SETTLED, &statements::APPEND_EVENTS].map(|rows| rows.of(1).1));
     for part in parts {
         efficient(connection, "write", part, &[]).await;
     }
@@ -106,7 +110,7 @@ async fn every_list_walks_along_its_index() {
         (runs(Some(&task), Some(Status::Failed)), "record_task_status (task=? AND status=? AND rowid"),
         (Scope::TasksOfAgent(agent.clone()), "record_agent_tasks (agent=? AND rowid"),
         (Scope::LiveRunsOfAgent(agent), "record_agent_live (agent=? AND rowid"),
-        (Scope::LiveRunsOfTask(task.clone()), "record_task_live (task=? AND rowid"),
+        (Scope::LiveRunsOfTask(task.clone()), "record_task_status (task=? AND status=? AND rowid"),
         (Scope::Attempts(run), "record_run (run=? AND kind=? AND rowid"),
         (Scope::SkipRanges(task), "record_task (task=? AND kind=? AND rowid"),
     ];
@@ -138,7 +142,7 @@ async fn a_batch_is_a_handful_of_statements() {
         }));
         (run, event.unwrap())
     };
-    for count in [1, 256, 2000] {
+    for count in [1, 5, 256] {
         let changes = (0..count).map(|number| Change {
             id: ChangeId(number as u128),
             guards: vec![Guard::Absent(RecordId::new(Kind::Slot, "none")), Guard::Held(RunId::parse("none").unwrap(), 1)],

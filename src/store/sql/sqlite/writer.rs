@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Connection, Executor, Sqlite};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -21,7 +20,8 @@ use super::super::batch::{Batch, Writes};
 use super::super::claim::{self, Earlier};
 use super::super::rows::{self, Fields, Found};
 use super::super::{id_of, id_text, names};
-use super::{failed, open, statements};
+use super::statements::{self, Rows};
+use super::{SqliteQuery, bind, failed, open};
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
@@ -29,8 +29,6 @@ use crate::store::RecordId;
 
 /// How long the writer has nothing to do before it moves the log into the database.
 const IDLE: Duration = Duration::from_secs(1);
-
-type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// Where an answer goes.
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -149,8 +147,8 @@ impl Writer {
     }
 
     /// Runs statements in one go and answers the rows of all.
-    async fn fetch(&mut self, count: u64, query: SqliteQuery<'_>) -> Result<Vec<SqliteRow>, StoreError> {
-        self.statements.fetch_add(count, Ordering::Relaxed);
+    async fn fetch(&mut self, count: usize, query: SqliteQuery<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        self.statements.fetch_add(count as u64, Ordering::Relaxed);
         self.connect().await?.fetch_all(query).await.map_err(|error| failed(&error))
     }
 
@@ -194,26 +192,36 @@ impl Writer {
 
     /// Writes a batch and commits.
     async fn write(&mut self, writes: Writes, now: Timestamp, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
-        let parts = statements::write_parts(&writes);
-        let sql = format!("{}COMMIT", parts.concat());
-        let owner = holder.as_ref().map(|holder| holder.worker.as_str().to_owned());
-        let daemon = holder.as_ref().map(|holder| holder.worker.daemon().to_owned());
-        let query = sqlx::query(AssertSqlSafe(sql))
-            .bind(writes.deleted)
-            .bind(writes.unleased)
-            .bind(writes.records)
-            .bind(writes.bytes)
-            .bind(writes.events)
+        let (clearing, closing) = (statements::clearing(&writes), statements::closing(&writes));
+        if !clearing.is_empty() {
+            let query = sqlx::query(AssertSqlSafe(clearing.concat())).bind(writes.deleted).bind(writes.unleased);
+            self.fetch(clearing.len(), query).await?;
+        }
+        self.put(&statements::PUT_RECORDS, writes.records, bind::record).await?;
+        self.put(&statements::PUT_SETTLED, writes.settled, bind::settled).await?;
+        self.put(&statements::APPEND_EVENTS, writes.events, bind::event).await?;
+        let query = sqlx::query(AssertSqlSafe(closing.concat()))
             .bind(writes.counts)
             .bind(writes.leased)
-            .bind(owner)
-            .bind(daemon)
+            .bind(holder.as_ref().map(|holder| holder.worker.as_str().to_owned()))
+            .bind(holder.as_ref().map(|holder| holder.worker.daemon().to_owned()))
             .bind(holder.as_ref().map(|holder| holder.until.micros()))
             .bind(now.micros())
             .bind(holder.as_ref().map(|holder| holder.token.0.to_be_bytes().to_vec()));
-        self.fetch(parts.len() as u64 + 1, query).await?;
+        self.fetch(closing.len(), query).await?;
         self.checkpoint_at = Some(Instant::now() + IDLE);
         self.last_order = writes.last_order;
+        Ok(())
+    }
+
+    /// Runs a statement of rows as often as the rows need it.
+    async fn put<T>(&mut self, sql: &'static Rows, rows: Vec<T>, bind: bind::Bind<T>) -> Result<(), StoreError> {
+        let mut rows = rows.into_iter();
+        while rows.len() > 0 {
+            let (most, sql) = sql.of(rows.len());
+            let query = rows.by_ref().take(most).fold(sqlx::query(sql), bind);
+            self.fetch(1, query).await?;
+        }
         Ok(())
     }
 

@@ -22,7 +22,6 @@ CREATE UNIQUE INDEX record_id ON record (id);
 CREATE INDEX record_kind ON record (kind);
 CREATE INDEX record_task ON record (task, kind) WHERE task IS NOT NULL;
 CREATE INDEX record_task_status ON record (task, status) WHERE status IS NOT NULL;
-CREATE INDEX record_task_live ON record (task) WHERE live = 1;
 CREATE INDEX record_agent_tasks ON record (agent) WHERE kind = 'task';
 CREATE INDEX record_agent_live ON record (agent) WHERE live = 1;
 CREATE INDEX record_run ON record (run, kind) WHERE run IS NOT NULL;
@@ -41,8 +40,7 @@ CREATE TABLE lease (
 ) STRICT;
 
 CREATE INDEX lease_until ON lease (until);
-CREATE INDEX lease_daemon ON lease (daemon);
-CREATE INDEX lease_token ON lease (token);
+CREATE INDEX lease_owner ON lease (owner, token);
 
 CREATE TABLE event (
     run INTEGER NOT NULL,
