@@ -16,8 +16,8 @@ test: host plugins ## set up what the tests need, and check everything
 plugins: host ## build the example agents whose sources are newer than their plugins/NAME.wasm
 	scripts/build-plugins.sh
 
-bindings: host ## write sdk/rust/src/bindings.rs anew after a change of wit/agent.wit
-	cargo run -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $${CARGO_TARGET_DIR:-target}/guests -- wit/agent.wit sdk/rust/src/bindings.rs
+bindings: host ## write wit/rust/src/bindings.rs anew after a change of wit/agent.wit
+	cargo run -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $${CARGO_TARGET_DIR:-target}/guests -- wit/agent.wit wit/rust/src/bindings.rs
 
 bench: host plugins ## run the benchmarks that README quotes
 	cargo bench --locked

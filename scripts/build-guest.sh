@@ -22,7 +22,7 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET RUSTC_WRAPPER RUSTC_W
 
 locked=()
 if [ -f "$crate/Cargo.lock" ]; then locked=(--locked); fi
-cargo build --release --target wasm32-wasip2 --manifest-path "$crate/Cargo.toml" --target-dir "$target_dir" "${locked[@]}"
+cargo build --release --target wasm32-wasip2 --manifest-path "$crate/Cargo.toml" --target-dir "$target_dir" ${locked[@]+"${locked[@]}"}
 
 name=$(sed -n 's/^name *= *"\(.*\)".*/\1/p' "$crate/Cargo.toml" | head -1)
 built=$target_dir/wasm32-wasip2/release/${name//-/_}.wasm

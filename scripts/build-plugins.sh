@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 export GUEST_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/guests
 
 newer_sources() { # is any file an agent is built from newer than $2, or $2 missing?
-  [ ! -f "$2" ] || find "$1" "$root/sdk/rust" "$root/wit" -name target -prune -o -type f -newer "$2" -print -quit | grep -q .
+  [ ! -f "$2" ] || find "$1" "$root/wit/rust" "$root/wit" -name target -prune -o -type f -newer "$2" -print -quit | grep -q .
 }
 
 for manifest in "$root"/plugins/*/Cargo.toml; do

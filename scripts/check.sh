@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-guests=(plugins/*/Cargo.toml sdk/rust/Cargo.toml scripts/rust-bindings/Cargo.toml)
+guests=(plugins/*/Cargo.toml wit/rust/Cargo.toml scripts/rust-bindings/Cargo.toml)
 guest_target=${CARGO_TARGET_DIR:-$PWD/target}/guests
 
 step() { printf '\n== %s\n' "$*" >&2; }

@@ -95,7 +95,7 @@ value_of() { grep -o "\"$1\": *\"[^\"]*\"" | head -1 | sed 's/.*: *"\(.*\)"/\1/'
 # Registers a task. Its plugin may still be compiling: then the agent is not there yet (exit code 3).
 create_task() {
   local code=0
-  "$bin" tasks create "$1" >/dev/null 2>"$demo/error.json" || code=$?
+  "$bin" tasks create --file "$1" >/dev/null 2>"$demo/error.json" || code=$?
   [ "$code" = 0 ] || { [ "$code" != 3 ] && fail "$(cat "$demo/error.json")"; }
 }
 
@@ -125,7 +125,7 @@ cat >"$demo/health_report.json" <<TASK
 TASK
 wait_for create_task "$demo/health_report.json" || fail "the task health_report was not accepted: $(cat "$demo/error.json")"
 wait_for first_run_ended health_report || fail "the scheduled run did not end within $patience s"
-show "task status" "$bin" tasks show health_report
+show "task status" "$bin" tasks status health_report
 show "manager status" "$bin" status
 show "events of $run" "$bin" runs events "$run"
 show "files" "$bin" runs workspace "$run"

@@ -1,3 +1,28 @@
 //! The sandclock binary: parses the command line and hands over to the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sandclock::cli::{self, Cli, exit::Exit};
+
+fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(command) => command,
+        Err(told) => {
+            // Help is no fault, and a reader that has gone is none either.
+            let _ = told.print();
+            return if told.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("sandclock: the system gives no threads ({error}); raise the limit of processes");
+            return Exit::Failed.into();
+        }
+    };
+    let exit = runtime.block_on(cli::execute(command));
+    // A thread that is held up by a read of stdin must not hold up the end.
+    runtime.shutdown_background();
+    exit.into()
+}

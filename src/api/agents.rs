@@ -15,13 +15,13 @@ use crate::domain::input::{Faults, Fields};
 /// `GET /background/agents`.
 pub(super) async fn list(State(api): State<Api>, _: NoParams) -> Answer {
     let agents = api.manager.agents();
-    Ok(Json(json!({"total": agents.len(), "agents": agents})))
+    Ok(Json(json!({"agents": agents, "total": agents.len()})))
 }
 
 /// `GET /background/plugins`.
 pub(super) async fn plugins(State(api): State<Api>, _: NoParams) -> Answer {
     let plugins = api.manager.plugins();
-    Ok(Json(json!({"total": plugins.len(), "plugins": plugins})))
+    Ok(Json(json!({"plugins": plugins, "total": plugins.len()})))
 }
 
 /// `GET /background/agents/{id}`.

@@ -223,6 +223,24 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_panic_and_a_bare_error_come_out_in_the_one_shape() {
+        use axum::routing::get;
+        use tower::ServiceExt as _;
+        let routes = axum::Router::<()>::new()
+            .route("/panic", get(async || -> &'static str { panic!("of the t0ken") }))
+            .route("/bare", get(async || (StatusCode::IM_A_TEAPOT, "<b>x</b>")))
+            .layer(tower_http::catch_panic::CatchPanicLayer::custom(after_panic))
+            .layer(axum::middleware::from_fn(in_one_shape));
+        for (path, status) in [("/panic", 500), ("/bare", 418)] {
+            let response = routes.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!((response.status().as_u16(), &response.headers()[CONTENT_TYPE]), (status, &HeaderValue::from_static(PROBLEM)));
+            let text = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let text = String::from_utf8_lossy(&text);
+            assert!(!text.contains("t0ken") && !text.contains('<'), "{text}");
+        }
+    }
+
     #[test]
     fn a_fraction_of_a_second_is_rounded_up() {
         let response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "x").retry_after(Duration::from_millis(1200)).into_response();

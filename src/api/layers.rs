@@ -12,13 +12,12 @@ use tracing::Instrument as _;
 use super::Api;
 use super::error::Problem;
 
-/// The longest path that a log line shows, in bytes.
-const PATH_BYTES: usize = 256;
+/// The longest path that a log line shows, in characters.
+const PATH_CHARS: usize = 256;
 
 /// Handles the request inside a span and tells how it went. Neither queries, headers nor bodies are told: they may hold secrets.
 pub(super) async fn traced(request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let path = path.get(..PATH_BYTES).unwrap_or(path.get(..path.len().min(PATH_BYTES)).unwrap_or_default()).to_owned();
+    let path: String = request.uri().path().chars().take(PATH_CHARS).collect();
     let changes_something = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let span = tracing::info_span!("request", method = %request.method(), path);
     async {

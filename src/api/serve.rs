@@ -1,6 +1,6 @@
 //! Listens, serves connections, and stops cleanly.
 //!
-//! Invariants: no more than [`MOST_CONNECTIONS`] are open at once (further callers wait in the kernel's queue); a caller who is slow
+//! Invariants: no more than `MOST_CONNECTIONS` are open at once (further callers wait in the kernel's queue); a caller who is slow
 //! with its headers or does not read its answer is dropped within a bound; when `serve` returns, no connection is left.
 
 use std::convert::Infallible;
@@ -22,8 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use super::stall::StallLimit;
 
-/// How many connections are open at once.
-const MOST_CONNECTIONS: usize = 1024;
+/// How many connections are open at once: well below the thousand files that a process may open by default.
+const MOST_CONNECTIONS: usize = 512;
 /// How long a caller may take for the head of a request, idle time between two requests included.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// How long a caller may not read what is sent to it.

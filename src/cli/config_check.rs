@@ -8,7 +8,7 @@ use crate::config::{self, ConfigFault, Environment, Loaded};
 use crate::domain::time::Timestamp;
 
 use super::config_show::origin_json;
-use super::printable;
+use super::human::escaped;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,11 +39,11 @@ impl Checked {
 
     /// For people: the faults a line each, or what is set.
     pub fn text(&self) -> String {
-        let mut lines: Vec<String> = self.faults.iter().map(|fault| printable(&fault.to_string())).collect();
+        let mut lines: Vec<String> = self.faults.iter().map(|fault| escaped(&fault.to_string())).collect();
         if let Some(loaded) = &self.loaded {
             lines.extend(loaded.warnings.iter().map(|warning| format!("warning: {warning}")));
             if self.faults.is_empty() {
-                let what = loaded.file.as_ref().map_or("no file".to_owned(), |file| printable(&file.to_string_lossy()));
+                let what = loaded.file.as_ref().map_or("no file".to_owned(), |file| escaped(&file.to_string_lossy()));
                 let (agents, tasks) = (loaded.settings.agents.len(), loaded.settings.tasks.len());
                 lines.push(format!("{what}: good ({}, {})", counted(agents, "agent"), counted(tasks, "task")));
             }

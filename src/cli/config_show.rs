@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 
 use crate::config::{Loaded, Origin};
 
-use super::printable;
+use super::human::escaped;
 
 /// A line for each setting; with `origins`, each says where its value comes from.
 pub fn text(loaded: &Loaded, origins: bool) -> String {
     let rows: Vec<(String, String)> =
-        loaded.entries.iter().map(|entry| (format!("{} = {}", printable(&entry.key), entry.value), entry.origin.to_string())).collect();
+        loaded.entries.iter().map(|entry| (format!("{} = {}", escaped(&entry.key), entry.value), entry.origin.to_string())).collect();
     let width = rows.iter().map(|(setting, _)| setting.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
     let mut out = String::new();
     for (setting, origin) in rows {
         // Writing into a text cannot fail.
-        let _ = if origins { writeln!(out, "{setting:<width$}  {}", printable(&origin)) } else { writeln!(out, "{setting}") };
+        let _ = if origins { writeln!(out, "{setting:<width$}  {}", escaped(&origin)) } else { writeln!(out, "{setting}") };
     }
     let _ = match loaded.settings.tasks.len() {
         0 => Ok(()),

@@ -1,10 +1,130 @@
 //! What the binary does, one file per verb.
+//!
+//! Invariant: a verb says how it ended by an [`exit::Exit`], tells its answer on stdout and all else on stderr, and shows nothing of a
+//! guest's that could steer a terminal. It fails with an [`exit::Fault`]: one sentence, and the code that scripts look at.
 
+mod agents;
+mod caller;
+mod check;
 pub mod config_check;
 pub mod config_show;
+pub mod exit;
+mod guest_output;
+mod human;
 pub mod init;
+mod plugins;
+mod remote;
+mod run;
+mod runs;
+mod screen;
+mod serve;
+mod setup;
+mod signals;
+mod sse;
+mod status;
+mod table;
+mod tasks;
+mod view;
+mod wait;
+mod when;
 
-/// A text for a terminal, without the characters that would steer it.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect::<Vec<_>>() } else { vec![c] }).collect()
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use exit::{Exit, Fault};
+use screen::{Colour, Screen};
+use signals::Signals;
+
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::Environment;
+use crate::domain::time::Timestamp;
+
+/// Durable background agents: WebAssembly components as sandboxed, scheduled, watched runs
+#[derive(Clone, Debug, Parser)]
+#[command(name = "sandclock", version, after_help = exit::help(), arg_required_else_help = true, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
 }
+
+#[derive(Clone, Debug, Subcommand)]
+enum Verb {
+    Serve(serve::ServeArgs),
+    Run(Box<run::RunArgs>),
+    Check(check::CheckArgs),
+    Init(setup::InitArgs),
+    Config(setup::ConfigArgs),
+    Status(status::StatusArgs),
+    Agents(agents::AgentsArgs),
+    Plugins(plugins::PluginsArgs),
+    Tasks(Box<tasks::TasksArgs>),
+    Runs(Box<runs::RunsArgs>),
+}
+
+/// What every verb works in.
+struct Context {
+    env: Environment,
+    screen: Arc<Screen>,
+    signals: Signals,
+}
+
+impl Context {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+}
+
+/// Carries a command out on the current runtime, and tells of its fault on stderr.
+pub async fn execute(cli: Cli) -> Exit {
+    let env = Environment::of_process();
+    let screen = Arc::new(Screen::of_process(&env));
+    let is_patient = matches!(cli.verb, Verb::Serve(_) | Verb::Run(_));
+    let done = match Signals::listen(is_patient) {
+        Ok(signals) => dispatch(cli.verb, &Context { env, screen: Arc::clone(&screen), signals }).await,
+        Err(fault) => Err(fault),
+    };
+    screen.clear_status();
+    match done {
+        Ok(exit) => exit,
+        Err(fault) => {
+            if let Fault::Told { sentence, .. } = &fault {
+                let mark = screen.paint_note(Colour::Bad, "sandclock:");
+                screen.note(&format!("{mark} {}", human::printable(sentence)));
+            }
+            fault.exit()
+        }
+    }
+}
+
+async fn dispatch(verb: Verb, context: &Context) -> Result<Exit, Fault> {
+    match verb {
+        // These end their work in an order of their own.
+        Verb::Serve(args) => Box::pin(serve::execute(args, context)).await,
+        Verb::Run(args) => Box::pin(run::execute(*args, context)).await,
+        verb => tokio::select! {
+            biased;
+            done = Box::pin(at_once(verb, context)) => done,
+            () = context.signals.asked().cancelled_owned() => Ok(Exit::Interrupted),
+        },
+    }
+}
+
+/// The verbs that may end at any point.
+async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
+    match verb {
+        Verb::Serve(args) => serve::execute(args, context).await,
+        Verb::Run(args) => run::execute(*args, context).await,
+        Verb::Check(args) => check::execute(args, context).await,
+        Verb::Init(args) => setup::execute_init(&args, context),
+        Verb::Config(args) => setup::execute_config(&args, context),
+        Verb::Status(args) => status::execute(args, context).await,
+        Verb::Agents(args) => agents::execute(args, context).await,
+        Verb::Plugins(args) => plugins::execute(args, context).await,
+        Verb::Tasks(args) => tasks::execute(*args, context).await,
+        Verb::Runs(args) => runs::execute(*args, context).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ impl Environment {
         let mut all = Environment::default();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str() else { continue };
-            if !(name.starts_with(OWN) || name.starts_with(SEED) || name == "DATABASE_URL") {
+            if !(name.starts_with(OWN) || name.starts_with(SEED) || name == "DATABASE_URL" || name == "NO_COLOR") {
                 continue;
             }
             match value.into_string() {
@@ -42,6 +42,14 @@ impl Environment {
     pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let values = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         Environment { values, unreadable: BTreeSet::new() }
+    }
+
+    /// The same with one variable changed: how an argument of the command line beats the environment.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.unreadable.remove(name);
+        self.values.insert(name.to_owned(), value.to_owned());
+        self
     }
 
     /// A variable's value, unless it is missing or empty.

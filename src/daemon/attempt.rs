@@ -20,12 +20,14 @@ use super::transitions;
 use super::txn::{Known, Stop as TxnStop, Txn};
 use crate::clock::BootInstant;
 use crate::domain::event::Event;
+use crate::domain::id::RunId;
 use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Run, Usage};
-use crate::domain::time::Seconds;
+use crate::domain::time::{Seconds, Timestamp};
 use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, Stop};
-use crate::store::{Claimed, RecordId};
+use crate::store::{Claimed, MAX_BODY_BYTES, RecordId};
+use crate::workspace::Created;
 
 /// How long a guest's reports gather before they are written.
 const GATHER: Duration = Duration::from_millis(100);
@@ -54,13 +56,31 @@ pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>,
     signals.set_lease_end(inner.lease_end(asked_at));
     let live = LiveRun::new(fence, Arc::clone(&signals));
     inner.live.add(run_id.clone(), live.clone());
+    let _registered = Registered { inner: Arc::clone(&inner), run_id, fence };
     async {
         let work = Work { inner: &inner, run: Arc::new(claimed.run.clone()), claimed, fence, live };
         work.run(start).await;
     }
     .instrument(span)
     .await;
-    inner.live.remove(&run_id, fence);
+}
+
+/// Takes the attempt out of the live ones however it ends, so that the lease of one that panicked runs out.
+struct Registered {
+    inner: Arc<Inner>,
+    run_id: RunId,
+    fence: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.inner.live.remove(&self.run_id, self.fence);
+    }
+}
+
+/// Whether an answer is too large for a record, in which a control character takes six bytes.
+fn is_too_long(result: &str) -> bool {
+    result.len() > MAX_BODY_BYTES / 6 && serde_json::to_vec(result).map_or(0, |text| text.len()) > MAX_BODY_BYTES
 }
 
 struct Work<'a> {
@@ -74,10 +94,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn run(&self, start: Arc<dyn Start>) {
         let inner = self.inner;
-        let path = self.run.workspace_path.clone();
-        let workspaces = inner.workspaces.clone();
-        let created = inner.blocking(move || workspaces.create(&path)).await;
-        let (word, told) = match created {
+        let (word, told) = match self.workspace(&*start).await {
             Ok(created) => {
                 // The sandbox holds the guest to its own limit.
                 let logs = inner.workspaces.logs().writer(&self.run.run_id, self.run.attempt, LOG_BYTES);
@@ -95,7 +112,16 @@ impl Work<'_> {
         self.end(word, told).await;
     }
 
-    fn spec(&self, workspace: crate::workspace::Created) -> AttemptSpec {
+    async fn workspace(&self, start: &dyn Start) -> Result<Created, ManagerError> {
+        let workspaces = self.inner.workspaces.clone();
+        if !start.needs_workspace() {
+            return Ok(Created { path: workspaces.root().join(&self.run.workspace_path), is_fresh: false });
+        }
+        let path = self.run.workspace_path.clone();
+        self.inner.blocking(move || workspaces.create(&path)).await
+    }
+
+    fn spec(&self, workspace: Created) -> AttemptSpec {
         let run = &self.run;
         AttemptSpec {
             context: AttemptContext {
@@ -158,6 +184,7 @@ impl Work<'_> {
         if events.is_empty() {
             return;
         }
+        self.live.move_history();
         let (run_id, fence) = (self.run.run_id.clone(), self.fence);
         let appended = self
             .inner
@@ -184,6 +211,10 @@ impl Work<'_> {
             log_bytes_dropped: used.log_bytes_dropped,
         };
         let outcome = match report.ended {
+            Ended::Completed(result) if is_too_long(&result) => {
+                let message = format!("the answer has more than {MAX_BODY_BYTES} bytes when it is written as JSON");
+                Outcome::Failed { kind: ErrorKind::Output, message, after: None }
+            }
             Ended::Completed(result) => Outcome::Completed(result),
             Ended::Failed { kind, message, after } => Outcome::Failed { kind, message, after },
             Ended::Cancelled { message } => Outcome::Cancelled(message),
@@ -216,9 +247,9 @@ impl Work<'_> {
         let Ok(expected) = decide(Run::clone(&self.run), self.claimed.attempt.clone(), now) else { return };
         self.mirror(&expected, &told).await;
         for _ in 0..OFFERS {
-            match self.commit(Arc::clone(&decide), told.clone()).await {
+            match self.commit(Arc::clone(&decide), now, told.clone()).await {
                 Ok(run) => {
-                    if run.status != expected.run.status {
+                    if *run != expected.run {
                         self.inner.mirror_from_store(&run.run_id).await;
                     }
                     tracing::debug!(status = run.status.as_str(), "the attempt ended");
@@ -231,6 +262,9 @@ impl Work<'_> {
                 Err(CommitError::Store(error)) if error.is_transient() => {
                     tracing::warn!(%error, "the attempt's outcome is not kept yet; it is offered again");
                 }
+                Err(CommitError::Contended) => {
+                    tracing::warn!("the attempt's outcome is not kept yet, for others change the same records; it is offered again");
+                }
                 Err(error) => {
                     tracing::error!(error = %ManagerError::from(error), "the attempt's outcome cannot be kept; recovery takes the run up");
                     return;
@@ -240,11 +274,12 @@ impl Work<'_> {
         tracing::error!("the store did not take the attempt's outcome; recovery takes the run up");
     }
 
-    async fn commit<D>(&self, decide: Arc<D>, told: Vec<Event>) -> Result<Arc<Run>, CommitError<ManagerError>>
+    async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, told: Vec<Event>) -> Result<Arc<Run>, CommitError<ManagerError>>
     where
-        D: Fn(Run, crate::domain::run::Attempt, crate::domain::time::Timestamp) -> Result<Decision, Refused> + Send + Sync + 'static,
+        D: Fn(Run, crate::domain::run::Attempt, Timestamp) -> Result<Decision, Refused> + Send + Sync + 'static,
     {
         let (run_id, number, fence) = (self.run.run_id.clone(), self.run.attempt, self.fence);
+        let claimed = Arc::clone(&self.run);
         let (run_key, attempt_key) = (RecordId::run(&run_id), RecordId::attempt(&run_id, number));
         let known = vec![
             Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)),
@@ -256,24 +291,35 @@ impl Work<'_> {
             let Some(attempt) = txn.get::<crate::domain::run::Attempt, _>(&attempt_key)? else {
                 return Err(ManagerError::not_found("Attempt", &attempt_key).into());
             };
-            let mut decision = decide(Run::clone(&run), crate::domain::run::Attempt::clone(&attempt), txn.now())?;
+            // As long as nothing came in between, the history tells what the mirrors tell, to the microsecond.
+            let now = if Arc::ptr_eq(&run, &claimed) { at } else { txn.now() };
+            let mut decision = decide(Run::clone(&run), crate::domain::run::Attempt::clone(&attempt), now)?;
             decision.events.splice(0..0, told.iter().cloned());
             transitions::write(txn, decision)
         };
         self.inner.committer.commit(Vec::new(), known, decide).await
     }
 
+    /// The run's history up to its claim, unless something may have been added since or its record does not tell.
+    fn known_history(&self) -> Option<Vec<Event>> {
+        if self.live.has_history_moved() {
+            return None;
+        }
+        let digest = self.claimed.attempt.digest.as_deref().unwrap_or_default();
+        lifecycle::history_at_first_claim(&self.run, digest).filter(|events| events.len() as u64 == self.claimed.events)
+    }
+
     /// Writes run.json, events.jsonl and the answer as they will be when the decision is committed.
     async fn mirror(&self, decision: &Decision, told: &[Event]) {
         let run = &decision.run;
-        let mut mirrors = match self.inner.mirrors_of(run, told.iter().chain(&decision.events)).await {
+        let mut mirrors = match self.inner.mirrors_of(run, self.known_history(), told.iter().chain(&decision.events)).await {
             Ok(mirrors) => mirrors,
             Err(error) => {
                 tracing::warn!(%error, "the history could not be read for the mirrors");
                 return;
             }
         };
-        if run.status == crate::domain::run::Status::Completed {
+        if run.status == crate::domain::run::Status::Completed && mirrors.any() {
             mirrors.output = Some(decision.result.clone().or_else(|| run.result_preview.clone()).unwrap_or_default());
         }
         self.inner.write_mirrors(mirrors).await;

@@ -6,12 +6,13 @@
 //! How it fails: a refused change is decided again on fresh records, a bounded number of times; a store that is away is asked again
 //! for a few seconds, then the callers are told.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::inner::EVENTS_PAGE;
 use super::live::LiveRuns;
 use super::signals::Wakeups;
 use super::txn::{Cells, Footprint, Known, Stop, Txn, Write};
@@ -44,8 +45,10 @@ pub enum CommitError<E> {
 
 enum Ruling {
     Stands,
+    /// Nothing is written for it, and its caller is told why when what it saw is committed.
+    Refused,
     Need,
-    /// The caller has its answer; nothing is written for it.
+    /// The caller has its answer.
     Over,
 }
 
@@ -62,7 +65,7 @@ struct Pending<T, E, F> {
     reads: Vec<RecordId>,
     known: Vec<Known>,
     decide: F,
-    value: Option<T>,
+    outcome: Option<Result<T, E>>,
     answer: Option<oneshot::Sender<Result<T, CommitError<E>>>>,
 }
 
@@ -87,13 +90,13 @@ impl<T: Send, E: Send, F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send> Deci
     fn decide(&mut self, txn: &mut Txn<'_>) -> Ruling {
         match (self.decide)(txn) {
             Ok(value) => {
-                self.value = Some(value);
+                self.outcome = Some(Ok(value));
                 Ruling::Stands
             }
             Err(Stop::Need) => Ruling::Need,
             Err(Stop::Refused(why)) => {
-                self.tell(Err(CommitError::Refused(why)));
-                Ruling::Over
+                self.outcome = Some(Err(why));
+                Ruling::Refused
             }
             Err(Stop::Store(error)) => {
                 self.tell(Err(CommitError::Store(error)));
@@ -103,8 +106,8 @@ impl<T: Send, E: Send, F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send> Deci
     }
 
     fn committed(mut self: Box<Self>) {
-        if let Some(value) = self.value.take() {
-            self.tell(Ok(value));
+        if let Some(outcome) = self.outcome.take() {
+            self.tell(outcome.map_err(CommitError::Refused));
         }
     }
 
@@ -159,7 +162,7 @@ impl Committer {
         F: FnMut(&mut Txn<'_>) -> Result<T, Stop<E>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job = Box::new(Pending { reads, known, decide, value: None, answer: Some(answer) });
+        let job = Box::new(Pending { reads, known, decide, outcome: None, answer: Some(answer) });
         if self.jobs.send(job).await.is_err() {
             return Err(CommitError::Store(stopped()));
         }
@@ -244,6 +247,7 @@ impl Work {
                 let mut txn = Txn::new(&mut cells, now);
                 match waiting.job.decide(&mut txn) {
                     Ruling::Over => {}
+                    Ruling::Refused => standing.push((waiting, txn.fall())),
                     Ruling::Stands => {
                         let footprint = txn.stand();
                         bytes += footprint.bytes;
@@ -296,39 +300,64 @@ impl Work {
                     }
                     return again;
                 }
-                Err(error) => {
+                // The answer may have been lost after the commit: until reading back has told, nothing is repeated.
+                Err(error) => loop {
                     let wait = patience.next().filter(|_| error.is_transient());
                     if let Some(wait) = wait {
                         tokio::time::sleep(*wait).await;
                     }
-                    // The answer may have been lost after the commit: only reading back can tell.
-                    groups = self.unresolved(groups).await;
+                    let changes: Vec<Change> = groups.iter().map(|group| group.change.clone()).collect();
+                    let written = self.written(&changes).await;
+                    if let Ok(written) = &written {
+                        groups = self.unresolved(groups, written);
+                    }
                     if wait.is_none() {
                         tracing::error!(%error, "a batch of {} changes could not be committed", groups.len());
                         groups.into_iter().for_each(|group| group.failed(&error));
                         return again;
                     }
-                }
+                    if written.is_ok() {
+                        break;
+                    }
+                },
             }
         }
         again
     }
 
-    /// Answers those whose change is found in the store, and returns the others.
-    async fn unresolved(&self, groups: Vec<Group>) -> Vec<Group> {
-        let marks: Vec<Option<RecordId>> = groups.iter().map(|group| group.change.puts.first().map(|put| put.id.clone())).collect();
-        let ids: Vec<RecordId> = marks.iter().flatten().cloned().collect();
-        let Ok(records) = self.parts.store.get(&ids).await else { return groups };
-        let written: HashMap<RecordId, ChangeId> =
-            records.into_iter().flatten().filter_map(|record| record.change.map(|change| (record.id, change))).collect();
-        let mut open = Vec::new();
-        for (group, mark) in groups.into_iter().zip(marks) {
-            if mark.and_then(|id| written.get(&id).copied()) == Some(group.change.id) {
-                self.committed(group);
-            } else {
-                open.push(group);
+    /// Those of these changes that are found in the store.
+    async fn written(&self, changes: &[Change]) -> Result<HashSet<ChangeId>, StoreError> {
+        let ids: Vec<RecordId> = changes.iter().filter_map(|change| change.puts.first()).map(|put| put.id.clone()).collect();
+        let records = self.parts.store.get(&ids).await?;
+        let mut written: HashSet<ChangeId> = records.into_iter().flatten().filter_map(|record| record.change).collect();
+        for change in changes.iter().filter(|change| change.puts.is_empty()) {
+            if self.has_told(change).await? {
+                written.insert(change.id);
             }
         }
+        Ok(written)
+    }
+
+    /// Whether the last event of a change is in its run's history: nothing else tells of a change that puts no record.
+    async fn has_told(&self, change: &Change) -> Result<bool, StoreError> {
+        let Some((run, told)) = change.events.last() else { return Ok(false) };
+        let mut after = 0;
+        loop {
+            let page = self.parts.store.events(run, after, EVENTS_PAGE).await?;
+            if page.iter().any(|numbered| numbered.event == *told) {
+                return Ok(true);
+            }
+            match page.last() {
+                Some(last) if page.len() == EVENTS_PAGE => after = last.sequence,
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Answers those whose change is written, and returns the others.
+    fn unresolved(&self, groups: Vec<Group>, written: &HashSet<ChangeId>) -> Vec<Group> {
+        let (done, open): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|group| written.contains(&group.change.id));
+        done.into_iter().for_each(|group| self.committed(group));
         open
     }
 

@@ -10,6 +10,11 @@ use crate::store::ClaimAgent;
 /// Starts attempts of one agent from one digest.
 #[async_trait]
 pub trait Start: Send + Sync + 'static {
+    /// Whether attempts use their workspace, so that it must be there.
+    fn needs_workspace(&self) -> bool {
+        true
+    }
+
     /// Executes an attempt to its end. The agent's own limits and environment stand in for those of `spec`.
     async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport;
 }

@@ -69,6 +69,13 @@ pub(super) struct Mirrors {
     pub(super) output: Option<String>,
 }
 
+impl Mirrors {
+    /// Whether the task has any of them written; otherwise its runs leave no file but the guest's own.
+    pub(super) fn any(&self) -> bool {
+        self.run_json.is_some() || self.events_jsonl.is_some()
+    }
+}
+
 impl Inner {
     /// When a guest whose lease was asked for at that time must have stopped, by the clock that runs through suspend.
     pub(super) fn lease_end(&self, asked_at: BootInstant) -> u64 {
@@ -89,36 +96,55 @@ impl Inner {
         }
     }
 
-    /// The mirrors of a run as it will be, its history so far followed by `more`.
-    pub(super) async fn mirrors_of(&self, run: &Run, more: impl Iterator<Item = &Event>) -> Result<Mirrors, StoreError> {
+    /// The mirrors of a run as it will be, its history so far followed by `more`. The history is read where it is not known.
+    pub(super) async fn mirrors_of(
+        &self,
+        run: &Run,
+        known: Option<Vec<Event>>,
+        more: impl Iterator<Item = &Event>,
+    ) -> Result<Mirrors, StoreError> {
         let mut mirrors = Mirrors { path: run.workspace_path.clone(), run_json: None, events_jsonl: None, output: None };
         if run.policy.write_run_json {
             mirrors.run_json = serde_json::to_vec_pretty(run).ok();
         }
         if run.policy.write_events_jsonl {
+            let history = match known {
+                Some(events) => events,
+                None => self.history(&run.run_id).await?,
+            };
             let mut lines = Vec::new();
-            let mut last = 0;
-            loop {
-                let page = self.store.events(&run.run_id, last, EVENTS_PAGE).await?;
-                for numbered in &page {
-                    line(&mut lines, run, &numbered.event, numbered.sequence);
-                    last = numbered.sequence;
+            let mut sequence = 0;
+            let mut write = |event: &Event| {
+                sequence += 1;
+                // A value that was made of JSON can be written as JSON.
+                if serde_json::to_writer(&mut lines, &event.payload(run, sequence)).is_ok() {
+                    lines.push(b'\n');
                 }
-                if page.len() < EVENTS_PAGE {
-                    break;
-                }
-            }
-            for (event, sequence) in more.zip(last.saturating_add(1)..) {
-                line(&mut lines, run, event, sequence);
-            }
+            };
+            history.iter().for_each(&mut write);
+            more.for_each(&mut write);
             mirrors.events_jsonl = Some(lines);
         }
         Ok(mirrors)
     }
 
+    /// A run's events so far. They are bounded by what an attempt may tell and by how many attempts there are.
+    async fn history(&self, run: &RunId) -> Result<Vec<Event>, StoreError> {
+        let mut events = Vec::new();
+        loop {
+            let after = events.len() as u64;
+            let page = self.store.events(run, after, EVENTS_PAGE).await?;
+            let is_last = page.len() < EVENTS_PAGE;
+            events.extend(page.into_iter().map(|numbered| numbered.event));
+            if is_last {
+                return Ok(events);
+            }
+        }
+    }
+
     /// Writes mirrors; a failure is told in the log, for the store has it all.
     pub(super) async fn write_mirrors(&self, mirrors: Mirrors) {
-        if mirrors.run_json.is_none() && mirrors.events_jsonl.is_none() && mirrors.output.is_none() {
+        if !mirrors.any() {
             return;
         }
         let workspaces = self.workspaces.clone();
@@ -140,7 +166,7 @@ impl Inner {
     pub(super) async fn mirror_from_store(&self, run: &RunId) {
         let written: Result<(), ManagerError> = async {
             let run = self.read_run(run).await?;
-            let mirrors = self.mirrors_of(&run, std::iter::empty()).await?;
+            let mirrors = self.mirrors_of(&run, None, std::iter::empty()).await?;
             self.write_mirrors(mirrors).await;
             Ok(())
         }
@@ -156,12 +182,5 @@ impl Inner {
             Some(record) => Ok(record.decode_run()?),
             None => Err(ManagerError::not_found("Run", run)),
         }
-    }
-}
-
-fn line(lines: &mut Vec<u8>, run: &Run, event: &Event, sequence: u64) {
-    // A value that was made of JSON can be written as JSON.
-    if serde_json::to_writer(&mut *lines, &event.payload(run, sequence)).is_ok() {
-        lines.push(b'\n');
     }
 }

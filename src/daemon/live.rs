@@ -1,6 +1,7 @@
 //! The runs that this daemon executes right now, and how to reach their guests.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -20,16 +21,28 @@ pub struct LiveRun {
     pub signals: Arc<AttemptSignals>,
     /// Ends when a cancel is asked for.
     pub cancelled: CancellationToken,
+    history_moved: Arc<AtomicBool>,
 }
 
 impl LiveRun {
     /// An attempt that nobody has cancelled.
     pub fn new(fence: u64, signals: Arc<AttemptSignals>) -> Self {
-        LiveRun { fence, signals, cancelled: CancellationToken::new() }
+        LiveRun { fence, signals, cancelled: CancellationToken::new(), history_moved: Arc::default() }
+    }
+
+    /// Notes that events are added to the run's history while it executes.
+    pub fn move_history(&self) {
+        self.history_moved.store(true, Ordering::Release);
+    }
+
+    /// Whether events may have been added to the run's history since its claim.
+    pub fn has_history_moved(&self) -> bool {
+        self.history_moved.load(Ordering::Acquire)
     }
 
     /// Tells its guest that a cancel was asked for.
     pub fn ask_cancel(&self) {
+        self.move_history();
         self.signals.ask_cancel();
         self.cancelled.cancel();
     }
@@ -40,6 +53,8 @@ struct State {
     runs: HashMap<RunId, LiveRun>,
     /// Cancels that were committed after a claim and before the claim's answer came back.
     early: VecDeque<RunId>,
+    /// Why every guest has to stop, those that come later too.
+    stopped: Option<Stop>,
 }
 
 /// The attempts that execute here.
@@ -57,6 +72,9 @@ impl LiveRuns {
         if state.early.contains(&run) {
             state.early.retain(|early| *early != run);
             live.ask_cancel();
+        }
+        if let Some(why) = state.stopped {
+            live.signals.trap_now(why);
         }
         state.runs.insert(run, live);
     }
@@ -103,10 +121,32 @@ impl LiveRuns {
         }
     }
 
-    /// Stops every guest at once.
+    /// Stops every guest at once, and those whose attempts have been claimed and are not here yet as soon as they come.
     pub fn stop_all(&self, why: Stop) {
+        self.state().stopped = Some(why);
         for (_, live) in self.all() {
             live.signals.trap_now(why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_and_a_cancel_reach_also_those_who_come_after_them() {
+        let (live, run) = (LiveRuns::default(), RunId::parse("run_1").unwrap());
+        let [here, cancelled, late] = [1, 2, 3].map(|fence| LiveRun::new(fence, AttemptSignals::new()));
+        live.add(run.clone(), here.clone());
+        live.remove(&run, 1);
+        live.ask_cancel(&run);
+        live.add(run.clone(), cancelled.clone());
+        assert!(cancelled.signals.cancel_asked() && cancelled.signals.may_act() && !here.signals.cancel_asked());
+        live.remove(&run, 1);
+        assert_eq!(live.get(&run).unwrap().fence, 2, "an older attempt does not take a newer one out");
+        live.stop_all(Stop::ShuttingDown);
+        live.add(RunId::parse("run_2").unwrap(), late.clone());
+        assert!(!cancelled.signals.may_act() && !late.signals.may_act());
     }
 }

@@ -21,8 +21,13 @@ use crate::domain::task::Task;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 use crate::store::memory::MemoryStore;
+#[cfg(feature = "sqlite")]
+use crate::store::sql::sqlite::{OpenError as SqliteError, SqliteStore};
 use crate::store::{Store, StoreError};
 use crate::workspace::{WorkspaceError, Workspaces};
+
+/// How long a start waits for the plugins folder.
+const FIRST_SCAN: Duration = Duration::from_secs(1);
 
 /// Why a daemon does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,10 @@ pub enum OpenError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store's file.
+    #[cfg(feature = "sqlite")]
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -82,48 +91,58 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
     std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.to_owned(), source })
 }
 
-fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
+/// The tasks of the configuration, all good, or all that is wrong with them.
+fn tasks_of(settings: &Settings, clock: &dyn Clock) -> Result<Vec<Task>, OpenError> {
+    let now = clock.now();
+    let (mut tasks, mut faults) = (Vec::new(), Vec::new());
+    for entry in &settings.tasks {
+        match entry.task(&settings.default_agent, now) {
+            Ok(task) => tasks.push(task),
+            Err(fault) => faults.extend(fault.0),
+        }
+    }
+    if faults.is_empty() { Ok(tasks) } else { Err(OpenError::Tasks(ConfigFaults(faults))) }
+}
+
+async fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
     match settings {
         StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(Arc::clone(clock)))),
-        StoreSettings::Sqlite { path } => {
-            let _ = path;
-            Ok(Arc::new(MemoryStore::new(Arc::clone(clock))))
+        #[cfg(feature = "sqlite")]
+        StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
+        #[cfg(not(feature = "sqlite"))]
+        StoreSettings::Sqlite { .. } => {
+            let what = "this sandclock was built without SQLite; build it with the feature `sqlite`, or set store.url = \"memory\"";
+            Err(StoreError::Invalid(what.to_owned()).into())
         }
     }
 }
 
 impl Opened {
-    /// Opens everything and starts the daemon. Plugins that are in the folder are compiled before this returns, so that the first
-    /// claim finds them.
+    /// Opens everything and starts the daemon.
     ///
     /// # Errors
     /// Something cannot be had; nothing runs then.
     pub async fn open(loaded: &Loaded) -> Result<Opened, OpenError> {
         let settings = &loaded.settings;
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        // A configuration that is refused must leave nothing behind.
+        let tasks = tasks_of(settings, &*clock)?;
         for folder in [&settings.paths.data, &settings.paths.plugins] {
             make_folder(folder)?;
         }
-        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let identity = Identity::take(&settings.paths.data, &*entropy)?;
-        let mut tasks = Vec::new();
-        let mut faults = Vec::new();
-        for entry in &settings.tasks {
-            match entry.task(&settings.default_agent, clock.now()) {
-                Ok(task) => tasks.push(task),
-                Err(fault) => faults.extend(fault.0),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(OpenError::Tasks(ConfigFaults(faults)));
-        }
-        let store = open_store(&settings.store, &clock)?;
+        let store = open_store(&settings.store, &clock).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
         let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
-        report(&catalogue.scan().await);
+        // What is compiled already serves at once; what has to be compiled must not keep the daemon from starting.
+        match tokio::time::timeout(FIRST_SCAN, catalogue.scan()).await {
+            Ok(summary) => report(&summary),
+            Err(_) => tracing::info!("plugins are still being compiled; their agents serve when they are ready"),
+        }
         let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), settings.agents.clone(), settings.limits.clone(), &*clock));
-        let daemon = Daemon::start(DaemonParts {
+        let mut daemon = Daemon::open(DaemonParts {
             store,
             clock,
             entropy,
@@ -134,9 +153,11 @@ impl Opened {
             settings: daemon_settings(settings, &identity),
         })
         .await?;
+        // A schedule that the configuration has changed must not fire once more as it was.
+        apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
+        daemon.take_up_work();
         let cancel = CancellationToken::new();
         let watcher = catalogue.watch(cancel.clone());
-        apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
         Ok(Opened { daemon, catalogue, watching: (cancel, watcher), _identity: identity })
     }
 

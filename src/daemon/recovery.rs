@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +34,9 @@ pub async fn take_back(inner: &Inner) -> Result<usize, StoreError> {
         let what = DueKind::OlderIncarnations { daemon: worker.daemon().to_owned(), current: worker.clone() };
         let due = inner.store.due(what, BATCH).await?;
         let found = due.records.len();
-        taken += recover(inner, &due.records).await;
-        if found < BATCH {
+        let now_taken = recover(inner, &due.records).await;
+        taken += now_taken;
+        if found < BATCH || now_taken == 0 {
             return Ok(taken);
         }
     }
@@ -60,12 +63,13 @@ pub async fn watch(inner: Arc<Inner>, stop: CancellationToken) {
 /// One look; answers how long nothing will be due.
 async fn pass(inner: &Inner) -> Result<Duration, StoreError> {
     let leases = inner.store.due(DueKind::ExpiredLeases, BATCH).await?;
-    recover(inner, &leases.records).await;
+    let mut done = recover(inner, &leases.records).await;
     let waits = inner.store.due(DueKind::Expiries, BATCH).await?;
     for record in &waits.records {
-        expire(inner, record).await;
+        done += usize::from(expire(inner, record).await);
     }
-    if leases.records.len() == BATCH || waits.records.len() == BATCH {
+    // A whole batch of records that nothing can be done about is looked at again only after a while.
+    if done > 0 && (leases.records.len() == BATCH || waits.records.len() == BATCH) {
         return Ok(Duration::ZERO);
     }
     let until = |due: &Due| due.next.map(|next| next.since(due.now).max(Duration::from_millis(10)));
@@ -73,21 +77,30 @@ async fn pass(inner: &Inner) -> Result<Duration, StoreError> {
     Ok(wait.unwrap_or(inner.settings.poll).min(inner.settings.poll))
 }
 
+/// Takes the runs of these records from their workers, together: a store that syncs each commit can sync many in one.
 async fn recover(inner: &Inner, records: &[Record]) -> usize {
-    let mut taken = 0;
-    for record in records {
-        let Ok(run) = RunId::parse(&record.id.key) else { continue };
-        let fence = record.lease.as_ref().map_or(0, |lease| lease.fence);
-        match inner.committer.commit(vec![record.id.clone()], Vec::new(), lose(run.clone(), fence)).await {
-            Ok(Some(after)) => {
-                taken += 1;
-                tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
+    let taken = records.iter().map(|record| recover_one(inner, record)).collect::<FuturesUnordered<_>>();
+    taken.filter(|taken| std::future::ready(*taken)).count().await
+}
+
+/// Answers whether the run was taken.
+async fn recover_one(inner: &Inner, record: &Record) -> bool {
+    let Ok(run) = RunId::parse(&record.id.key) else { return false };
+    let fence = record.lease.as_ref().map_or(0, |lease| lease.fence);
+    match inner.committer.commit(vec![record.id.clone()], Vec::new(), lose(run.clone(), fence)).await {
+        Ok(Some(after)) => {
+            tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
+            if after.status.is_terminal() {
+                inner.mirror_from_store(&run).await;
             }
-            Ok(None) => {}
-            Err(error) => tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up"),
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up");
+            false
         }
     }
-    taken
 }
 
 /// Takes a run from the worker that had it under `fence`.
@@ -107,8 +120,10 @@ fn lose(run_id: RunId, fence: u64) -> impl FnMut(&mut Txn<'_>) -> Step<Option<Ar
     }
 }
 
-async fn expire(inner: &Inner, record: &Record) {
-    let Ok(run_id) = RunId::parse(&record.id.key) else { return };
+/// Fails a parked run whose wait is over; answers whether that could be done.
+async fn expire(inner: &Inner, record: &Record) -> bool {
+    let Ok(run) = RunId::parse(&record.id.key) else { return false };
+    let run_id = run.clone();
     let decide = move |txn: &mut Txn<'_>| -> Step<()> {
         let run = transitions::run_of(txn, &run_id)?;
         if let Some(decision) = lifecycle::expire_parked(Run::clone(&run), txn.now()) {
@@ -116,9 +131,14 @@ async fn expire(inner: &Inner, record: &Record) {
         }
         Ok(())
     };
-    if let Err(error) = inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
-        tracing::error!(run = %record.id.key, error = %ManagerError::from(error), "a run whose wait is over could not be ended");
+    match inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
+        Ok(()) => inner.mirror_from_store(&run).await,
+        Err(error) => {
+            tracing::error!(%run, error = %ManagerError::from(error), "a run whose wait is over could not be ended");
+            return false;
+        }
     }
+    true
 }
 
 /// Appends heartbeat events until no more can come.

@@ -85,6 +85,9 @@ fn tell(
 ) {
     let since = |before: &BootInstant| Duration::from_nanos(now.0.saturating_sub(before.0));
     let due = told.get(run).is_none_or(|before| since(before) >= inner.settings.heartbeat_events);
+    if due && let Some(live) = inner.live.get(run) {
+        live.move_history();
+    }
     if due && heartbeats.try_send(Heartbeat { run: run.clone(), fence }).is_ok() {
         told.insert(run.clone(), now);
     }

@@ -51,20 +51,33 @@ pub struct Daemon {
     inner: Arc<Inner>,
     manager: Manager,
     attempts: TaskTracker,
+    offers: watch::Receiver<u64>,
     intake: CancellationToken,
     upkeep: CancellationToken,
-    parts: Vec<JoinHandle<()>>,
+    /// What takes up work: the scheduler and the worker.
+    takers: Vec<JoinHandle<()>>,
+    recovering: JoinHandle<()>,
     committing: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
     renewing: std::thread::JoinHandle<()>,
 }
 
 impl Daemon {
-    /// Starts the parts: takes back what an older incarnation left, then schedules and, unless told otherwise, executes.
+    /// Opens a daemon and lets it take up work.
     ///
     /// # Errors
     /// The store does not answer, or the system gives no thread.
     pub async fn start(parts: DaemonParts) -> Result<Daemon, StoreError> {
+        let mut daemon = Self::open(parts).await?;
+        daemon.take_up_work();
+        Ok(daemon)
+    }
+
+    /// Starts the parts that answer, and takes back what an older incarnation left. Nothing is dispatched or executed yet.
+    ///
+    /// # Errors
+    /// The store does not answer, or the system gives no thread.
+    pub async fn open(parts: DaemonParts) -> Result<Daemon, StoreError> {
         let wakeups = Arc::new(Wakeups::default());
         let live = Arc::new(LiveRuns::default());
         let (committer, committing) = Committer::start(Parts {
@@ -94,16 +107,19 @@ impl Daemon {
         if taken > 0 {
             tracing::info!(runs = taken, "runs of the daemon's last incarnation were taken back");
         }
-        let attempts = TaskTracker::new();
-        let mut handles = vec![
-            tokio::spawn(recovery::watch(Arc::clone(&inner), upkeep.clone())),
-            tokio::spawn(scheduler::dispatch(Arc::clone(&inner), intake.clone())),
-        ];
-        if inner.settings.executes {
-            handles.push(tokio::spawn(worker::work(Arc::clone(&inner), attempts.clone(), parts.offers, intake.clone())));
+        let (attempts, takers) = (TaskTracker::new(), Vec::new());
+        let recovering = tokio::spawn(recovery::watch(Arc::clone(&inner), upkeep.clone()));
+        let (manager, offers) = (Manager::new(Arc::clone(&inner), parts.agents), parts.offers);
+        Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, recovering, committing, heartbeats, renewing })
+    }
+
+    /// Schedules from now on and, unless the settings say otherwise, executes. Once.
+    pub fn take_up_work(&mut self) {
+        self.takers.push(tokio::spawn(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone())));
+        if self.inner.settings.executes {
+            let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
+            self.takers.push(tokio::spawn(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone())));
         }
-        let manager = Manager::new(Arc::clone(&inner), parts.agents);
-        Ok(Daemon { inner, manager, attempts, intake, upkeep, parts: handles, committing, heartbeats, renewing })
     }
 
     /// The façade.
@@ -116,6 +132,10 @@ impl Daemon {
     pub async fn stop(self, grace: Duration, hurry: CancellationToken) {
         self.manager.stop_running();
         self.intake.cancel();
+        // A claim that is on its way still starts attempts, and all attempts must be there to be stopped.
+        for taker in self.takers {
+            finish(taker).await;
+        }
         self.attempts.close();
         let running = self.attempts.len();
         if running > 0 {
@@ -131,9 +151,7 @@ impl Daemon {
             tracing::error!(left = self.attempts.len(), "attempts did not end; the next start takes their runs back");
         }
         self.upkeep.cancel();
-        for part in self.parts {
-            finish(part).await;
-        }
+        finish(self.recovering).await;
         // The thread holds the sender of heartbeats, whose end ends their writer.
         let renewing = self.renewing;
         finish(tokio::task::spawn_blocking(move || drop(renewing.join()))).await;

@@ -34,7 +34,7 @@ const SET_ASIDE: Duration = Duration::from_secs(60);
 pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
     let mut aside: HashMap<String, BootInstant> = HashMap::new();
     loop {
-        let wait = match pass(&inner, &mut aside).await {
+        let wait = match pass(&inner, &mut aside, &stop).await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::warn!(%error, "due schedules could not be looked for");
@@ -50,8 +50,9 @@ pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
 }
 
 /// Dispatches what is due; answers how long nothing will be.
-async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>) -> Result<Duration, StoreError> {
-    loop {
+async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop: &CancellationToken) -> Result<Duration, StoreError> {
+    // Where something is always due, only the stop ends this.
+    while !stop.is_cancelled() {
         let now = inner.clock.boot();
         aside.retain(|_, since| Duration::from_nanos(now.0.saturating_sub(since.0)) < SET_ASIDE);
         let batch = inner.settings.dispatch_batch + aside.len();
@@ -61,20 +62,35 @@ async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>) -> R
             let wait = due.next.map_or(inner.settings.poll, |next| next.since(due.now).max(Duration::from_millis(1)));
             return Ok(wait.min(inner.settings.poll));
         }
-        let faulty: Vec<String> = stream::iter(ready)
+        let failed: Vec<(String, ManagerError)> = stream::iter(ready)
             .map(|record| dispatch_one(Arc::clone(inner), record))
             .buffer_unordered(inner.settings.dispatch_batch.max(1))
-            .filter_map(|fault| async move { fault })
+            .filter_map(|failed| async move { failed })
             .collect()
             .await;
-        aside.extend(faulty.into_iter().map(|task| (task, now)));
+        let mut away = None;
+        for (task, error) in failed {
+            match error {
+                // The store is to blame, not the task.
+                ManagerError::Store(error) if error.is_transient() => away = Some(error),
+                ManagerError::Busy { .. } => {}
+                error => {
+                    tracing::error!(task, %error, "a due task could not be dispatched; it is left alone for a minute");
+                    aside.insert(task, now);
+                }
+            }
+        }
+        if let Some(error) = away {
+            return Err(error);
+        }
         // What the commits above told of is looked at by this loop already.
         tokio::task::yield_now().await;
     }
+    Ok(Duration::ZERO)
 }
 
-/// Dispatches one task; answers with its id when that could not be done.
-async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<String> {
+/// Dispatches one task; answers with its id and the error when that could not be done.
+async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<(String, ManagerError)> {
     let key = record.id.key.to_string();
     let result = async {
         let task = TaskId::parse(&key).map_err(|error| ManagerError::Host(error.to_string()))?;
@@ -88,13 +104,7 @@ async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<String> {
         inner.committer.commit(ids, vec![known], decide).await.map_err(ManagerError::from)
     }
     .await;
-    match result {
-        Ok(()) => None,
-        Err(error) => {
-            tracing::error!(task = key, %error, "a due task could not be dispatched; it is left alone for a minute");
-            Some(key)
-        }
-    }
+    result.err().map(|error| (key, error))
 }
 
 /// Decides about a task's due occurrences.

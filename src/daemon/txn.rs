@@ -320,6 +320,11 @@ impl<'a> Txn<'a> {
         self.needs
     }
 
+    /// Writes nothing; what was read still ties the decision to those who write it.
+    pub(super) fn fall(self) -> Footprint {
+        Footprint { touched: self.footprint.touched, ..Footprint::default() }
+    }
+
     /// Makes the decision part of the batch.
     pub(super) fn stand(mut self) -> Footprint {
         for (id, staged) in std::mem::take(&mut self.staged) {

@@ -152,9 +152,13 @@ impl<'a> Fields<'a> {
         self.optional(name)
     }
 
-    /// Opens a nested object; none when it is absent or null.
+    /// Opens a nested object; none when it is absent or null, or is a fault because it is no object.
     pub fn nested(&mut self, name: &str) -> Option<Fields<'_>> {
         let value = self.raw(name)?;
+        if !value.is_object() {
+            self.fault(name, format!("must be an object, not {}", kind_of(&value)));
+            return None;
+        }
         let path = self.path_of(name);
         Some(Fields::open(&path, value, self.faults))
     }

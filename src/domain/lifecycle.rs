@@ -74,8 +74,6 @@ pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Ti
     run.lease_expires_at = Some(until);
     run.heartbeat_at = Some(now);
     run.claimed_at = Some(now);
-    run.status = Status::Claimed;
-    let claimed = Event::of(run, EventName::Claimed, now);
     let reason = match (run.attempt, run.recoveries, run.error_kind) {
         (0, ..) => AttemptReason::Initial,
         (_, 1.., _) => AttemptReason::LeaseExpired,
@@ -85,7 +83,6 @@ pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Ti
     run.attempt = run.attempt.saturating_add(1);
     run.started_at = Some(now);
     run.status = Status::Running;
-    let started = Event::of(run, EventName::Started, now).with("digest", digest);
     let attempt = Attempt {
         attempt_id: AttemptId::of_claim(&run.run_id, fence, now),
         run_id: run.run_id.clone(),
@@ -104,7 +101,27 @@ pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Ti
         effects_began: false,
         usage: None,
     };
-    ClaimPatch { attempt, events: [claimed, started] }
+    ClaimPatch { attempt, events: claim_events(run, digest, now) }
+}
+
+/// What a claim tells of the run that it has just started.
+fn claim_events(run: &Run, digest: &str, now: Timestamp) -> [Event; 2] {
+    let claimed = Event { status: Status::Claimed, attempt: run.attempt.saturating_sub(1), ..Event::of(run, EventName::Claimed, now) };
+    [claimed, Event::of(run, EventName::Started, now).with("digest", digest)]
+}
+
+/// The whole history of a run whose first attempt has just been claimed, where the run itself tells it: none when it waited for its
+/// turn or was claimed before.
+pub fn history_at_first_claim(run: &Run, digest: &str) -> Option<Vec<Event>> {
+    let claimed_at = run.claimed_at.filter(|_| run.attempt == 1 && run.queued_at == run.triggered_at && run.status == Status::Running)?;
+    let mut fresh = run.clone();
+    fresh.status = Status::Queued;
+    fresh.attempt = 0;
+    fresh.lease_generation = 0;
+    (fresh.lease_owner, fresh.lease_expires_at, fresh.heartbeat_at) = (None, None, None);
+    let mut events = admit::first_events(&fresh);
+    events.extend(claim_events(run, digest, claimed_at));
+    Some(events)
 }
 
 /// Takes a settled run's lease away.
@@ -145,3 +162,6 @@ pub fn leave_slot(slot: &mut Slot, run: &Run) -> bool {
 pub fn next_turns(slot: &Slot, capacity: usize) -> Vec<super::id::RunId> {
     slot.waiting.iter().take(capacity.saturating_sub(slot.holders.len())).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests;

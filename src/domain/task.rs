@@ -13,7 +13,9 @@ use super::time::{Seconds, Timestamp};
 pub const DEFAULT_MAX_QUEUED: u32 = 1000;
 /// The most that `max_queued` may be: the queue is one record.
 pub const MOST_QUEUED: u32 = 10_000;
-/// The longest query, in bytes.
+/// The most that `max_parallel` may be: the live runs are in that record too.
+pub const MOST_PARALLEL: u32 = 10_000;
+/// The longest query, in bytes of JSON.
 const QUERY_BYTES: usize = 256 * 1024;
 /// The largest metadata, in bytes of JSON.
 const METADATA_BYTES: usize = 64 * 1024;
@@ -100,7 +102,7 @@ impl Task {
         let task_id = fields.required::<TaskId>("task_id");
         let agent_id = fields.optional("agent_id").unwrap_or_else(|| default_agent.clone());
         let query = fields.required::<String>("query");
-        if !fields.has("schedule") {
+        if !fields.has("schedule") || fields.is_null("schedule") {
             fields.fault("schedule", "is required, such as {\"type\": \"manual\"}");
         }
         let schedule = fields.nested("schedule").and_then(Schedule::parse);
@@ -160,9 +162,14 @@ impl Task {
 fn check_query(query: Option<&str>, faults: &mut Faults) {
     match query {
         Some(query) if query.trim().is_empty() => faults.add("query", "must not be blank"),
-        Some(query) if query.len() > QUERY_BYTES => faults.add("query", format!("is longer than {QUERY_BYTES} bytes")),
+        Some(query) if is_too_long(query) => faults.add("query", format!("is longer than {QUERY_BYTES} bytes of JSON")),
         _ => {}
     }
+}
+
+/// Records are JSON, in which a control character takes six bytes.
+fn is_too_long(query: &str) -> bool {
+    query.len() > QUERY_BYTES || serde_json::to_vec(query).map_or(0, |text| text.len()) > QUERY_BYTES
 }
 
 /// Checks a query that stands in for the task's in one run.
@@ -170,8 +177,19 @@ fn check_query(query: Option<&str>, faults: &mut Faults) {
 /// # Errors
 /// The query is too long.
 pub fn check_query_override(query: &str) -> Result<(), Faults> {
-    if query.len() > QUERY_BYTES {
-        return Err(Faults::one("query", format!("is longer than {QUERY_BYTES} bytes")));
+    if is_too_long(query) {
+        return Err(Faults::one("query", format!("is longer than {QUERY_BYTES} bytes of JSON")));
+    }
+    Ok(())
+}
+
+/// Checks what somebody who asks for a run wants to be kept with it.
+///
+/// # Errors
+/// It is too large.
+pub fn check_trigger_metadata(metadata: &Map<String, Value>) -> Result<(), Faults> {
+    if serde_json::to_vec(metadata).map_or(0, |text| text.len()) > METADATA_BYTES {
+        return Err(Faults::one("metadata", format!("is larger than {METADATA_BYTES} bytes of JSON")));
     }
     Ok(())
 }
@@ -234,8 +252,8 @@ impl Settings {
             fields.fault("timeout_seconds", "must be more than 0");
         }
         let max_parallel = nullable(fields, "max_parallel", base.max_parallel);
-        if max_parallel == Some(0) {
-            fields.fault("max_parallel", "must be at least 1");
+        if max_parallel.is_some_and(|most| most == 0 || most > MOST_PARALLEL) {
+            fields.fault("max_parallel", format!("must be from 1 to {MOST_PARALLEL}; leave it out for any number"));
         }
         let max_queued = fields.or("max_queued", base.max_queued);
         if max_queued > MOST_QUEUED {
@@ -353,3 +371,6 @@ fn read_workspace(mut fields: Fields<'_>) -> WorkspacePolicy {
     fields.refuse_rest(&["namespace_template", "write_run_json", "write_events_jsonl"]);
     policy
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -69,16 +69,21 @@ impl Signals {
     /// Ends when the folder is worth a survey.
     async fn worth_a_survey(&self) {
         tokio::select! {
-            () = self.ready.notified() => return,
+            () = self.ready.notified() => return self.forget_stirring(),
             () = self.stirring.notified() => {}
         }
         loop {
             tokio::select! {
-                () = self.ready.notified() => return,
+                () = self.ready.notified() => return self.forget_stirring(),
                 () = self.stirring.notified() => {}
                 () = sleep(QUIET) => return,
             }
         }
+    }
+
+    /// What stirred before a survey is seen by it, and is not worth another.
+    fn forget_stirring(&self) {
+        let _ = self.stirring.notified().now_or_never();
     }
 }
 

@@ -71,7 +71,12 @@ pub(crate) fn build(settings: &SandboxSettings) -> Result<Engine, SandboxError> 
 struct Ticking {
     running: usize,
     stopped: bool,
+    /// The thread waits to be woken. Otherwise it wakes by itself soon, and waking it would cost more than a short attempt.
+    parked: bool,
 }
+
+/// How many ticks without a guest go by before the thread parks.
+const IDLE_TICKS: u32 = 100;
 
 #[derive(Default)]
 struct Shared {
@@ -100,10 +105,13 @@ impl Ticker {
         let shared = Arc::new(Shared::default());
         let (seen, engine) = (Arc::clone(&shared), engine.weak());
         let ticking = move || {
-            let mut state = seen.lock();
+            let (mut state, mut idle) = (seen.lock(), 0);
             while !state.stopped {
-                if state.running == 0 {
+                idle = if state.running == 0 { idle + 1 } else { 0 };
+                if idle > IDLE_TICKS {
+                    state.parked = true;
                     state = seen.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    (state.parked, idle) = (false, 0);
                     continue;
                 }
                 state = seen.changed.wait_timeout(state, tick).unwrap_or_else(PoisonError::into_inner).0;
@@ -122,7 +130,7 @@ impl Ticker {
     pub(crate) fn running(&self) -> Running {
         let mut state = self.shared.lock();
         state.running += 1;
-        if state.running == 1 {
+        if state.parked {
             self.shared.changed.notify_one();
         }
         Running { shared: Arc::clone(&self.shared) }

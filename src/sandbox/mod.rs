@@ -108,7 +108,6 @@ impl Sandbox {
             .worker_threads(settings.guest_threads.max(1))
             .thread_name("guest")
             .enable_time()
-            .enable_io()
             .build()
             .map_err(|error| SandboxError::Thread(error.to_string()))?;
         let instances = Arc::new(Semaphore::new(settings.max_instances.max(1) as usize));

@@ -34,7 +34,6 @@ struct Stored {
     index: Index,
     /// Where the record's lease stands, for a run.
     token: Option<super::ChangeId>,
-    events: Vec<Event>,
 }
 
 #[derive(Default)]
@@ -52,6 +51,7 @@ struct State {
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
     by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
     by_status: BTreeMap<(Status, i64), RecordId>,
+    events: HashMap<RunId, Vec<Event>>,
     counts: HashMap<CountScope, Counts>,
     last_order: i64,
 }
@@ -183,19 +183,14 @@ impl State {
             if leased { lease } else { Lease { fence: lease.fence, heartbeat_at: lease.heartbeat_at, owner: None, until: None } }
         });
         let token = old.and_then(|old| old.token);
-        let events = old.map(|old| old.events.clone()).unwrap_or_default();
-        self.replace(Stored {
-            record: Record { id: put.id, rev, change, order, due, body: put.body, lease },
-            index: put.index,
-            token,
-            events,
-        });
+        self.replace(Stored { record: Record { id: put.id, rev, change, order, due, body: put.body, lease }, index: put.index, token });
     }
 
     fn delete(&mut self, id: &RecordId) {
         let Some(old) = self.records.remove(id) else { return };
         self.index(&old, false);
         if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
+            self.events.remove(&run);
             let hanging: Vec<RecordId> =
                 self.by_run.range((run.clone(), Kind::Agent, i64::MIN)..=(run, Kind::Daemon, i64::MAX)).map(|(_, id)| id.clone()).collect();
             for id in hanging {
@@ -212,8 +207,8 @@ impl State {
             self.put(put, Some(change.id), now);
         }
         for (run, event) in change.events {
-            if let Some(stored) = self.records.get_mut(&RecordId::run(&run)) {
-                stored.events.push(event);
+            if self.records.contains_key(&RecordId::run(&run)) {
+                self.events.entry(run).or_default().push(event);
             }
         }
         for id in &change.deletes {
@@ -240,8 +235,9 @@ impl State {
         after.index.ready = false;
         after.index.due = None;
         after.token = Some(request.token);
-        after.events.extend(patch.events);
-        let claimed = Claimed { run, attempt: patch.attempt.clone(), rev: after.record.rev, events: after.events.len() as u64 };
+        let events = self.events.entry(run_id.clone()).or_default();
+        events.extend(patch.events);
+        let claimed = Claimed { run, attempt: patch.attempt.clone(), rev: after.record.rev, events: events.len() as u64 };
         self.replace(after);
         let attempt = &patch.attempt;
         self.put(Put::attempt(attempt)?, None, now);
@@ -259,11 +255,18 @@ impl State {
                 let attempt = self.records.get(&RecordId::attempt(&run.run_id, run.attempt));
                 let attempt = attempt.ok_or_else(|| StoreError::corrupt(format!("run {} has no attempt record", run.run_id)))?;
                 let attempt = attempt.record.decode()?;
-                claimed.push((stored.record.order, Claimed { run, attempt, rev: stored.record.rev, events: stored.events.len() as u64 }));
+                claimed.push((
+                    stored.record.order,
+                    Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run },
+                ));
             }
         }
         claimed.sort_by_key(|(order, _)| *order);
         Ok(claimed.into_iter().map(|(_, claimed)| claimed).collect())
+    }
+
+    fn events_of(&self, run: &RunId) -> &[Event] {
+        self.events.get(run).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn renew_one(&mut self, worker: &WorkerId, run: &RunId, fence: u64, lease: Duration, now: Timestamp) -> Renewal {
@@ -439,8 +442,7 @@ impl Store for MemoryStore {
 
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {
         let state = self.state();
-        let events = state.records.get(&RecordId::run(run)).map(|stored| stored.events.as_slice()).unwrap_or_default();
-        let numbered = (1..).zip(events).skip(usize::try_from(after).unwrap_or(usize::MAX)).take(limit);
+        let numbered = (1..).zip(state.events_of(run)).skip(usize::try_from(after).unwrap_or(usize::MAX)).take(limit);
         Ok(numbered.map(|(sequence, event)| NumberedEvent { sequence, event: event.clone() }).collect())
     }
 

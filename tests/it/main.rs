@@ -3,9 +3,13 @@
 // A test says by a panic what it found; clippy.toml excuses test functions only, not what they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod api;
+mod cli;
 mod config;
+mod daemon;
 mod guest;
 mod plugins;
+mod process;
 mod sandbox;
 mod schedule;
 mod store;

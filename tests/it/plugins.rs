@@ -1,15 +1,14 @@
 //! The plugins folder: what is taken up, what is refused and why, what the compile cache is trusted with, and the watcher.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests, which say what they need by failing")]
-
 mod cache;
 mod watch;
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandclock::plugins::{Catalogue, Digest, PluginSettings, PluginState, PluginStatus, Preparer, ScanSummary};
@@ -345,4 +344,35 @@ async fn concurrent_scans_and_a_dropped_one_lose_nothing() {
     for number in 0..8 {
         assert_eq!(serving(&catalogue, &format!("p{number}")), Some(Digest::of(&component(number))));
     }
+}
+
+/// Prepares when it is let.
+struct Held {
+    entered: Arc<tokio::sync::Notify>,
+    go: Mutex<Receiver<()>>,
+}
+
+impl Preparer for Held {
+    type Prepared = ();
+    fn prepare(&self, _: &Component) -> Result<(), String> {
+        self.entered.notify_one();
+        self.go.lock().unwrap().recv().map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test]
+async fn a_file_whose_scan_was_dropped_half_way_is_taken_by_the_next_one() {
+    let house = House::new();
+    house.put("a.wasm", &component(1));
+    let (entered, (go, held)) = (Arc::new(tokio::sync::Notify::new()), channel());
+    let preparer = Held { entered: entered.clone(), go: Mutex::new(held) };
+    let catalogue = Catalogue::open(house.settings.clone(), Engine::default(), preparer).unwrap();
+    tokio::select! {
+        summary = catalogue.scan() => panic!("{summary:?}"),
+        () = entered.notified() => {}
+    }
+    assert_eq!(catalogue.list()[0].state, PluginState::Compiling);
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    assert_eq!(catalogue.scan().await.accepted, names(&["a"]));
 }

@@ -40,19 +40,21 @@ impl Agent for HealthReport {
     }
 }
 
-/// Writes a file, reads it back, compares, and takes the time of both.
+/// Writes a file, reads it back, compares, and takes the time of both. Leaves nothing behind: a probe that filled the disk would take
+/// the place of the report.
 fn probe_workspace() -> io::Result<Probe> {
     let bytes: Vec<u8> = (0..PROBE_BYTES).map(|i| (i % 251) as u8).collect();
     let start = Instant::now();
-    std::fs::write(PROBE_FILE, &bytes)?;
+    let written = std::fs::write(PROBE_FILE, &bytes);
     let write_micros = start.elapsed().as_micros();
     let start = Instant::now();
-    let back = std::fs::read(PROBE_FILE)?;
+    let back = written.and_then(|()| std::fs::read(PROBE_FILE));
     let read_micros = start.elapsed().as_micros();
-    std::fs::remove_file(PROBE_FILE)?;
-    if back != bytes {
+    let removed = std::fs::remove_file(PROBE_FILE);
+    if back? != bytes {
         return Err(io::Error::other("what was read back is not what was written"));
     }
+    removed?;
     Ok(Probe { bytes: PROBE_BYTES, write_micros, read_micros })
 }
 

@@ -20,7 +20,9 @@ impl Manager {
         Ok(match kept.source {
             source if source == task.source => None,
             None => Some("it was made through the API; delete it there, or take it out of the file".to_owned()),
-            Some(other) => Some(format!("it belongs to {other}; take it out of one of the two files")),
+            Some(other) => Some(format!(
+                "it belongs to {other}; take it out of one of the two files, and where that one is gone, delete the task and start again"
+            )),
         })
     }
 

@@ -18,12 +18,17 @@ use crate::domain::id::RunId;
 use crate::domain::lifecycle::Draft;
 use crate::domain::run::Trigger;
 use crate::domain::time::Timestamp;
-use crate::store::{CountScope, PageRequest, Record, RecordId, Scope, StoreError};
+use crate::store::{PageRequest, Record, RecordId, Scope, StoreError};
 
 pub use super::signals::RunWatch;
 pub use files::WorkspaceListing;
 pub use runs::RunWish;
 pub use tasks::Registered;
+
+/// How many records are read at a time.
+const PAGE_PART: usize = 100;
+/// A page ends with the record that passes this many bytes.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The daemon, for those who ask it for something. Cheap to clone.
 #[derive(Clone)]
@@ -80,17 +85,42 @@ impl Manager {
         Ok(self.inner().store.get(&[id]).await?.pop().flatten())
     }
 
+    /// A page that is also bounded in bytes: a thousand records may each be large.
     async fn page<T>(
         &self,
         scope: Scope,
-        count: CountScope,
         page: PageRequest,
         decode: impl Fn(&Record) -> Result<T, StoreError>,
-    ) -> Result<Listing<T>, ManagerError> {
-        let total = self.inner().store.counts(count).await?.total;
-        let page = self.inner().store.list(scope, page).await?;
-        let items = page.records.iter().map(decode).collect::<Result<Vec<T>, StoreError>>()?;
-        Ok(Listing { items, total, next: page.next })
+    ) -> Result<(Vec<T>, Option<i64>), ManagerError> {
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        let mut after = page.after;
+        loop {
+            let limit = (page.limit - items.len()).min(PAGE_PART);
+            let part = self.inner().store.list(scope.clone(), PageRequest { after, limit, ..page }).await?;
+            for record in &part.records {
+                bytes += record.body.len();
+                items.push(decode(record)?);
+            }
+            if part.next.is_none() || items.len() >= page.limit || bytes >= PAGE_BYTES {
+                return Ok((items, part.next));
+            }
+            after = part.next;
+        }
+    }
+
+    /// Counts what has no count of its own, page by page.
+    async fn count(&self, scope: &Scope) -> Result<u64, ManagerError> {
+        let mut page = PageRequest::first(PAGE_PART);
+        let mut count = 0;
+        loop {
+            let part = self.inner().store.list(scope.clone(), page).await?;
+            count += part.records.len() as u64;
+            match part.next {
+                Some(after) => page.after = Some(after),
+                None => return Ok(count),
+            }
+        }
     }
 }
 

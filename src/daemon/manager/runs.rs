@@ -8,11 +8,12 @@ use super::{Listing, Manager};
 use crate::daemon::error::ManagerError;
 use crate::daemon::signals::RunWatch;
 use crate::daemon::transitions::{self, task_of};
+use crate::daemon::txn::Known;
 use crate::domain::id::{RunId, TaskId};
 use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run, Status, Trigger};
-use crate::domain::task::check_query_override;
-use crate::store::{CountScope, Kind, PageRequest, RecordId, Scope};
+use crate::domain::task::{check_query_override, check_trigger_metadata};
+use crate::store::{CountScope, Kind, PageRequest, Record, RecordId, Scope};
 
 /// The most attempts and events that one answer holds.
 const MOST: usize = 1000;
@@ -36,14 +37,20 @@ impl Manager {
         if let Some(query) = &query {
             check_query_override(query)?;
         }
+        check_trigger_metadata(&wish.metadata)?;
         let inner = self.inner();
         let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
+        let made = RecordId::run(&run_id);
         let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
         draft.query = query;
         draft.trigger_metadata = wish.metadata;
         let id = task.clone();
         let run = self
-            .commit(vec![RecordId::task(task), RecordId::slot(task)], Vec::new(), move |txn| {
+            .commit(vec![RecordId::task(task), RecordId::slot(task)], vec![Known::absent(made.clone())], move |txn| {
+                // A commit whose answer was lost has made it: nobody else knows this id.
+                if let Some(run) = txn.get::<Run, _>(&made)? {
+                    return Ok(run);
+                }
                 let task = task_of(txn, &id)?;
                 if !task.enabled {
                     return Err(ManagerError::Conflict(format!("Task {id} is disabled; enable it to run it")).into());
@@ -85,6 +92,10 @@ impl Manager {
     pub async fn cancel_run(&self, run: &RunId, by: &str) -> Result<Run, ManagerError> {
         let (id, by) = (run.clone(), by.to_owned());
         let run = self.commit(vec![RecordId::run(run)], Vec::new(), move |txn| transitions::cancel(txn, &id, &by, None)).await?;
+        // An attempt of a run that waits for a retry has left mirrors that do not know of the end.
+        if run.status.is_terminal() && run.attempt > 0 {
+            self.inner().mirror_from_store(&run.run_id).await;
+        }
         Ok(Run::clone(&run))
     }
 
@@ -118,11 +129,10 @@ impl Manager {
     /// The store does not answer.
     pub async fn runs(&self, task: Option<TaskId>, status: Option<Status>, page: PageRequest) -> Result<Listing<Run>, ManagerError> {
         let count = task.clone().map_or(CountScope::All(Kind::Run), CountScope::RunsOfTask);
-        let listed = self.page(Scope::Runs { task, status }, count.clone(), page, |record| record.decode_run()).await?;
-        match status {
-            None => Ok(listed),
-            Some(status) => Ok(Listing { total: self.inner().store.counts(count).await?.of(status), ..listed }),
-        }
+        let counts = self.inner().store.counts(count).await?;
+        let total = status.map_or(counts.total, |status| counts.of(status));
+        let (items, next) = self.page(Scope::Runs { task, status }, page, Record::decode_run).await?;
+        Ok(Listing { items, total, next })
     }
 
     /// A run's attempts, first to last; the first thousand of them.
@@ -132,7 +142,7 @@ impl Manager {
     pub async fn attempts(&self, run: &RunId) -> Result<Vec<Attempt>, ManagerError> {
         self.run(run).await?;
         let page = self.inner().store.list(Scope::Attempts(run.clone()), PageRequest::first(MOST)).await?;
-        Ok(page.records.iter().map(crate::store::Record::decode).collect::<Result<_, _>>()?)
+        Ok(page.records.iter().map(Record::decode).collect::<Result<_, _>>()?)
     }
 
     /// The payloads of a run's events with numbers above `after`, in order.

@@ -15,7 +15,7 @@ use crate::domain::run::{Run, Slot, Status};
 use crate::domain::schedule::{Advance, ScheduleState};
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
-use crate::store::{CountScope, Kind, PageRequest, RecordId, Scope};
+use crate::store::{CountScope, Kind, PageRequest, Record, RecordId, Scope};
 
 /// How many runs of a deleted task are handled at a time.
 const DELETE_PAGE: usize = 256;
@@ -122,7 +122,8 @@ impl Manager {
     }
 
     async fn end_live_runs(&self, task: &TaskId, executing_too: bool) -> Result<(), ManagerError> {
-        let mut page = PageRequest::first(DELETE_PAGE);
+        // Newest first, so that the end of one gives no turn to another that is to end too.
+        let mut page = PageRequest { newest_first: true, ..PageRequest::first(DELETE_PAGE) };
         loop {
             let live = self.inner().store.list(Scope::LiveRunsOfTask(task.clone()), page).await?;
             for record in &live.records {
@@ -196,32 +197,13 @@ impl Manager {
     /// # Errors
     /// The store does not answer.
     pub async fn tasks(&self, agent: Option<AgentId>, page: PageRequest) -> Result<Listing<Task>, ManagerError> {
-        let count = CountScope::All(Kind::Task);
-        match agent {
-            None => self.page(Scope::All(Kind::Task), count, page, |record| record.decode()).await,
-            Some(agent) => {
-                let listed = self.page(Scope::TasksOfAgent(agent.clone()), count, page, |record| record.decode()).await?;
-                // Tasks are counted as a whole only; one agent's are few and are counted when they fit on the page.
-                let total = match (page.after, listed.next) {
-                    (None, None) => listed.items.len() as u64,
-                    _ => self.count_tasks_of(&agent).await?,
-                };
-                Ok(Listing { total, ..listed })
-            }
-        }
-    }
-
-    async fn count_tasks_of(&self, agent: &AgentId) -> Result<u64, ManagerError> {
-        let mut page = PageRequest::first(1000);
-        let mut count = 0;
-        loop {
-            let listed = self.inner().store.list(Scope::TasksOfAgent(agent.clone()), page).await?;
-            count += listed.records.len() as u64;
-            match listed.next {
-                Some(after) => page.after = Some(after),
-                None => return Ok(count),
-            }
-        }
+        let scope = agent.clone().map_or(Scope::All(Kind::Task), Scope::TasksOfAgent);
+        let total = match agent {
+            None => self.inner().store.counts(CountScope::All(Kind::Task)).await?.total,
+            Some(_) => self.count(&scope).await?,
+        };
+        let (items, next) = self.page(scope, page, Record::decode).await?;
+        Ok(Listing { items, total, next })
     }
 
     /// Stops a task's schedule until it is resumed. Runs that exist go on.
@@ -288,9 +270,10 @@ impl Manager {
     /// The store does not answer.
     pub async fn skip_ranges(&self, task: &TaskId, page: PageRequest) -> Result<Listing<Value>, ManagerError> {
         self.task(task).await?;
-        let page = self.inner().store.list(Scope::SkipRanges(task.clone()), page).await?;
-        let items = page.records.iter().map(crate::store::Record::decode).collect::<Result<Vec<Value>, _>>()?;
-        Ok(Listing { total: items.len() as u64, items, next: page.next })
+        let scope = Scope::SkipRanges(task.clone());
+        let total = self.count(&scope).await?;
+        let (items, next) = self.page(scope, page, Record::decode).await?;
+        Ok(Listing { items, total, next })
     }
 }
 

@@ -118,14 +118,17 @@ fn room(task: &Task, slot: &Slot) -> Room {
     }
 }
 
+/// What is told of a run that has just entered the queue.
+pub(super) fn first_events(run: &Run) -> Vec<Event> {
+    let scheduled = (run.trigger_type != Trigger::Manual).then_some(EventName::TaskScheduled);
+    scheduled.into_iter().chain([EventName::Queued]).map(|name| Event::of(run, name, run.triggered_at)).collect()
+}
+
 /// Makes a run of a task under its overlap policy. `slot` is the task's, as it is in the same commit.
 pub fn admit(task: &Task, slot: &Slot, draft: Draft, now: Timestamp) -> Admission {
     let mut run = new_run(task, draft, now);
     let mut slot = slot.clone();
-    let mut events = Vec::new();
-    if run.trigger_type != Trigger::Manual {
-        events.push(Event::of(&run, EventName::TaskScheduled, now));
-    }
+    let mut events = first_events(&run);
     let mut slot_after = None;
     let mut cancel = Vec::new();
     let mut waits_for = None;
@@ -144,15 +147,12 @@ pub fn admit(task: &Task, slot: &Slot, draft: Draft, now: Timestamp) -> Admissio
             cancel = previous;
         }
         Room::Full { reason } => {
+            events.pop();
             events.push(end(&mut run, Status::Skipped, now).with("reason", reason));
         }
     }
-    if run.status == Status::Queued {
-        let mut queued = Event::of(&run, EventName::Queued, now);
-        if let Some(before) = waits_for {
-            queued = queued.with("waits_for", json!(before));
-        }
-        events.push(queued);
+    if let (Some(before), Some(queued)) = (waits_for, events.last_mut()) {
+        queued.details.insert("waits_for".to_owned(), json!(before));
     }
     Admission { decision: Decision { run, attempt: None, events, result: None }, slot: slot_after, cancel }
 }

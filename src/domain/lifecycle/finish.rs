@@ -186,7 +186,8 @@ pub fn lose(mut run: Run, mut attempt: Attempt, now: Timestamp) -> Option<Decisi
         more => LOSS_DELAY.saturating_mul(1u32.checked_shl(more.saturating_sub(2)).unwrap_or(u32::MAX)).min(Duration::from_secs(300)),
     };
     let mut events = Vec::new();
-    if run.recoveries > run.policy.max_recoveries {
+    // A cancel that was acknowledged is kept, also where the run would have failed.
+    if run.cancel_requested_at.is_none() && run.recoveries > run.policy.max_recoveries {
         run.error = Some(format!(
             "{} workers in a row were lost while they executed it; it is not tried again (max_recoveries = {})",
             run.recoveries, run.policy.max_recoveries

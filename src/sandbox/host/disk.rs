@@ -104,9 +104,9 @@ impl Disk {
     /// Looks again whether the attempt may still change something, for a job that had to wait.
     ///
     /// # Errors
-    /// `EPERM` when it may not.
+    /// A [`Fault`], wrapped, when it may not: whoever waits for the job traps the guest with it.
     pub(crate) fn may_act(&self) -> io::Result<()> {
-        if self.signals.may_act() { Ok(()) } else { Err(Errno::PERM.into()) }
+        self.signals.halt(0).map_or(Ok(()), |halt| Err(io::Error::other(Fault::Halted(halt))))
     }
 
     /// Notes that the guest has a file open.

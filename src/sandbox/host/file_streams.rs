@@ -26,8 +26,13 @@ fn trap(fault: Fault) -> StreamError {
     StreamError::Trap(fault.into())
 }
 
+/// The fault for which a job refused to begin.
+pub(crate) fn fault_in(error: &io::Error) -> Option<Fault> {
+    error.get_ref().and_then(|inner| inner.downcast_ref()).copied()
+}
+
 fn failed(error: io::Error) -> StreamError {
-    StreamError::LastOperationFailed(error.into())
+    fault_in(&error).map_or_else(|| StreamError::LastOperationFailed(error.into()), trap)
 }
 
 enum Reading {

@@ -19,7 +19,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
 use super::disk::{Disk, OpenStream};
-use super::file_streams::{At, FileReader, FileWriter, end};
+use super::file_streams::{At, FileReader, FileWriter, end, fault_in};
 use super::ledger::{Growth, Removed};
 use crate::sandbox::fault::Fault;
 use crate::sandbox::state::State;
@@ -223,7 +223,7 @@ impl HostDescriptor for FilesView<'_> {
             disk.wrote(length);
             Ok(length)
         });
-        Ok(writing.await?)
+        writing.await.map_err(|error| fault_in(&error).map_or_else(|| error.into(), trap))
     }
 
     async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<DirectoryEntryStream>> {
@@ -386,4 +386,22 @@ fn listing_size(dir: &File, room: u64) -> io::Result<u64> {
         }
     }
     Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_that_would_take_too_much_memory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in 0..20 {
+            File::create(dir.path().join(format!("{name:0200}"))).unwrap();
+        }
+        let folder = File::open(dir.path()).unwrap();
+        let size = listing_size(&folder, u64::MAX).unwrap();
+        assert!((20 * 200..20 * 400).contains(&size), "{size}");
+        assert!(listing_size(&folder, size).is_ok());
+        assert_eq!(listing_size(&folder, size - 1).unwrap_err().raw_os_error(), Some(Errno::NOMEM.raw_os_error()));
+    }
 }

@@ -45,3 +45,21 @@ impl WasiHttpHooks for DeniedHttp {
         4 * 1024
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Empty};
+
+    use super::*;
+    use crate::domain::agent::Limits;
+
+    #[tokio::test]
+    async fn every_request_is_denied_and_counted() {
+        let meter = Arc::new(Meter::new(&Limits::default()));
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = hyper::Request::get("https://example.com/").body(body).unwrap();
+        let answer = Box::into_pin(DeniedHttp::new(Arc::clone(&meter)).send_request(request, None, Box::new(async { Ok(()) }))).await;
+        assert!(matches!(answer, Err(Error::HttpRequestDenied)));
+        assert_eq!(meter.requests_denied.load(Ordering::Relaxed), 1);
+    }
+}

@@ -1,7 +1,7 @@
 //! The SQL stores: what they share, whatever the server.
 //!
 //! One table holds the records of all kinds and has an index for each thing that they are found by; the leases of leased runs, the
-//! events and the counts have tables of their own. A [`batch::Batch`] decides changes in order against what one statement read, and
+//! events and the counts have tables of their own. A `Batch` decides changes in order against what one statement read, and
 //! the survivors are written set-wise, so that a batch is a handful of statements whatever its size.
 //!
 //! How it fails: a batch whose statements fail is rolled back whole and answered with the error.

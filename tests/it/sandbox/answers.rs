@@ -113,3 +113,23 @@ fn a_prepared_component_tells_its_imports_and_exports() {
     assert_eq!(guest.exports(), ["sandclock:agent/entry@0.1.0"]);
     assert!(guest.imports().contains(&"sandclock:agent/progress@0.1.0".to_owned()), "{:?}", guest.imports());
 }
+
+#[test]
+fn what_toolchains_import_unasked_is_linked() {
+    // Links, and is refused only after that, for the type of its entry.
+    let guest = wat::parse_str(
+        r#"(component
+          (import "wasi:http/types@0.2.0" (instance (export "fields" (type (sub resource)))))
+          (import "wasi:http/outgoing-handler@0.2.12" (instance))
+          (import "wasi:sockets/tcp@0.2.6" (instance (export "tcp-socket" (type (sub resource)))))
+          (import "wasi:cli/terminal-stdout@0.2.3" (instance))
+          (import "wasi:filesystem/types@0.2.9" (instance (export "descriptor" (type (sub resource)))))
+          (core module $m (func (export "run") (result i32) (i32.const 1)))
+          (core instance $i (instantiate $m))
+          (func $run (result u32) (canon lift (core func $i "run")))
+          (instance $entry (export "run" (func $run)))
+          (export "sandclock:agent/entry@0.1.0" (instance $entry)))"#,
+    );
+    let component = Component::new(SANDBOX.engine(), guest.unwrap()).unwrap();
+    assert!(matches!(SANDBOX.prepare(&component).err(), Some(PrepareError::WrongEntry { .. })));
+}

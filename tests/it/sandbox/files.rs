@@ -200,3 +200,102 @@ async fn a_workspace_that_is_a_link_or_missing_is_refused() {
     attempt.spec.workspace = folder.join("missing");
     assert_eq!(failure(&attempt.run().await).0, ErrorKind::Host);
 }
+
+/// Makes `$name` with a chunk of 64 KiB in it, closed; leaves a code.
+const MAKE: &str = r#"(func $make (param $path i32) (param $len i32) (result i32)
+  (local $fd i32) (local $code i32)
+  (local.set $fd (call $create (local.get $path) (local.get $len)))
+  (if (i32.lt_s (local.get $fd) (i32.const 0)) (then (return (local.get $fd))))
+  (call $write (local.get $fd) (i32.const 65536) (i32.const 65536) (i64.const 0) (i32.const 256))
+  (local.set $code (call $result64))
+  (call $drop_descriptor (local.get $fd))
+  (local.get $code))"#;
+
+#[tokio::test]
+async fn a_file_that_is_replaced_is_given_back() {
+    // Writes `b` and renames it over `a`, twenty times, with room for two.
+    let guest = crate::guest::agent(
+        r#"(block $end (loop $again
+          (br_if $end (i32.lt_s (local.tee $code (call $make @"b")) (i32.const 0)))
+          (call $rename_at (call $root) @"b" (call $root) @"a" (i32.const 256))
+          (br_if $end (i32.lt_s (local.tee $code (call $result8)) (i32.const 0)))
+          (local.set $n (i64.add (local.get $n) (i64.const 1)))
+          (br_if $again (i64.lt_u (local.get $n) (i64.const 20)))))
+        (call $told (local.get $n) (local.get $code))"#,
+        MAKE,
+    );
+    let attempt = Try::new(&guest).limited(|limits| (limits.disk_bytes, limits.disk_files) = (131_072, 2));
+    let report = attempt.run().await;
+    assert_eq!(told(&report), (20, "none"));
+    assert_eq!(report.usage.workspace, DiskUse { bytes: 65_536, files: 1 });
+}
+
+#[tokio::test]
+async fn a_rename_that_does_nothing_gives_nothing_back() {
+    // `a` and `b` are one file: renaming one onto the other, or onto itself, leaves both.
+    let guest = crate::guest::agent(
+        r#"(drop (call $make @"a"))
+        (call $link_at (call $root) (i32.const 0) @"a" (call $root) @"b" (i32.const 256))
+        (call $rename_at (call $root) @"a" (call $root) @"b" (i32.const 256))
+        (local.set $code (call $result8))
+        (call $rename_at (call $root) @"b" (call $root) @"b" (i32.const 256))
+        (call $told (local.get $n) (i32.or (local.get $code) (call $result8)))"#,
+        MAKE,
+    );
+    let attempt = Try::new(&guest);
+    let report = attempt.run().await;
+    assert_eq!(told(&report), (0, "none"));
+    assert_eq!(measure(attempt.folder()).files, 2);
+    assert_eq!(report.usage.workspace, DiskUse { bytes: 65_536, files: 2 });
+}
+
+#[tokio::test]
+async fn a_name_of_two_gives_its_name_back_and_the_last_one_the_bytes() {
+    let unlink = |name: &str| format!(r#"(call $unlink_file_at (call $root) @"{name}" (i32.const 256))"#);
+    let body = |unlinks: &str| {
+        let setup = r#"(drop (call $make @"a")) (call $link_at (call $root) (i32.const 0) @"a" (call $root) @"b" (i32.const 256))"#;
+        crate::guest::agent(&format!(r#"{setup} {unlinks} (call $ok @"done")"#), MAKE)
+    };
+    let report = Try::new(&body(&unlink("a"))).run().await;
+    assert_eq!(report.usage.workspace, DiskUse { bytes: 65_536, files: 1 });
+    let report = Try::new(&body(&[unlink("a"), unlink("b")].concat())).run().await;
+    assert_eq!(report.usage.workspace, DiskUse::default());
+}
+
+#[tokio::test]
+async fn opening_to_cut_gives_back_and_opening_to_create_anew_does_not_take_twice() {
+    // open-flags: create 1, exclusive 4, truncate 8; descriptor-flags: read 1, write 2.
+    let open = |oflags: u32| {
+        format!(
+            r#"(call $open_at (call $root) (i32.const 1) @"a" (i32.const {oflags}) (i32.const 2) (i32.const 256)) (call $put_code (call $result32)) (call $put @" ")"#
+        )
+    };
+    let guest = |opens: &[u32]| {
+        let opens: String = opens.iter().map(|oflags| open(*oflags)).collect();
+        crate::guest::agent(&format!(r#"(drop (call $make @"a")) {opens} (call $ok_out)"#), MAKE)
+    };
+    let attempt = Try::new(&guest(&[1 | 8])).limited(|limits| limits.disk_files = 1);
+    let report = attempt.run().await;
+    assert_eq!(answer(&report), "none ");
+    assert_eq!(report.usage.workspace, DiskUse { bytes: 0, files: 1 });
+    // "exist" is 7. What is not made costs nothing.
+    let report = Try::new(&guest(&[1, 1 | 4])).run().await;
+    assert_eq!(answer(&report), "none 7 ");
+    assert_eq!(report.usage.workspace, DiskUse { bytes: 65_536, files: 1 });
+}
+
+#[tokio::test]
+async fn file_streams_are_limited_in_number() {
+    // "insufficient-memory" is 22.
+    let guest = crate::guest::agent(
+        r#"(local.set $fd (call $create @"a"))
+        (block $end (loop $again
+          (call $append_stream (local.get $fd) (i32.const 256))
+          (br_if $end (i32.lt_s (local.tee $code (call $result32)) (i32.const 0)))
+          (local.set $n (i64.add (local.get $n) (i64.const 1)))
+          (br $again)))
+        (call $told (local.get $n) (local.get $code))"#,
+        "",
+    );
+    assert_eq!(told(&Try::new(&guest).run().await), (256, "22"));
+}

@@ -1,6 +1,7 @@
 //! The sandbox with real guests, most of them hostile: each limit has one that trips it.
 
 mod answers;
+mod examples;
 mod files;
 mod hostile;
 mod signals;

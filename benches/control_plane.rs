@@ -1,0 +1,125 @@
+//! The control plane alone: runs are enqueued in batches, then drained by an executor that answers at once, without sandbox and
+//! mirrors. Prints runs a second and CPU time a run for each store.
+//!
+//! `cargo bench --bench control_plane [-- RUNS]`
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use sandclock::clock::{Clock, SystemClock, SystemEntropy};
+use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
+use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings, RunWish};
+use sandclock::domain::id::{AgentId, TaskId, WorkerId};
+use sandclock::domain::run::Status;
+use sandclock::domain::time::Seconds;
+use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Usage};
+use sandclock::store::memory::MemoryStore;
+use sandclock::store::sql::sqlite::SqliteStore;
+use sandclock::store::{ClaimAgent, CountScope, Kind, Store};
+use sandclock::workspace::Workspaces;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+struct Echo(Offer);
+
+struct Answer;
+
+#[async_trait]
+impl Start for Answer {
+    fn needs_workspace(&self) -> bool {
+        false
+    }
+
+    async fn execute(&self, _: AttemptSpec, _: Arc<dyn GuestHost>, _: Arc<AttemptSignals>) -> AttemptReport {
+        AttemptReport { ended: Ended::Completed("done".to_owned()), usage: Usage::default() }
+    }
+}
+
+impl Executor for Echo {
+    fn offer(&self) -> Offer {
+        Arc::clone(&self.0)
+    }
+}
+
+fn cpu() -> Duration {
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(at.tv_sec.unsigned_abs(), u32::try_from(at.tv_nsec).unwrap_or(0))
+}
+
+async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    let agent = AgentId::parse("echo")?;
+    let claim = ClaimAgent { agent: agent.clone(), digest: "0".repeat(64), max_running: None };
+    let offer = Arc::new(vec![Offered { claim, start: Arc::new(Answer) }]);
+    let (_changes, offers) = tokio::sync::watch::channel(0);
+    let daemon = Daemon::start(DaemonParts {
+        store: Arc::clone(&store),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        workspaces: Workspaces::open(&root.join("workspace"))?,
+        agents: None,
+        executor: Arc::new(Echo(offer)),
+        offers,
+        settings: DaemonSettings {
+            worker: WorkerId::of("worker_bench", "1")?,
+            executes: true,
+            max_running: 256,
+            lease: Duration::from_secs(30),
+            cancel_grace: Seconds::whole(5),
+            timeout: Seconds::whole(3600),
+            max_recoveries: 3,
+            dispatch_batch: 256,
+            misfire_grace: Duration::from_secs(60),
+            poll: Duration::from_secs(5),
+            heartbeat_events: Duration::from_secs(60),
+            default_agent: agent,
+        },
+    })
+    .await?;
+    let manager = daemon.manager().clone();
+    let task = TaskId::parse("bench")?;
+    let body = json!({
+        "task_id": "bench", "query": "go", "schedule": {"type": "manual"}, "overlap_policy": "allow_parallel",
+        "workspace_policy": {"write_run_json": false, "write_events_jsonl": false},
+    });
+    manager.register_task(body, false, None).await?;
+    let (wall, used) = (Instant::now(), cpu());
+    futures::stream::iter(0..runs)
+        .map(|_| manager.run_now(&task, RunWish::default()))
+        .buffer_unordered(512)
+        .for_each(|run| async {
+            if let Err(error) = run {
+                eprintln!("a run was refused: {error}");
+            }
+        })
+        .await;
+    let enqueued = wall.elapsed();
+    loop {
+        let counts = store.counts(CountScope::All(Kind::Run)).await?;
+        if counts.of(Status::Completed) >= runs {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (wall, used) = (wall.elapsed(), cpu() - used);
+    println!(
+        "{name:8} {runs} runs in {:.2} s ({:.2} s of it enqueuing): {:.0} runs/s, {:.3} CPU-ms a run",
+        wall.as_secs_f64(),
+        enqueued.as_secs_f64(),
+        runs as f64 / wall.as_secs_f64(),
+        used.as_secs_f64() * 1000.0 / runs as f64,
+    );
+    daemon.stop(Duration::from_secs(5), CancellationToken::new()).await;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let runs = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(20_000);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let root = tempfile::tempdir()?;
+    measure("memory", Arc::new(MemoryStore::new(Arc::clone(&clock))), runs, root.path()).await?;
+    let sqlite = SqliteStore::open(&root.path().join("bench.db"), clock).await?;
+    measure("sqlite", Arc::new(sqlite), runs, root.path()).await
+}

@@ -1,0 +1,102 @@
+//! `sandclock agents`: what can be asked to run.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::Context;
+use super::caller::Caller;
+use super::exit::{Exit, Fault};
+use super::human;
+use super::remote::ClientArgs;
+use super::table::{Cell, Sheet, Table};
+use super::view;
+use crate::domain::id::AgentId;
+
+/// The agents that can be asked to run
+#[derive(Args, Clone, Debug)]
+pub struct AgentsArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Verb {
+    /// List the agents
+    List,
+    /// Show one agent
+    Show {
+        /// Its id
+        #[arg(value_parser = AgentId::parse)]
+        agent: AgentId,
+    },
+    /// Take an agent out; its tasks stay
+    Delete {
+        /// Its id
+        #[arg(value_parser = AgentId::parse)]
+        agent: AgentId,
+        /// Even while runs of it are active
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Carries the verb out.
+///
+/// # Errors
+/// The daemon is unreachable or says no.
+pub async fn execute(args: AgentsArgs, context: &Context) -> Result<Exit, Fault> {
+    let caller = Caller::new(context, &args.client)?;
+    match args.verb {
+        Verb::List => {
+            let answer = caller.remote.get(&["agents"], &[]).await?;
+            caller.show(&answer, |agents| list(&caller, agents))
+        }
+        Verb::Show { agent } => {
+            let answer = caller.remote.get(&["agents", agent.as_str()], &[]).await?;
+            caller.show(&answer, |agent| sheet(&caller, agent))
+        }
+        Verb::Delete { agent, force } => {
+            let query: &[_] = if force { &[("force", "true".to_owned())] } else { &[] };
+            let answer = caller.remote.delete(&["agents", agent.as_str()], query).await?;
+            caller.show(&answer, |_| format!("deleted agent {agent}\n"))
+        }
+    }
+}
+
+fn list(caller: &Caller<'_>, agents: &Value) -> String {
+    let mut table = Table::new(&["AGENT", "PLUGIN", "TIMEOUT", "MAX RUNNING", "CHANGED", "NAME"]);
+    for agent in view::list(agents, "agents") {
+        table.row(vec![
+            Cell::new(view::shown(agent, "agent_id")),
+            Cell::new(view::shown(agent, "plugin")),
+            Cell::number(view::text(agent, "timeout_seconds").map_or("default".to_owned(), |seconds| format!("{seconds}s"))),
+            Cell::number(view::text(agent, "max_running").unwrap_or_else(|| "any".to_owned())),
+            Cell::new(view::age(agent, "updated_at", caller.now())),
+            Cell::new(view::shown(agent, "name")),
+        ]);
+    }
+    let empty = "no agents yet: drop a component into the plugins folder, and see with `sandclock plugins` what becomes of it";
+    caller.page(&table, agents, empty)
+}
+
+fn sheet(caller: &Caller<'_>, agent: &Value) -> String {
+    let now = caller.now();
+    let mut sheet = Sheet::new();
+    sheet.entry("agent", view::shown(agent, "agent_id"));
+    sheet.maybe("name", view::text(agent, "name"));
+    sheet.maybe("plugin", view::text(agent, "plugin"));
+    sheet.maybe("timeout", view::text(agent, "timeout_seconds").map(|seconds| format!("{seconds} s")));
+    sheet.maybe("max running", view::text(agent, "max_running"));
+    for (name, field) in [("memory", "limits.memory_bytes"), ("disk", "limits.disk_bytes"), ("output", "limits.output_bytes")] {
+        sheet.maybe(name, view::count(agent, field).map(|bytes| format!("at most {}", human::bytes(bytes))));
+    }
+    for (name, field) in [("config", "agent_config"), ("env", "env"), ("metadata", "metadata")] {
+        let object = view::at(agent, field).filter(|object| object.as_object().is_some_and(|object| !object.is_empty()));
+        sheet.maybe(name, object.map(ToString::to_string));
+    }
+    sheet.maybe("created", view::moment(agent, "created_at", now));
+    sheet.maybe("changed", view::moment(agent, "updated_at", now));
+    sheet.render(&caller.context.screen)
+}

@@ -1,0 +1,115 @@
+//! `sandclock check`: what a plugin is, and whether this daemon would accept it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::Context;
+use super::exit::{Exit, Fault};
+use super::human;
+use super::screen::{Colour, Screen};
+use super::table::Sheet;
+use crate::config::{self, Settings};
+use crate::daemon::foreground::{Foreground, ForegroundError, PluginReport};
+
+/// Say what a plugin exports and imports, and whether the daemon would accept it
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// The component
+    #[arg(value_name = "PLUGIN.wasm")]
+    plugin: PathBuf,
+    /// The configuration file, whose limits and cache apply [env: SANDCLOCK_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries the verb out.
+///
+/// # Errors
+/// The file cannot be read or the sandbox not be started.
+pub async fn execute(args: CheckArgs, context: &Context) -> Result<Exit, Fault> {
+    let loaded = config::load(args.config.as_deref(), &context.env).map_err(|faults| Fault::usage(faults.to_string()))?;
+    context.screen.status("compiling");
+    let checked = load(&args.plugin, &loaded.settings).await?;
+    context.screen.clear_status();
+    let (report, refusal) = match &checked {
+        Ok(foreground) => (Some(foreground.report()), None),
+        Err(refusal) => (None, Some(refusal.as_str())),
+    };
+    if args.json {
+        context.screen.json(&json!({"accepted": refusal.is_none(), "refusal": refusal, "plugin": report}).to_string())?;
+    } else {
+        context.screen.text(&text(&context.screen, &args.plugin, report.as_ref(), refusal))?;
+    }
+    Ok(if refusal.is_none() { Exit::Done } else { Exit::Failed })
+}
+
+/// Loads a plugin, or says why the daemon would refuse it.
+///
+/// # Errors
+/// The file is not there, or the sandbox cannot be started.
+pub async fn load(plugin: &Path, settings: &Settings) -> Result<Result<Foreground, String>, Fault> {
+    let shown = human::one_line(&plugin.to_string_lossy());
+    match tokio::fs::metadata(plugin).await {
+        Ok(about) if about.is_file() => {}
+        Ok(_) => return Err(Fault::usage(format!("`{shown}` is no file; name a component, a *.wasm file"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Fault::new(Exit::NotFound, format!("there is no file `{shown}`; name a component, a *.wasm file")));
+        }
+        Err(error) => return Err(Fault::failed(format!("`{shown}` cannot be read ({error}); name a file that can"))),
+    }
+    match Foreground::load(plugin, settings).await {
+        Ok(foreground) => Ok(Ok(foreground)),
+        Err(ForegroundError::Refused(reason)) => Ok(Err(reason)),
+        Err(error) => Err(Fault::failed(error.to_string())),
+    }
+}
+
+fn text(screen: &Screen, plugin: &Path, report: Option<&PluginReport>, refusal: Option<&str>) -> String {
+    let mut sheet = Sheet::new();
+    sheet.entry("plugin", plugin.to_string_lossy());
+    if let Some(report) = report {
+        sheet.entry("digest", &report.digest);
+        sheet.entry("shape", report.shape);
+        sheet.entry("exports", listed(&report.exports));
+        sheet.entry("imports", listed(&report.imports));
+    }
+    let verdict = match refusal {
+        None => screen.paint(Colour::Good, "accepted"),
+        Some(reason) => format!("{}: {}", screen.paint(Colour::Bad, "refused"), human::one_line(reason)),
+    };
+    format!("{}{verdict}\n", sheet.render(screen))
+}
+
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        [name] => name.clone(),
+        // A value of several lines is set below its name.
+        names => names.join("\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::super::screen::Terminals;
+    use super::*;
+
+    #[test]
+    fn names_that_steer_a_terminal_are_made_safe() {
+        let screen = Screen::new(Box::new(io::sink()), Box::new(io::sink()), Terminals::default());
+        let report =
+            PluginReport { digest: "d".into(), shape: "agent", imports: vec!["wasi:cli/run".into(), "x\u{1b}[2J".into()], exports: vec![] };
+        let accepted = text(&screen, Path::new("p\u{7}.wasm"), Some(&report), None);
+        assert!(!accepted.contains(['\u{1b}', '\u{7}']) && accepted.ends_with("accepted\n"), "{accepted:?}");
+        assert!(accepted.contains("imports\n  wasi:cli/run\n  x\\u{1b}[2J\n"), "{accepted}");
+        let refused = text(&screen, Path::new("p.wasm"), None, Some("bad\n\u{1b}magic"));
+        assert!(refused.ends_with("refused: bad \\u{1b}magic\n"), "{refused:?}");
+    }
+}

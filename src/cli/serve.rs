@@ -1,0 +1,118 @@
+//! `sandclock serve`: the daemon, until a signal.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+
+use super::Context;
+use super::exit::{Exit, Fault};
+use super::human;
+use crate::api::{self, ApiSettings};
+use crate::config::{self, Loaded, Server};
+use crate::daemon::open::{OpenError, Opened};
+use crate::telemetry;
+
+/// How long requests that are being answered may take when the daemon stops.
+const REQUEST_GRACE: Duration = Duration::from_secs(5);
+
+/// Start the daemon, until SIGTERM or SIGINT; a second signal ends its grace
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The configuration file [env: SANDCLOCK_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Serve the API and fire schedules, and execute no runs
+    #[arg(long)]
+    no_worker: bool,
+}
+
+/// Carries the verb out.
+///
+/// # Errors
+/// The configuration is wrong, an address or a folder cannot be had.
+pub async fn execute(args: ServeArgs, context: &Context) -> Result<Exit, Fault> {
+    let mut loaded = config::load(args.config.as_deref(), &context.env).map_err(|faults| Fault::usage(faults.to_string()))?;
+    if args.no_worker {
+        loaded.settings.worker.enabled = false;
+    }
+    telemetry::init(&loaded.settings.logging).map_err(|error| Fault::usage(error.to_string()))?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    daemon(&loaded, context).await?;
+    Ok(Exit::Done)
+}
+
+/// Opens the daemon, serves its API until the first signal and stops it.
+async fn daemon(loaded: &Loaded, context: &Context) -> Result<(), Fault> {
+    let settings = &loaded.settings;
+    let (listeners, addresses) = listen(&settings.server).await?;
+    let opened = tokio::select! {
+        opened = Opened::open(loaded) => opened.map_err(fault_of)?,
+        () = context.signals.asked().cancelled_owned() => return Ok(()),
+    };
+    let router = api::router(
+        opened.manager().clone(),
+        ApiSettings {
+            api_prefix: settings.server.api_prefix.clone(),
+            token: settings.server.token.clone(),
+            request_timeout: settings.server.request_timeout.duration(),
+            max_body_bytes: usize::try_from(settings.server.max_body_bytes).unwrap_or(usize::MAX),
+            default_agent: settings.default_agent.clone(),
+        },
+    );
+    let told = addresses.iter().map(|address| format!("http://{address}{}", settings.server.api_prefix)).collect::<Vec<_>>().join(", ");
+    // Nobody may read stdout, which is no reason not to serve.
+    let _ = context.screen.line(&format!("sandclock {} listens on {told}", env!("CARGO_PKG_VERSION")));
+    tracing::info!(addresses = told, worker = settings.worker.enabled, "ready");
+    api::serve(listeners, router, context.signals.asked(), REQUEST_GRACE).await;
+    tracing::info!("stopping");
+    opened.stop(settings.worker.shutdown_grace.duration(), context.signals.hurry()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn fault_of(error: OpenError) -> Fault {
+    match error {
+        OpenError::Tasks(faults) => Fault::usage(faults.to_string()),
+        error => Fault::failed(error.to_string()),
+    }
+}
+
+/// Listens on every address; without IPv6 on this machine its addresses are left out, as long as one of the others is there.
+async fn listen(server: &Server) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Fault> {
+    let mut listeners = Vec::new();
+    let mut missing = None;
+    for address in &server.listen {
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if address.is_ipv6() && has_no_such_address(&error) => {
+                tracing::warn!(%address, "this machine has no such address; the others are served");
+                missing = Some(refused(*address, &error));
+            }
+            Err(error) => return Err(refused(*address, &error)),
+        }
+    }
+    if let (true, Some(fault)) = (listeners.is_empty(), missing) {
+        return Err(fault);
+    }
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
+    let addresses = addresses.map_err(|error| Fault::failed(format!("a listener has no address ({error}); start it again")))?;
+    Ok((listeners, addresses))
+}
+
+fn has_no_such_address(error: &std::io::Error) -> bool {
+    let unsupported = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    error.kind() == std::io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(unsupported)
+}
+
+fn refused(address: SocketAddr, error: &std::io::Error) -> Fault {
+    let mend = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "stop what uses it, or set another with `server.listen`",
+        _ => "set another with `server.listen`",
+    };
+    Fault::failed(format!("cannot listen on {address} ({}); {mend}", human::one_line(&error.to_string())))
+}

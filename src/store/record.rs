@@ -1,0 +1,280 @@
+//! What a store keeps: records with what they are found by, and events.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::{ChangeId, StoreError};
+use crate::domain::event::Event;
+use crate::domain::id::{AgentId, RunId, TaskId, WorkerId};
+use crate::domain::run::{Attempt, Run, SlotPart, Status};
+use crate::domain::time::Timestamp;
+
+/// The largest body of a record, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// How long a parked run waits before it fails.
+pub const PARKED_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// What a record is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// An agent; key: its id.
+    Agent,
+    /// A task; key: its id.
+    Task,
+    /// A task's schedule state; key: the task's id.
+    Schedule,
+    /// A run; key: its id.
+    Run,
+    /// An attempt; key: [`crate::domain::run::Attempt::key`].
+    Attempt,
+    /// A task's slot; key: the task's id.
+    Slot,
+    /// A run's whole result where it is longer than its preview; key: the run's id.
+    Result,
+    /// A range of occurrences that did not become runs; key: the task's id, `/`, and a text that sorts by time.
+    SkipRange,
+    /// A daemon; key: its id.
+    Daemon,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 9] =
+        [Kind::Agent, Kind::Task, Kind::Schedule, Kind::Run, Kind::Attempt, Kind::Slot, Kind::Result, Kind::SkipRange, Kind::Daemon];
+
+    /// The kind as stores spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Agent => "agent",
+            Kind::Task => "task",
+            Kind::Schedule => "schedule",
+            Kind::Run => "run",
+            Kind::Attempt => "attempt",
+            Kind::Slot => "slot",
+            Kind::Result => "result",
+            Kind::SkipRange => "skip_range",
+            Kind::Daemon => "daemon",
+        }
+    }
+
+    /// The kind of that spelling.
+    pub fn parse(text: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// Names a record.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// What it is of.
+    pub kind: Kind,
+    /// Its key among those.
+    pub key: Arc<str>,
+}
+
+impl RecordId {
+    /// Names a record.
+    pub fn new(kind: Kind, key: &str) -> Self {
+        RecordId { kind, key: Arc::from(key) }
+    }
+
+    /// Names a run's record.
+    pub fn run(run: &RunId) -> Self {
+        Self::new(Kind::Run, run.as_str())
+    }
+
+    /// Names a task's record.
+    pub fn task(task: &TaskId) -> Self {
+        Self::new(Kind::Task, task.as_str())
+    }
+
+    /// Names an attempt's record.
+    pub fn attempt(run: &RunId, number: u32) -> Self {
+        Self::new(Kind::Attempt, &Attempt::key(run, number))
+    }
+
+    /// Names the record of a task's schedule state.
+    pub fn schedule(task: &TaskId) -> Self {
+        Self::new(Kind::Schedule, task.as_str())
+    }
+
+    /// Names the record of a task's slot.
+    pub fn slot(task: &TaskId) -> Self {
+        Self::new(Kind::Slot, task.as_str())
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.kind.as_str(), self.key)
+    }
+}
+
+/// A time that a put gives: absolute, or from the store's present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// That instant.
+    At(Timestamp),
+    /// That long after the store's clock in the commit.
+    In(Duration),
+}
+
+/// What a store can find a record by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Index {
+    /// The task it belongs to.
+    pub task: Option<TaskId>,
+    /// The agent it belongs to.
+    pub agent: Option<AgentId>,
+    /// The run it belongs to (attempts, results).
+    pub run: Option<RunId>,
+    /// The status of a run.
+    pub status: Option<Status>,
+    /// Whether a run may be claimed once it is due. A run that waits for its turn is not ready.
+    pub ready: bool,
+    /// When something is to be done about the record: a ready run started, a schedule dispatched, a parked run expired.
+    pub due: Option<When>,
+    /// Whether a run's cancel was asked for; renewals tell its worker.
+    pub cancel_requested: bool,
+}
+
+impl Index {
+    /// What a run is found by. `now` is the time of the decision that wrote it.
+    pub fn of_run(run: &Run, now: Timestamp) -> Index {
+        let ready = run.status == Status::Queued && run.slot != SlotPart::Waits;
+        // Spans, not instants: the store's clock judges them, and this machine's may differ.
+        let due = if ready {
+            Some(When::In(run.queued_at.since(now)))
+        } else if run.status.is_waiting() {
+            Some(When::In(PARKED_FOR))
+        } else {
+            None
+        };
+        Index {
+            task: Some(run.task_id.clone()),
+            agent: Some(run.agent_id.clone()),
+            run: None,
+            status: Some(run.status),
+            ready,
+            due,
+            cancel_requested: run.cancel_requested_at.is_some(),
+        }
+    }
+}
+
+/// A record to be written whole.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// Its name.
+    pub id: RecordId,
+    /// What it is found by.
+    pub index: Index,
+    /// JSON, at most [`MAX_BODY_BYTES`].
+    pub body: Bytes,
+}
+
+impl Put {
+    /// Writes a value as the record of that name.
+    ///
+    /// # Errors
+    /// The value is larger than a record may be.
+    pub fn of<T: Serialize>(id: RecordId, index: Index, value: &T) -> Result<Put, StoreError> {
+        let body = serde_json::to_vec(value).map_err(|error| StoreError::Invalid(format!("{id} cannot be written: {error}")))?;
+        if body.len() > MAX_BODY_BYTES {
+            return Err(too_large(&id, body.len()));
+        }
+        Ok(Put { id, index, body: Bytes::from(body) })
+    }
+
+    /// Writes a run. `now` is the time of the decision.
+    ///
+    /// # Errors
+    /// The run is larger than a record may be.
+    pub fn run(run: &Run, now: Timestamp) -> Result<Put, StoreError> {
+        Put::of(RecordId::run(&run.run_id), Index::of_run(run, now), run)
+    }
+
+    /// Writes an attempt.
+    ///
+    /// # Errors
+    /// The attempt is larger than a record may be.
+    pub fn attempt(attempt: &Attempt) -> Result<Put, StoreError> {
+        let id = RecordId::attempt(&attempt.run_id, attempt.attempt_number);
+        Put::of(id, Index { run: Some(attempt.run_id.clone()), ..Index::default() }, attempt)
+    }
+}
+
+pub(super) fn too_large(id: &RecordId, bytes: usize) -> StoreError {
+    StoreError::Invalid(format!("{id} has {bytes} bytes; a record has at most {MAX_BODY_BYTES}"))
+}
+
+/// A run's lease as the store has it. Newer than what the body says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// The latest fence; 0 before the first claim.
+    pub fence: u64,
+    /// Who holds it; none when nobody does.
+    pub owner: Option<WorkerId>,
+    /// When it ends.
+    pub until: Option<Timestamp>,
+    /// When it was taken or last renewed.
+    pub heartbeat_at: Option<Timestamp>,
+}
+
+/// A record as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its name.
+    pub id: RecordId,
+    /// How many decisions were made about it.
+    pub rev: u64,
+    /// The change that wrote it last; none when that was a claim.
+    pub change: Option<ChangeId>,
+    /// Its place among all records of its kind, in order of first being put. The order of pages.
+    pub order: i64,
+    /// When something is to be done about it.
+    pub due: Option<Timestamp>,
+    /// JSON.
+    pub body: Bytes,
+    /// The lease, for a run.
+    pub lease: Option<Lease>,
+}
+
+impl Record {
+    /// The body as the type that its kind stands for.
+    ///
+    /// # Errors
+    /// The body is not such a value: the store was written by something else.
+    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
+        serde_json::from_slice(&self.body).map_err(|error| StoreError::corrupt(format!("record {} cannot be read: {error}", self.id)))
+    }
+
+    /// The run that this record is, its lease fields as the store has them.
+    ///
+    /// # Errors
+    /// The body is not a run.
+    pub fn decode_run(&self) -> Result<Run, StoreError> {
+        let mut run: Run = self.decode()?;
+        if let Some(lease) = &self.lease {
+            run.lease_generation = lease.fence;
+            run.lease_owner.clone_from(&lease.owner);
+            run.lease_expires_at = lease.until;
+            run.heartbeat_at = lease.heartbeat_at.or(run.heartbeat_at);
+        }
+        Ok(run)
+    }
+}
+
+/// A run's event with its number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NumberedEvent {
+    /// 1 for the run's first.
+    pub sequence: u64,
+    /// The event.
+    pub event: Event,
+}

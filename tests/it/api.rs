@@ -1,0 +1,8 @@
+//! The HTTP API over a real socket: a daemon on the memory store whose guests do what the test says.
+
+mod house;
+mod recount;
+mod refusals;
+mod seed;
+mod serving;
+mod streams;

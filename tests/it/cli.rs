@@ -1,0 +1,9 @@
+//! The binary as its users meet it: exit codes, tables, JSON, streams and signals, against a daemon that plays fixed answers, and
+//! against a real one.
+
+mod client;
+mod hostile;
+mod local;
+mod real;
+pub mod stage;
+mod waiting;

@@ -1,0 +1,136 @@
+//! The whole binary: a daemon that `init` prepared, fed and watched by the client verbs.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+
+use super::stage::{Ended, ended, file, sandclock, signal};
+use crate::guest::plain;
+
+struct Daemon {
+    folder: tempfile::TempDir,
+    url: String,
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts it on a free port, and returns when it listens.
+    async fn start(plugins: &[(&str, Vec<u8>)]) -> Daemon {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(ended(sandclock(folder.path(), &["init", "d"])).await.code, 0);
+        for (name, bytes) in plugins {
+            file(&folder.path().join("d/plugins"), name, bytes);
+        }
+        let mut command = sandclock(folder.path(), &["serve", "--config", "d/sandclock.toml"]);
+        let mut child = command.env("SANDCLOCK_LISTEN", "127.0.0.1:0").env("SANDCLOCK_STORE", "memory").spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.next_line().await.unwrap().expect("it says where it listens");
+        let url = line.rsplit_once(" listens on ").unwrap_or_else(|| panic!("{line}")).1.to_owned();
+        Daemon { folder, url, child }
+    }
+
+    async fn run(&self, line: &[&str]) -> Ended {
+        let mut command = sandclock(self.folder.path(), line);
+        command.env("SANDCLOCK_URL", &self.url).env("SANDCLOCK_TOKEN_FILE", self.folder.path().join("d/token"));
+        ended(command).await
+    }
+
+    async fn good(&self, line: &[&str]) -> String {
+        let ended = self.run(line).await;
+        assert_eq!(ended.code, 0, "{line:?}: {ended:?}");
+        ended.out
+    }
+}
+
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+async fn watch_a_run(daemon: &Daemon, run: &str) {
+    assert!(daemon.good(&["runs", "list"]).await.contains(run));
+    assert!(daemon.good(&["runs", "show", run]).await.contains("\nstatus     completed\n"));
+    let events = daemon.good(&["runs", "events", run]).await;
+    assert!(events.contains("background_run_queued") && events.contains("background_run_completed"), "{events}");
+    let followed = daemon.good(&["runs", "events", run, "--follow", "--json"]).await;
+    let listed = value(&daemon.good(&["runs", "events", run, "--json"]).await);
+    assert_eq!(followed.lines().map(value).collect::<Vec<_>>(), *listed["events"].as_array().unwrap());
+    assert!(daemon.good(&["runs", "attempts", run]).await.contains("initial"));
+    assert!(daemon.good(&["runs", "workspace", run]).await.contains("output.md"));
+    assert_eq!(daemon.good(&["runs", "workspace", run, "--get", "output.md"]).await, "another question");
+    assert_eq!(daemon.good(&["runs", "result", run]).await, "another question");
+    assert_eq!(value(&daemon.good(&["runs", "result", run, "--json"]).await)["result"], "another question");
+    daemon.good(&["runs", "logs", run, "--follow"]).await;
+    daemon.good(&["runs", "wait", run]).await;
+    assert_eq!(daemon.run(&["runs", "cancel", run]).await.code, 4, "a finished run is not touched");
+}
+
+async fn keep_a_task(daemon: &Daemon) {
+    let made =
+        daemon.good(&["tasks", "create", "--id", "t", "--agent", "echo", "--query", "first question", "--schedule", "every 1h"]).await;
+    assert!(made.contains("every 3600s"), "{made}");
+    let again = ["tasks", "create", "--id", "t", "--agent", "echo", "--query", "q"];
+    assert_eq!(daemon.run(&again).await.code, 4);
+    let ended = daemon.run(&["tasks", "run", "t", "--wait"]).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.out.ends_with("\nfirst question\n"), "{}", ended.out);
+    assert_eq!(daemon.good(&["tasks", "next", "t", "--count", "3"]).await.lines().count(), 4);
+    daemon.good(&["tasks", "pause", "t"]).await;
+    assert!(daemon.good(&["tasks", "status", "t"]).await.contains("paused"));
+    daemon.good(&["tasks", "resume", "t"]).await;
+    daemon.good(&["tasks", "skips", "t"]).await;
+    assert!(daemon.good(&["tasks", "list"]).await.contains("first question"));
+    assert!(daemon.good(&["tasks", "show", "t"]).await.contains("first question"));
+}
+
+#[tokio::test]
+async fn a_daemon_is_fed_and_watched_from_the_command_line() {
+    let daemon = Daemon::start(&[("echo.wasm", plain::echo()), ("trouble.wasm", plain::permanent()), ("bad.wasm", b"no".to_vec())]).await;
+    assert!(daemon.good(&["status"]).await.contains("worker"));
+    assert!(daemon.good(&["agents", "list"]).await.contains("echo"));
+    daemon.good(&["agents", "show", "echo"]).await;
+    let plugins = daemon.good(&["plugins"]).await;
+    assert!(plugins.contains("accepted") && plugins.contains("rejected"), "{plugins}");
+    keep_a_task(&daemon).await;
+    let ended = daemon.run(&["tasks", "run", "t", "--wait", "--json", "--query", "another question"]).await;
+    let run = value(&ended.out)["run_id"].as_str().unwrap().to_owned();
+    watch_a_run(&daemon, &run).await;
+
+    daemon.good(&["tasks", "create", "--id", "f", "--agent", "trouble", "--query", "q"]).await;
+    assert_eq!(daemon.run(&["tasks", "run", "f", "--wait"]).await.code, 1);
+    assert_eq!(daemon.run(&["tasks", "create", "--id", "c", "--query", "q", "--schedule", "cron 61 * * * *"]).await.code, 2);
+    for line in [["tasks", "show", "nowhere"], ["runs", "show", "run_0"], ["runs", "events", "run_0"], ["agents", "show", "nowhere"]] {
+        assert_eq!(daemon.run(&line).await.code, 3, "{line:?}");
+    }
+    let stranger = ended_without_token(daemon.folder.path(), &daemon.url).await;
+    assert_eq!(stranger.code, 1);
+    assert!(stranger.err.contains("SANDCLOCK_TOKEN"), "{}", stranger.err);
+
+    daemon.good(&["tasks", "delete", "t", "--runs"]).await;
+    assert_eq!(daemon.run(&["tasks", "show", "t"]).await.code, 3);
+    stop(daemon).await;
+}
+
+async fn ended_without_token(folder: &Path, url: &str) -> Ended {
+    ended(sandclock(folder, &["status", "--server", url])).await
+}
+
+async fn stop(daemon: Daemon) {
+    signal(&daemon.child, Signal::TERM);
+    let output = daemon.child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_sentence() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = sandclock(folder.path(), &["serve"]);
+    command.env("SANDCLOCK_LISTEN", taken.local_addr().unwrap().to_string()).env("SANDCLOCK_STORE", "memory");
+    let ended = ended(command).await;
+    assert_eq!(ended.code, 1);
+    let told: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("sandclock:")).collect();
+    assert!(told.len() == 1 && told[0].contains("cannot listen on") && told[0].contains("server.listen"), "{}", ended.err);
+}

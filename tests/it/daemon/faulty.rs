@@ -1,0 +1,98 @@
+//! A store whose calls can fail before a commit, or lose the answer after it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use sandclock::domain::id::WorkerId;
+use sandclock::domain::time::Timestamp;
+use sandclock::store::{
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
+    Scope, Store, StoreError,
+};
+use tokio::sync::RwLock;
+
+use super::*;
+
+/// What happens to a call.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// It is not carried out.
+    Before,
+    /// It is carried out and the answer is lost.
+    After,
+}
+
+pub type Plan = Box<dyn FnMut(&'static str) -> Option<Fault> + Send>;
+
+/// A store whose calls fail as planned. It outlives the daemons that close it.
+pub struct Faulty {
+    store: Arc<dyn Store>,
+    pub plan: Mutex<Plan>,
+    /// Changes wait before it while a test holds it.
+    pub gate: RwLock<()>,
+    pub at_gate: AtomicU32,
+}
+
+impl Faulty {
+    /// A store whose calls all succeed as yet.
+    pub fn new(store: Arc<dyn Store>) -> Arc<Faulty> {
+        Arc::new(Faulty { store, plan: Mutex::new(Box::new(|_| None)), gate: RwLock::default(), at_gate: AtomicU32::new(0) })
+    }
+
+    fn fault(&self, call: &'static str) -> Option<Fault> {
+        (self.plan.lock().unwrap())(call)
+    }
+
+    async fn through<T>(&self, call: &'static str, made: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let lost = Err(StoreError::Unavailable("the connection broke, as the test wants".to_owned()));
+        match self.fault(call) {
+            None => made.await,
+            Some(Fault::Before) => lost,
+            Some(Fault::After) => made.await.and(lost),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
+        self.at_gate.fetch_add(1, Ordering::SeqCst);
+        let _open = self.gate.read().await;
+        self.through("apply", self.store.apply(changes)).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+        self.through("claim", self.store.claim(request)).await
+    }
+
+    async fn renew(&self, worker: &WorkerId, leases: &[(RunId, u64)], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
+        self.through("renew", self.store.renew(worker, leases, lease)).await
+    }
+
+    async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
+        self.through("due", self.store.due(what, limit)).await
+    }
+
+    async fn get(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.through("get", self.store.get(ids)).await
+    }
+
+    async fn list(&self, scope: Scope, page: PageRequest) -> Result<Page, StoreError> {
+        self.store.list(scope, page).await
+    }
+
+    async fn counts(&self, scope: CountScope) -> Result<Counts, StoreError> {
+        self.store.counts(scope).await
+    }
+
+    async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {
+        self.store.events(run, after, limit).await
+    }
+
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        self.store.now().await
+    }
+
+    async fn close(&self) {}
+}

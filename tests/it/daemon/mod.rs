@@ -1,0 +1,32 @@
+//! The whole daemon below its façade, against a store that the tests hold and agents that they steer.
+
+mod cancel;
+mod events;
+mod faults;
+mod faulty;
+mod harness;
+mod mirrors;
+mod overlap;
+mod restart;
+mod runs;
+mod schedules;
+mod stage;
+mod tasks;
+
+use std::time::Duration;
+
+use harness::{TestDaemon, World, until};
+use sandclock::daemon::{Manager, ManagerError, RunWish};
+use sandclock::domain::id::{RunId, TaskId};
+use sandclock::domain::policy::ErrorKind;
+use sandclock::domain::run::{AttemptReason, AttemptStatus, Run, Status};
+use sandclock::sandbox::{Ended, Stop};
+use serde_json::{Value, json};
+
+/// Runs all tests of this module again, on the embedded store.
+#[test]
+fn all_of_it_holds_on_sqlite() {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let again = again.args(["daemon::", "--skip", "all_of_it_holds_on_sqlite"]).env(harness::STORE, "sqlite").output().unwrap();
+    assert!(again.status.success(), "{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+}

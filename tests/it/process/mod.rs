@@ -1,0 +1,16 @@
+//! The daemon as a process: the real binary on a SQLite file, with real components in its plugins folder, killed, stopped, started
+//! again, misconfigured and fed over HTTP.
+//!
+//! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
+
+mod daemon;
+mod events;
+mod guests;
+mod kills;
+mod oracle;
+mod page;
+mod refusals;
+mod reload;
+mod stops;
+mod tasks;
+mod workload;
