@@ -150,9 +150,14 @@ fn closed() -> StoreError {
     StoreError::Unavailable("it has been closed".to_owned())
 }
 
+/// What the database said, without the driver's words around it.
+fn said(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |database| database.message().to_owned())
+}
+
 /// What an error of the database means.
 fn failed(error: &sqlx::Error) -> StoreError {
-    let text = error.to_string();
+    let text = said(error);
     match error {
         sqlx::Error::Database(database) => {
             let code = database.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);

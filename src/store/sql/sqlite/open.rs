@@ -204,7 +204,7 @@ async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<
 }
 
 fn told(path: &Path, error: &sqlx::Error) -> OpenError {
-    let (path, what) = (path.to_owned(), error.to_string());
+    let (path, what) = (path.to_owned(), super::said(error));
     match super::failed(error) {
         super::StoreError::Corrupt(_) => OpenError::Damaged { path, what },
         _ => OpenError::Unusable { path, what },
