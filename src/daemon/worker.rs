@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::attempt;
 use super::executor::Offer;
 use super::inner::Inner;
-use crate::store::{ChangeId, ClaimRequest, Claimed, DueKind, StoreError};
+use crate::store::{ChangeId, ClaimRequest, Claimed, DueKind};
 
 /// The most runs claimed in one call.
 const CLAIM_BATCH: usize = 256;
@@ -22,6 +22,7 @@ const CLAIM_BATCH: usize = 256;
 /// Works until it is told to stop; the attempts that run then are left to `attempts`.
 pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::Receiver<u64>, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(inner.settings.max_running));
+    let mut idle: Option<Duration> = None;
     loop {
         let room = tokio::select! {
             () = stop.cancelled() => return,
@@ -48,9 +49,15 @@ pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::R
             });
         }
         drop(permits);
-        if !full {
-            rest(&inner, &mut offers, &stop).await;
-        }
+        idle = match idle.take().filter(|_| !full) {
+            Some(wait) => {
+                rest(&inner, wait, &mut offers, &stop).await;
+                None
+            }
+            // Looked up before the last claim, so that nothing falls due unseen between the two.
+            None if !full => Some(next_ready(&inner).await),
+            None => None,
+        };
     }
 }
 
@@ -79,11 +86,7 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
 }
 
 /// Returns when a claim may find something.
-async fn rest(inner: &Inner, offers: &mut watch::Receiver<u64>, stop: &CancellationToken) {
-    let wait = match next_ready(inner).await {
-        Ok(Some(wait)) => wait.min(inner.settings.poll),
-        Ok(None) | Err(_) => inner.settings.poll,
-    };
+async fn rest(inner: &Inner, wait: Duration, offers: &mut watch::Receiver<u64>, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = inner.wakeups.ready.notified() => {}
@@ -93,7 +96,11 @@ async fn rest(inner: &Inner, offers: &mut watch::Receiver<u64>, stop: &Cancellat
     }
 }
 
-async fn next_ready(inner: &Inner) -> Result<Option<Duration>, StoreError> {
-    let due = inner.store.due(DueKind::Ready, 0).await?;
-    Ok(due.next.map(|next| next.since(due.now).max(Duration::from_millis(1))))
+/// How long nothing will be ready that is not ready now.
+async fn next_ready(inner: &Inner) -> Duration {
+    let poll = inner.settings.poll;
+    match inner.store.due(DueKind::Ready, 0).await {
+        Ok(due) => due.next.map_or(poll, |next| next.since(due.now).max(Duration::from_millis(1)).min(poll)),
+        Err(_) => poll,
+    }
 }
