@@ -8,7 +8,7 @@ use crate::domain::run::Status;
 pub struct PageQuery {
     /// The statement.
     pub sql: String,
-    /// What the scope asks for.
+    /// What the scope asks for; empty when the statement says it.
     pub first: String,
     /// What the scope asks for beside it; empty when that is all.
     pub second: String,
@@ -30,7 +30,7 @@ impl PageQuery {
             })
             .collect();
         PageQuery {
-            sql: format!("{} ORDER BY {ORDER} {direction} LIMIT $4", parts.join(" UNION ALL ")),
+            sql: format!("{} ORDER BY {ORDER} {direction} LIMIT $4 + 0", parts.join(" UNION ALL ")),
             first,
             second,
             after: page.after.unwrap_or(none),
@@ -44,10 +44,11 @@ impl PageQuery {
 fn conditions(scope: &Scope) -> (Vec<String>, String, String) {
     let status_text = |status: &Status| status.as_str().to_owned();
     let one = |condition: &str, first: String| (vec![condition.to_owned()], first, String::new());
+    let of_kind = |kind: Kind| one(&format!("r.kind = '{}'", kind.as_str()), String::new());
     match scope {
-        Scope::All(kind) => one("r.kind = $1", kind.as_str().to_owned()),
+        Scope::All(kind) => of_kind(*kind),
         Scope::TasksOfAgent(agent) => one("r.agent = $1 AND r.kind = 'task'", agent.to_string()),
-        Scope::Runs { task: None, status: None } => one("r.kind = $1", Kind::Run.as_str().to_owned()),
+        Scope::Runs { task: None, status: None } => of_kind(Kind::Run),
         Scope::Runs { task: None, status: Some(status) } => one("r.status = $1", status_text(status)),
         Scope::Runs { task: Some(task), status: None } => one("r.task = $1 AND r.kind = 'run'", task.to_string()),
         Scope::Runs { task: Some(task), status: Some(status) } => {

@@ -27,8 +27,8 @@ use sqlx::{AssertSqlSafe, Row as _, Sqlite};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Kind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
-    Renewal, Scope, Store, StoreError,
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
+    Scope, Store, StoreError,
 };
 use super::lists::PageQuery;
 use super::rows::{self, Fields};
@@ -73,9 +73,10 @@ impl SqliteStore {
     pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let unusable = |what: String| OpenError::Unusable { path: path.to_owned(), what };
         let file = path.to_owned();
-        let lock = tokio::task::spawn_blocking(move || open::prepare(&file)).await.map_err(|error| unusable(error.to_string()))??;
-        let opened = open::open(path).await?;
-        let options = open::options(path);
+        let prepared = tokio::task::spawn_blocking(move || open::prepare(&file)).await.map_err(|error| unusable(error.to_string()))?;
+        let open::Claimed { path: file, lock } = prepared?;
+        let opened = open::open(&file).await?;
+        let options = open::options(&file);
         let statements = Arc::new(AtomicU64::new(0));
         let writer = Writer::new(options.clone(), opened, Arc::clone(&clock), Arc::clone(&statements));
         let (renewals, renewals_in) = mpsc::channel(WAITING);
@@ -207,16 +208,16 @@ impl Store for SqliteStore {
 
     async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
         let now = self.clock.now();
-        let of_kind = |kind: Kind| sqlx::query(statements::DUE.as_str()).bind(now.micros()).bind(number(limit)).bind(kind.as_str());
+        let timed = |sql: &'static str| sqlx::query(sql).bind(now.micros()).bind(number(limit));
         let query = match &what {
             DueKind::Ready => sqlx::query(statements::NEXT_READY).bind(now.micros()),
-            DueKind::ExpiredLeases => sqlx::query(statements::EXPIRED_LEASES.as_str()).bind(now.micros()).bind(number(limit)),
+            DueKind::ExpiredLeases => timed(&statements::EXPIRED_LEASES),
             DueKind::OlderIncarnations { daemon, current } => sqlx::query(statements::OLDER_INCARNATIONS.as_str())
                 .bind(daemon.clone())
                 .bind(number(limit))
                 .bind(current.as_str().to_owned()),
-            DueKind::Schedules => of_kind(Kind::Schedule),
-            DueKind::Expiries => of_kind(Kind::Run),
+            DueKind::Schedules => timed(&statements::DUE_SCHEDULES),
+            DueKind::Expiries => timed(&statements::DUE_RUNS),
         };
         let rows = self.fetch(query).await?;
         let mut due = Due { now, ..Due::default() };

@@ -103,6 +103,11 @@ async fn a_second_daemon_is_refused() {
     assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
     let sentence = refused.to_string();
     assert!(sentence.contains("in use by another daemon") && sentence.contains(&std::process::id().to_string()), "{sentence}");
+    // Another way to the same file meets the same lock.
+    let link = directory.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let refused = open(&link).await.err().unwrap();
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
     fill(&store).await;
     drop(store);
     filled(&open(&path).await.unwrap()).await;

@@ -75,34 +75,53 @@ pub struct Opened {
     pub last_order: i64,
 }
 
-/// Makes the directory, takes the lock and looks at the file without touching it. The lock holds as long as the answer lives.
+/// A file that nobody else may open as a store while this lives.
+pub struct Claimed {
+    /// The file, whatever links led to it.
+    pub path: PathBuf,
+    /// What keeps others out.
+    pub lock: File,
+}
+
+/// Makes the directory, takes the lock and looks at the file without touching it.
 ///
 /// # Errors
 /// The file is not ours, or another daemon has it.
-pub fn prepare(path: &Path) -> Result<File, OpenError> {
+pub fn prepare(path: &Path) -> Result<Claimed, OpenError> {
     let unusable = |error: std::io::Error| OpenError::Unusable { path: path.to_owned(), what: error.to_string() };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(unusable)?;
-    }
+    let path = real(path).map_err(unusable)?;
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let mut lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(lock_path).map_err(unusable)?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let holder = match lock.read_to_string(&mut text) {
-                Ok(_) if !text.trim().is_empty() => format!(" (process {})", text.trim()),
-                _ => String::new(),
-            };
-            return Err(OpenError::InUse { path: path.to_owned(), holder });
-        }
+        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path, holder: holder(lock) }),
         Err(TryLockError::Error(error)) => return Err(unusable(error)),
     }
-    inspect(path)?;
+    inspect(&path)?;
     // The process number only helps whoever is refused.
     lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(unusable)?;
-    Ok(lock)
+    Ok(Claimed { path, lock })
+}
+
+/// The file without links, so that two ways to it meet at one lock. Its directory is made.
+fn real(path: &Path) -> std::io::Result<PathBuf> {
+    if path.exists() {
+        return path.canonicalize();
+    }
+    let name = path.file_name().ok_or_else(|| std::io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent)?;
+    Ok(parent.canonicalize()?.join(name))
+}
+
+/// Who has the lock, as far as the lock's file tells.
+fn holder(mut lock: File) -> String {
+    let mut text = String::new();
+    match lock.read_to_string(&mut text) {
+        Ok(_) if !text.trim().is_empty() => format!(" (process {})", text.trim()),
+        _ => String::new(),
+    }
 }
 
 /// Tells from the file's first bytes whether it is ours; SQLite itself would already leave traces.

@@ -1,7 +1,11 @@
-//! The statements of the SQLite store. Each works on sets: a list of any length is one parameter, a JSON array.
+//! The statements of the SQLite store. Each works on sets: a list of any length is one parameter, a JSON array, or rows of parameters.
+//!
+//! A parameter that decides a plan, as a bare one behind LIMIT or one beside a partial index's own column does, has SQLite prepare the
+//! statement anew for each value: hence `LIMIT $1 + 0`, and kinds are spelled out.
 
 use std::sync::LazyLock;
 
+use super::super::super::Kind;
 use super::super::batch::{NOTHING, Writes};
 use super::super::rows::{KNOWN, RECORD};
 
@@ -49,7 +53,7 @@ pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
              (SELECT f.ord FROM record AS f WHERE f.ready = 1 AND f.agent = t.agent AND (f.due, f.ord) > (+t.due, +t.ord) AND f.due <= $4 \
               ORDER BY f.due, f.ord LIMIT 1) \
            WHERE t.room > 1 \
-           ORDER BY 1, 2 LIMIT $3) \
+           ORDER BY 1, 2 LIMIT $3 + 0) \
          SELECT NULL, json_group_array(json_array(t.place, r.id, {KNOWN}, length(r.body))), group_concat(r.body, '') \
          FROM turn AS t CROSS JOIN record AS r ON r.ord = t.ord LEFT JOIN lease AS l ON l.run = r.ord"
     )
@@ -72,17 +76,23 @@ pub const NEXT_READY: &str = "WITH RECURSIVE waiting (agent) AS ( \
 pub static EXPIRED_LEASES: LazyLock<String> = LazyLock::new(|| {
     due_sql(
         "SELECT min(until) FROM lease WHERE until > $1",
-        "SELECT until AS due, run AS ord FROM lease WHERE until <= $1 ORDER BY until, run LIMIT $2",
+        "SELECT until AS due, run AS ord FROM lease WHERE until <= $1 ORDER BY until, run LIMIT $2 + 0",
     )
 });
 
-/// Records of kind $3 that are due at $1, at most $2, and when the next one is.
-pub static DUE: LazyLock<String> = LazyLock::new(|| {
+/// Schedules that are due at $1, at most $2, and when the next one is.
+pub static DUE_SCHEDULES: LazyLock<String> = LazyLock::new(|| due_of_kind(Kind::Schedule));
+
+/// Runs other than ready ones that are due at $1, at most $2, and when the next one is.
+pub static DUE_RUNS: LazyLock<String> = LazyLock::new(|| due_of_kind(Kind::Run));
+
+fn due_of_kind(kind: Kind) -> String {
+    let kind = kind.as_str();
     due_sql(
-        "SELECT min(due) FROM record WHERE kind = $3 AND ready = 0 AND due > $1",
-        "SELECT due, ord FROM record WHERE kind = $3 AND ready = 0 AND due <= $1 ORDER BY due, ord LIMIT $2",
+        &format!("SELECT min(due) FROM record WHERE kind = '{kind}' AND ready = 0 AND due > $1"),
+        &format!("SELECT due, ord FROM record WHERE kind = '{kind}' AND ready = 0 AND due <= $1 ORDER BY due, ord LIMIT $2 + 0"),
     )
-});
+}
 
 fn due_sql(next: &str, due: &str) -> String {
     format!(
@@ -96,7 +106,7 @@ fn due_sql(next: &str, due: &str) -> String {
 pub static OLDER_INCARNATIONS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT NULL, {RECORD} FROM lease AS l CROSS JOIN record AS r ON r.ord = l.run \
-         WHERE l.owner > $1 || '.' AND l.owner < $1 || '/' AND l.daemon = $1 AND l.owner <> $3 ORDER BY l.until, l.run LIMIT $2"
+         WHERE l.owner > $1 || '.' AND l.owner < $1 || '/' AND l.daemon = $1 AND l.owner <> $3 ORDER BY l.until, l.run LIMIT $2 + 0"
     )
 });
 
@@ -107,7 +117,7 @@ pub static GET: LazyLock<String> = LazyLock::new(|| {
 
 /// The events of run $1 with numbers above $2, at most $3.
 pub const EVENTS: &str =
-    "SELECT seq, body FROM event WHERE run = (SELECT ord FROM record WHERE id = $1) AND seq > $2 ORDER BY seq LIMIT $3";
+    "SELECT seq, body FROM event WHERE run = (SELECT ord FROM record WHERE id = $1) AND seq > $2 ORDER BY seq LIMIT $3 + 0";
 
 /// The counts of scope $1.
 pub const COUNTS: &str = "SELECT status, n FROM count WHERE scope = $1 AND n > 0";
