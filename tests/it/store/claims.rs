@@ -192,9 +192,13 @@ async fn a_put_that_ends_the_attempt_ends_the_lease(place: Place) {
     place.put_runs(std::slice::from_ref(&asked)).await;
     let lease = place.get(&RecordId::run(&run_id(1))).await.unwrap().lease.unwrap();
     assert_eq!((lease.owner.as_ref(), lease.until), (Some(&claimed.attempt.worker_id), Some(at(&place, 30))));
+    place.advance(5);
+    place.store.renew(&claimed.attempt.worker_id, &[(run_id(1), 1)], Duration::from_secs(9)).await.unwrap();
+    let renewed_at = place.now();
+    place.advance(1);
     place.put_runs(&[Run { status: Status::Cancelled, ..asked }]).await;
     let lease = place.get(&RecordId::run(&run_id(1))).await.unwrap().lease.unwrap();
-    assert_eq!((lease.fence, lease.owner, lease.until), (1, None, None));
+    assert_eq!((lease.fence, lease.owner, lease.until, lease.heartbeat_at), (1, None, None, Some(renewed_at)));
     let renewed = place.store.renew(&claimed.attempt.worker_id, &[(run_id(1), 1)], Duration::from_secs(9)).await.unwrap();
     assert_eq!(renewed, [Renewal::Lost]);
     assert!(place.store.due(DueKind::ExpiredLeases, 9).await.unwrap().next.is_none());

@@ -321,3 +321,28 @@ async fn the_file_is_what_the_design_says() {
     assert_eq!(leases, 0, "a run that has ended keeps no lease row, so that no statement ever walks over it");
     assert!(store.due(DueKind::ExpiredLeases, 9).await.unwrap().records.is_empty());
 }
+
+#[tokio::test]
+async fn a_deleted_run_leaves_no_rows() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await.unwrap();
+    fill(&store).await;
+    let mut other = outside(&path).await;
+    let rows = "SELECT (SELECT count(*) FROM record), (SELECT count(*) FROM lease), (SELECT count(*) FROM event)";
+    let counted = |row: sqlx::sqlite::SqliteRow| [0, 1, 2].map(|column| row.get::<i64, _>(column));
+    assert_eq!(counted(other.fetch_one(rows).await.unwrap()), [3, 1, 3], "the run, its attempt and a task; its lease; its events");
+    // What the same batch says of it before goes too, and so does a run that only the batch has known.
+    let now = store.now().await.unwrap();
+    let told = |number: u32| {
+        let run = queued(number, "task", "agent", now);
+        Change {
+            puts: vec![sandclock::store::Put::run(&run, now).unwrap()],
+            events: vec![event(&run, EventName::Progress, now)],
+            ..change(9)
+        }
+    };
+    let gone = |number| Change { deletes: vec![RecordId::run(&run_id(number))], ..change(9) };
+    store.apply(vec![told(1), gone(1), told(2), gone(2)]).await.unwrap();
+    assert_eq!(counted(other.fetch_one(rows).await.unwrap()), [1, 0, 0]);
+}

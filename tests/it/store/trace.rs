@@ -187,12 +187,13 @@ impl Trace {
                 both!(self, store => store.claim(request.clone()));
             }
             6 => {
-                let worker = WorkerId::parse(self.chance.of(&WORKERS)).unwrap();
+                let mut worker = WorkerId::parse(self.chance.of(&WORKERS)).unwrap();
                 let mut leases = Vec::new();
-                for _ in 0..self.chance.below(6) {
+                for _ in 0..self.chance.below(8) {
                     let run = self.any_run();
-                    let lease = self.record(&RecordId::run(&run)).await.and_then(|record| record.lease);
-                    leases.push((run, lease.map_or(0, |lease| lease.fence) + u64::from(self.chance.one_in(6))));
+                    let lease = self.record(&RecordId::run(&run)).await.and_then(|record| record.lease).unwrap_or_default();
+                    leases.push((run, lease.fence + u64::from(self.chance.one_in(6))));
+                    worker = lease.owner.unwrap_or(worker);
                 }
                 let lease = Duration::from_secs(self.chance.below(60) as u64);
                 both!(self, store => store.renew(&worker, &leases, lease));
