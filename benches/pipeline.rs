@@ -39,7 +39,12 @@ async fn open(root: &Path, store: &str) -> Opened {
     std::fs::write(plugins.join("teller.wasm"), guest::plain::progress()).unwrap();
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (data, plugins) = (text(&root.join(store)), text(&plugins));
-    let env = [("SANDCLOCK_DATA_DIR", data.as_str()), ("SANDCLOCK_PLUGINS_DIR", &plugins), ("SANDCLOCK_STORE", store)];
+    let env = [
+        ("SANDCLOCK_DATA_DIR", data.as_str()),
+        ("SANDCLOCK_PLUGINS_DIR", &plugins),
+        ("SANDCLOCK_STORE", store),
+        ("SANDCLOCK_MAX_RUNNING", "32"),
+    ];
     let loaded = config::load(None, &Environment::of(env)).unwrap();
     Opened::open(&loaded).await.unwrap()
 }

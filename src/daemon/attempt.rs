@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use super::committer::CommitError;
@@ -46,8 +47,9 @@ enum Word {
     Lost,
 }
 
-/// Executes one claimed run to the end of its attempt. `asked_at` is the time before the claim was sent.
-pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>, asked_at: BootInstant) {
+/// Executes one claimed run to the end of its attempt. `asked_at` is the time before the claim was sent; `slot` is the guest's place,
+/// given back when the guest has ended.
+pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>, asked_at: BootInstant, slot: OwnedSemaphorePermit) {
     let span =
         tracing::info_span!("attempt", run = %claimed.run.run_id, attempt = claimed.run.attempt, fence = claimed.run.lease_generation);
     let fence = claimed.run.lease_generation;
@@ -59,7 +61,7 @@ pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>,
     let _registered = Registered { inner: Arc::clone(&inner), run_id, fence };
     async {
         let work = Work { inner: &inner, run: Arc::new(claimed.run.clone()), claimed, fence, live };
-        work.run(start).await;
+        work.run(start, slot).await;
     }
     .instrument(span)
     .await;
@@ -92,7 +94,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn run(&self, start: Arc<dyn Start>) {
+    async fn run(&self, start: Arc<dyn Start>, slot: OwnedSemaphorePermit) {
         let inner = self.inner;
         let (word, told) = match self.workspace(&*start).await {
             Ok(created) => {
@@ -109,6 +111,7 @@ impl Work<'_> {
                 (Word::Outcome(Outcome::Failed { kind: ErrorKind::Host, message, after: None }, Usage::default()), Vec::new())
             }
         };
+        drop(slot);
         self.end(word, told).await;
     }
 

@@ -225,6 +225,7 @@ impl Work {
         let mut standing: Vec<(Waiting, Footprint)> = Vec::new();
         let mut later = Vec::new();
         let mut bytes = 0;
+        let mut present = None;
         while !jobs.is_empty() {
             let missing: Vec<RecordId> = std::mem::take(&mut wanted).into_iter().filter(|id| !cells.contains(id)).collect();
             if !missing.is_empty() {
@@ -237,7 +238,8 @@ impl Work {
                     }
                 }
             }
-            let now = self.parts.clock.now();
+            // One present for all rounds: a decision that depends on it must not need other records each time it is asked.
+            let now = *present.get_or_insert_with(|| self.parts.clock.now());
             let mut needy = Vec::new();
             for mut waiting in jobs {
                 if bytes > BATCH_BYTES {

@@ -7,51 +7,66 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::attempt;
 use super::executor::Offer;
 use super::inner::Inner;
-use crate::store::{ChangeId, ClaimRequest, Claimed, DueKind, StoreError};
+use crate::store::{ChangeId, ClaimRequest, Claimed, DueKind};
 
 /// The most runs claimed in one call.
 const CLAIM_BATCH: usize = 256;
 
+/// How many attempts may have ended whose outcome is not committed yet.
+const OUTCOMES: usize = 256;
+
 /// Works until it is told to stop; the attempts that run then are left to `attempts`.
 pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::Receiver<u64>, stop: CancellationToken) {
+    // A guest's place is free when the guest has ended; its outcome may still wait for its commit, and those that do are bounded too.
     let slots = Arc::new(Semaphore::new(inner.settings.max_running));
+    let open = Arc::new(Semaphore::new(inner.settings.max_running + OUTCOMES));
+    let mut idle: Option<Duration> = None;
     loop {
         let room = tokio::select! {
             () = stop.cancelled() => return,
             room = Arc::clone(&slots).acquire_owned() => room,
         };
-        let Ok(first) = room else { return };
-        let more = slots.available_permits().min(CLAIM_BATCH - 1);
-        let mut permits = vec![first];
-        permits.extend((0..more).map_while(|_| Arc::clone(&slots).try_acquire_owned().ok()));
+        let (Ok(first), Ok(first_open)) = (room, Arc::clone(&open).acquire_owned().await) else { return };
+        let mut permits = vec![(first, first_open)];
+        permits.extend((1..CLAIM_BATCH).map_while(|_| Some((take_one(&slots)?, take_one(&open)?))));
         let offer = inner.executor.offer();
         let asked_at = inner.clock.boot();
         let claimed = claim(&inner, &offer, permits.len()).await;
         let full = claimed.len() == permits.len();
         let starts: HashMap<_, _> = offer.iter().map(|offered| (&offered.claim.agent, &offered.start)).collect();
-        for (claimed, permit) in claimed.into_iter().zip(permits.drain(..)) {
+        for (claimed, (slot, open)) in claimed.into_iter().zip(permits.drain(..)) {
             let Some(start) = starts.get(&claimed.run.agent_id) else { continue };
-            let executing = attempt::execute(Arc::clone(&inner), claimed, Arc::clone(start), asked_at);
+            let executing = attempt::execute(Arc::clone(&inner), claimed, Arc::clone(start), asked_at, slot);
             let wakes = Arc::clone(&inner.wakeups);
             attempts.spawn(async move {
                 executing.await;
-                drop(permit);
+                drop(open);
                 // An agent at its limit may have room again.
                 wakes.ready.notify_one();
             });
         }
         drop(permits);
-        if !full {
-            rest(&inner, &mut offers, &stop).await;
-        }
+        idle = match idle.take().filter(|_| !full) {
+            Some(wait) => {
+                rest(&inner, wait, &mut offers, &stop).await;
+                None
+            }
+            // Looked up before the last claim, so that nothing falls due unseen between the two.
+            None if !full => Some(next_ready(&inner).await),
+            None => None,
+        };
     }
+}
+
+fn take_one(of: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(of).try_acquire_owned().ok()
 }
 
 /// Claims, and asks again under the same token while the store does not answer.
@@ -79,11 +94,7 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
 }
 
 /// Returns when a claim may find something.
-async fn rest(inner: &Inner, offers: &mut watch::Receiver<u64>, stop: &CancellationToken) {
-    let wait = match next_ready(inner).await {
-        Ok(Some(wait)) => wait.min(inner.settings.poll),
-        Ok(None) | Err(_) => inner.settings.poll,
-    };
+async fn rest(inner: &Inner, wait: Duration, offers: &mut watch::Receiver<u64>, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = inner.wakeups.ready.notified() => {}
@@ -93,7 +104,11 @@ async fn rest(inner: &Inner, offers: &mut watch::Receiver<u64>, stop: &Cancellat
     }
 }
 
-async fn next_ready(inner: &Inner) -> Result<Option<Duration>, StoreError> {
-    let due = inner.store.due(DueKind::Ready, 0).await?;
-    Ok(due.next.map(|next| next.since(due.now).max(Duration::from_millis(1))))
+/// How long nothing will be ready that is not ready now.
+async fn next_ready(inner: &Inner) -> Duration {
+    let poll = inner.settings.poll;
+    match inner.store.due(DueKind::Ready, 0).await {
+        Ok(due) => due.next.map_or(poll, |next| next.since(due.now).max(Duration::from_millis(1)).min(poll)),
+        Err(_) => poll,
+    }
 }

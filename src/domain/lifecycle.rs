@@ -110,10 +110,9 @@ fn claim_events(run: &Run, digest: &str, now: Timestamp) -> [Event; 2] {
     [claimed, Event::of(run, EventName::Started, now).with("digest", digest)]
 }
 
-/// The whole history of a run whose first attempt has just been claimed, where the run itself tells it: none when it waited for its
-/// turn or was claimed before.
+/// The whole history of a run whose first attempt has just been claimed, which the run itself tells; none for a later attempt.
 pub fn history_at_first_claim(run: &Run, digest: &str) -> Option<Vec<Event>> {
-    let claimed_at = run.claimed_at.filter(|_| run.attempt == 1 && run.queued_at == run.triggered_at && run.status == Status::Running)?;
+    let claimed_at = run.claimed_at.filter(|_| run.attempt == 1 && run.status == Status::Running)?;
     let mut fresh = run.clone();
     fresh.status = Status::Queued;
     fresh.attempt = 0;

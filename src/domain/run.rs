@@ -219,6 +219,8 @@ pub struct Run {
     pub recoveries: u32,
     /// Its part in the task's slot.
     pub slot: SlotPart,
+    /// The run behind which it had to wait for its turn when it was made.
+    pub waited_for: Option<RunId>,
     /// What the task said when it was made.
     pub policy: RunPolicy,
 }

@@ -79,6 +79,7 @@ fn new_run(task: &Task, draft: Draft, now: Timestamp) -> Run {
         failures: 0,
         recoveries: 0,
         slot: SlotPart::Free,
+        waited_for: None,
         policy: RunPolicy {
             timeout_seconds: task.timeout_seconds.unwrap_or(draft.default_timeout),
             cancel_grace_seconds: task.cancel_grace_seconds.unwrap_or(draft.default_cancel_grace),
@@ -118,20 +119,25 @@ fn room(task: &Task, slot: &Slot) -> Room {
     }
 }
 
+fn scheduled_event(run: &Run) -> Option<Event> {
+    (run.trigger_type != Trigger::Manual).then(|| Event::of(run, EventName::TaskScheduled, run.triggered_at))
+}
+
 /// What is told of a run that has just entered the queue.
 pub(super) fn first_events(run: &Run) -> Vec<Event> {
-    let scheduled = (run.trigger_type != Trigger::Manual).then_some(EventName::TaskScheduled);
-    scheduled.into_iter().chain([EventName::Queued]).map(|name| Event::of(run, name, run.triggered_at)).collect()
+    let mut queued = Event::of(run, EventName::Queued, run.triggered_at);
+    if let Some(before) = &run.waited_for {
+        queued = queued.with("waits_for", json!(before));
+    }
+    scheduled_event(run).into_iter().chain([queued]).collect()
 }
 
 /// Makes a run of a task under its overlap policy. `slot` is the task's, as it is in the same commit.
 pub fn admit(task: &Task, slot: &Slot, draft: Draft, now: Timestamp) -> Admission {
     let mut run = new_run(task, draft, now);
     let mut slot = slot.clone();
-    let mut events = first_events(&run);
     let mut slot_after = None;
     let mut cancel = Vec::new();
-    let mut waits_for = None;
     match room(task, &slot) {
         Room::Free => {}
         Room::Turn => {
@@ -141,18 +147,18 @@ pub fn admit(task: &Task, slot: &Slot, draft: Draft, now: Timestamp) -> Admissio
         }
         Room::Wait { cancel: previous } => {
             run.slot = SlotPart::Waits;
-            waits_for = slot.waiting.back().or(slot.holders.last()).cloned();
+            run.waited_for = slot.waiting.back().or(slot.holders.last()).cloned();
             slot.waiting.push_back(run.run_id.clone());
             slot_after = Some(slot);
             cancel = previous;
         }
         Room::Full { reason } => {
-            events.pop();
-            events.push(end(&mut run, Status::Skipped, now).with("reason", reason));
+            let scheduled = scheduled_event(&run);
+            let skipped = end(&mut run, Status::Skipped, now).with("reason", reason);
+            let events = scheduled.into_iter().chain([skipped]).collect();
+            return Admission { decision: Decision { run, attempt: None, events, result: None }, slot: None, cancel };
         }
     }
-    if let (Some(before), Some(queued)) = (waits_for, events.last_mut()) {
-        queued.details.insert("waits_for".to_owned(), json!(before));
-    }
+    let events = first_events(&run);
     Admission { decision: Decision { run, attempt: None, events, result: None }, slot: slot_after, cancel }
 }

@@ -1,7 +1,5 @@
 //! Commands from outside: cancel, resume, the next one's turn, the end of a wait.
 
-use std::time::Duration;
-
 use super::{Decision, Refused, drop_lease, end};
 use crate::domain::event::{Event, EventName};
 use crate::domain::policy::ErrorKind;
@@ -82,8 +80,7 @@ pub fn promote(slot: &mut Slot, mut run: Run, now: Timestamp) -> Option<Decision
     }
     slot.holders.push(run.run_id.clone());
     run.slot = SlotPart::Holds;
-    // Later than it was asked for, so that its record tells that it waited.
-    run.queued_at = now.max(run.queued_at + Duration::from_micros(1));
+    run.queued_at = run.queued_at.max(now);
     drop_lease(&mut run);
     Some(decision(run, Vec::new()))
 }

@@ -151,6 +151,41 @@ async fn a_refusal_rests_on_what_was_committed() {
 }
 
 #[tokio::test]
+async fn a_retry_that_falls_due_between_two_looks_is_seen() {
+    let (world, store) = faulty().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"retry_policy": {"max_retries": 1, "initial_delay_seconds": 3600, "max_delay_seconds": 3600}})).await;
+    let run = daemon.fire(&task).await.run_id;
+    let calls = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&calls);
+    *store.plan.lock().unwrap() = Box::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        None
+    });
+    world.stage.guest().await.fail(ErrorKind::Trap);
+    daemon.becomes(&run, Status::Queued).await;
+    until("a worker at rest", async || {
+        let before = calls.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        calls.load(Ordering::SeqCst) == before
+    })
+    .await;
+    let (clock, mut claimed, mut advanced) = (Arc::clone(&world.clock), false, false);
+    *store.plan.lock().unwrap() = Box::new(move |call| {
+        claimed |= call == "claim";
+        // The worker has looked for runs, and asks when to look again: by then the time has come.
+        if call == "due" && claimed && !std::mem::replace(&mut advanced, true) {
+            clock.advance(Duration::from_secs(4000));
+        }
+        None
+    });
+    // A new agent wakes the worker once.
+    world.stage.echo("nudge");
+    world.stage.guest().await.complete("done");
+    assert_eq!(daemon.settled(&run).await.attempt, 2);
+}
+
+#[tokio::test]
 async fn a_due_task_is_dispatched_when_the_store_is_back() {
     let (world, store) = faulty().await;
     let daemon = world.start_polling().await;

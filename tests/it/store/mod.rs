@@ -180,6 +180,7 @@ pub fn queued(number: u32, task: &str, agent: &str, now: Timestamp) -> Run {
         failures: 0,
         recoveries: 0,
         slot: SlotPart::Free,
+        waited_for: None,
         policy: RunPolicy {
             timeout_seconds: Seconds::whole(60),
             cancel_grace_seconds: Seconds::whole(5),
