@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use super::exit::{Exit, Fault};
@@ -68,9 +69,14 @@ async fn daemon(loaded: &Loaded, context: &Context) -> Result<(), Fault> {
     // Nobody may read stdout, which is no reason not to serve.
     let _ = context.screen.line(&format!("sandclock {} listens on {told}", env!("CARGO_PKG_VERSION")));
     tracing::info!(addresses = told, worker = settings.worker.enabled, "ready");
-    api::serve(listeners, router, context.signals.asked(), REQUEST_GRACE).await;
+    let closing = CancellationToken::new();
+    let api = tokio::spawn(api::serve(listeners, router, closing.clone(), REQUEST_GRACE));
+    context.signals.asked().cancelled_owned().await;
     tracing::info!("stopping");
+    // The API stays open, and not ready, so that whoever waits for the last attempts can watch or cancel them.
     opened.stop(settings.worker.shutdown_grace.duration(), context.signals.hurry()).await;
+    closing.cancel();
+    api.await.map_err(|error| Fault::failed(format!("the API ended in a panic ({error}); what was acknowledged is kept")))?;
     tracing::info!("stopped");
     Ok(())
 }

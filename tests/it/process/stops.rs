@@ -89,3 +89,19 @@ async fn a_second_signal_ends_the_grace() {
     daemon.stop().await;
     handed_back(&home, &run).await;
 }
+
+#[tokio::test]
+async fn a_daemon_that_waits_for_its_attempts_lets_them_be_watched_and_cancelled() {
+    let config = "[worker]\nshutdown_grace_seconds = 600\ncancel_grace_seconds = 0\n";
+    let home = Home::new(config, &[("gate", gate("through"))]);
+    let (daemon, run) = with_a_guest(&home).await;
+    daemon.terminate();
+    daemon.logged("waiting for running attempts to end").await;
+    assert_eq!(daemon.run(&run).await["status"], "running");
+    daemon.post(&format!("/background/runs/{}/cancel", super::daemon::id(&run)), Value::Null).await;
+    assert_eq!(daemon.end().await.code(), Some(0));
+
+    let daemon = home.start(&["--no-worker"]).await;
+    assert_eq!(daemon.run(&run).await["status"], "cancelled");
+    daemon.stop().await;
+}
