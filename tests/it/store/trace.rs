@@ -195,7 +195,7 @@ impl Trace {
                     leases.push((run, lease.fence + u64::from(self.chance.one_in(6))));
                     worker = lease.owner.unwrap_or(worker);
                 }
-                let lease = Duration::from_secs(self.chance.below(60) as u64);
+                let lease = Duration::from_secs(1 + self.chance.below(60) as u64);
                 both!(self, store => store.renew(&worker, &leases, lease));
             }
             _ => self.clock.advance(Duration::from_millis(self.chance.below(20_000) as u64)),
