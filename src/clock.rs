@@ -48,6 +48,11 @@ pub trait Entropy: Send + Sync + 'static {
         bytes
     }
 
+    /// A name of twenty hexadecimal digits, for what must not be taken for another.
+    fn hex_name(&self) -> String {
+        self.id_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// A number from 0 to 1.
     fn fraction(&self) -> f64 {
         let mut bytes = [0; 4];

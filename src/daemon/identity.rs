@@ -53,7 +53,7 @@ impl Identity {
         let id = if is_id {
             known.to_owned()
         } else {
-            let id = hex(&entropy.id_bytes());
+            let id = entropy.hex_name();
             file.set_len(0)
                 .and_then(|()| file.rewind())
                 .and_then(|()| writeln!(file, "{id}"))
@@ -61,7 +61,7 @@ impl Identity {
                 .map_err(broken)?;
             id
         };
-        let worker = WorkerId::of(&format!("worker_{id}"), &hex(&entropy.id_bytes()));
+        let worker = WorkerId::of(&format!("worker_{id}"), &entropy.hex_name());
         let worker = worker.map_err(|error| broken(std::io::Error::other(error.to_string())))?;
         Ok(Identity { worker, _locked: file })
     }
@@ -70,8 +70,4 @@ impl Identity {
     pub fn worker(&self) -> &WorkerId {
         &self.worker
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -54,7 +54,6 @@ pub async fn watch(inner: Arc<Inner>, stop: CancellationToken) {
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = inner.wakeups.recovery.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -14,8 +14,6 @@ pub struct Wakeups {
     pub ready: Notify,
     /// A schedule changed.
     pub schedules: Notify,
-    /// A lease was lost or a run was parked, so what recovery waits for may be sooner.
-    pub recovery: Notify,
     runs: Mutex<HashMap<RunId, watch::Sender<u64>>>,
 }
 

@@ -9,4 +9,5 @@ pub mod policy;
 pub mod run;
 pub mod schedule;
 pub mod task;
+pub mod text;
 pub mod time;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::signals::Stop;
 use crate::domain::agent::Limits;
 use crate::domain::policy::ErrorKind;
+use crate::domain::text;
 
 /// What the guest learns about its run through the `context` interface.
 #[derive(Clone, Debug, Default)]
@@ -144,17 +145,8 @@ pub trait GuestHost: Send + Sync {
 pub(crate) const MESSAGE_BYTES: usize = 4 * 1024;
 
 /// Cuts a text at a character's boundary.
-pub(crate) fn bounded(mut text: String, bytes: usize) -> String {
-    if text.len() > bytes {
-        let mark = " …";
-        let mut end = bytes.saturating_sub(mark.len());
-        while !text.is_char_boundary(end) {
-            end = end.saturating_sub(1);
-        }
-        text.truncate(end);
-        text.push_str(mark);
-    }
-    text
+pub(crate) fn bounded(text: String, bytes: usize) -> String {
+    text::bounded(text, bytes, " …")
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use crate::daemon::error::ManagerError;
 use crate::daemon::transitions::{self, Step, task_of};
 use crate::daemon::txn::Txn;
 use crate::domain::id::{AgentId, RunId, TaskId};
-use crate::domain::lifecycle;
-use crate::domain::run::{Run, Slot, Status};
+use crate::domain::run::{Slot, Status};
 use crate::domain::schedule::{Advance, ScheduleState};
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
@@ -52,9 +51,7 @@ impl Manager {
     /// The task exists and `replace` is false, or the store does not answer.
     pub async fn keep_task(&self, task: Task, replace: bool) -> Result<(Task, Registered), ManagerError> {
         let ids = vec![RecordId::task(&task.task_id), RecordId::schedule(&task.task_id), RecordId::slot(&task.task_id)];
-        let mut incarnation = [0; 10];
-        self.inner().entropy.fill(&mut incarnation);
-        let incarnation: String = incarnation.iter().map(|byte| format!("{byte:02x}")).collect();
+        let incarnation = self.inner().entropy.hex_name();
         self.commit(ids, Vec::new(), move |txn| {
             let before = txn.get::<Task, _>(&RecordId::task(&task.task_id))?;
             let Some(before) = before else {
@@ -148,13 +145,7 @@ impl Manager {
     async fn end_run_of_deleted(&self, run_id: RunId) -> Result<(), ManagerError> {
         let ids = vec![RecordId::run(&run_id)];
         self.commit(ids, Vec::new(), move |txn| {
-            let run = transitions::run_of(txn, &run_id)?;
-            let leased = run.status.is_leased();
-            let decision = lifecycle::request_cancel(Run::clone(&run), "delete_task", Some("its task was deleted"), txn.now())?;
-            if leased {
-                txn.tell_cancel(&run_id);
-            }
-            transitions::write(txn, decision)?;
+            transitions::cancel(txn, &run_id, "delete_task", Some("its task was deleted"))?;
             Ok(())
         })
         .await

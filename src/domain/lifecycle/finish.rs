@@ -6,6 +6,7 @@ use super::{Decision, Refused, drop_lease, end};
 use crate::domain::event::{Event, EventName};
 use crate::domain::policy::{ErrorKind, OnUnknown};
 use crate::domain::run::{Attempt, AttemptStatus, Run, Status, Usage};
+use crate::domain::text;
 use crate::domain::time::{Seconds, Timestamp};
 
 /// The characters of a result that the run itself shows.
@@ -37,16 +38,8 @@ pub enum Outcome {
     Cancelled(String),
 }
 
-fn bounded(mut text: String, bytes: usize) -> String {
-    if text.len() > bytes {
-        let mut cut = bytes.saturating_sub("…".len());
-        while !text.is_char_boundary(cut) {
-            cut = cut.saturating_sub(1);
-        }
-        text.truncate(cut);
-        text.push('…');
-    }
-    text
+fn bounded(text: String) -> String {
+    text::bounded(text, ERROR_BYTES, "…")
 }
 
 fn close(attempt: &mut Attempt, status: AttemptStatus, usage: Option<Usage>, run: &Run, now: Timestamp) {
@@ -89,7 +82,7 @@ pub fn finish(
     // A cancel that was acknowledged is kept, whatever the agent answers after it.
     if run.cancel_requested_at.is_some() || matches!(outcome, Outcome::Cancelled(_)) {
         run.error = match outcome {
-            Outcome::Cancelled(message) if !message.is_empty() => Some(bounded(message, ERROR_BYTES)),
+            Outcome::Cancelled(message) if !message.is_empty() => Some(bounded(message)),
             _ => None,
         };
         run.error_kind = None;
@@ -111,7 +104,7 @@ pub fn finish(
                 decided.events.push(end(&mut run, Status::Completed, now));
             }
             Outcome::Failed { kind, message, after } => {
-                run.error = Some(bounded(message, ERROR_BYTES));
+                run.error = Some(bounded(message));
                 run.error_kind = Some(kind);
                 fail(&mut run, &mut attempt, usage, after, chance, now, &mut decided.events);
             }
