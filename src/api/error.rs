@@ -66,6 +66,11 @@ impl Problem {
         self.with_header(RETRY_AFTER, HeaderValue::from(seconds)).with("retry_after", seconds)
     }
 
+    /// The sentence.
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// The request is understood and wrong.
     pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)

@@ -23,7 +23,7 @@ use crate::domain::time::Seconds;
 /// How many coming occurrences are told unless the caller wants another number.
 const NEXT_OCCURRENCES: u64 = 5;
 /// How many coming occurrences are told at most.
-const MOST_OCCURRENCES: u64 = 100;
+const MOST_OCCURRENCES: u64 = 1000;
 
 /// `GET /background/tasks?agent_id=&limit=&cursor=&order=`.
 pub(super) async fn list(State(api): State<Api>, mut params: Params) -> Answer {
@@ -105,8 +105,13 @@ pub(super) async fn run(
 ) -> Answer {
     let asked = Asked::read(body)?;
     let run = api.manager.run_now(&id, asked.wish).await?;
+    waited(&api, run, asked.wait, stopping).await
+}
+
+/// Answers with a run that was just made; when the caller waits, as it is when it has ended or is parked.
+pub(super) async fn waited(api: &Api, run: Run, wait: Option<Option<Seconds>>, stopping: Stopping) -> Answer {
     let longest = longest_wait(api.settings.request_timeout);
-    let Some(limit) = asked.wait.map(|wish| wish.map_or(longest, |wish| wish.duration().min(longest))) else {
+    let Some(limit) = wait.map(|wish| wish.map_or(longest, |wish| wish.duration().min(longest))) else {
         return value(&run);
     };
     let run = tokio::select! {
@@ -142,14 +147,15 @@ fn longest_wait(request_timeout: Duration) -> Duration {
 }
 
 /// What the body of a run request says.
-struct Asked {
-    wish: RunWish,
+pub(super) struct Asked {
+    pub(super) wish: RunWish,
     /// Whether to wait, and how long at most where the caller says so.
-    wait: Option<Option<Seconds>>,
+    pub(super) wait: Option<Option<Seconds>>,
 }
 
 impl Asked {
-    fn read(body: Option<Value>) -> Result<Self, Problem> {
+    /// Reads a body strictly.
+    pub(super) fn read(body: Option<Value>) -> Result<Self, Problem> {
         let mut faults = Faults::new();
         let mut fields = Fields::open("", body.unwrap_or_else(|| json!({})), &mut faults);
         // An empty query means the task's own, as it always did.

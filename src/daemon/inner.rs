@@ -14,7 +14,7 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Run;
 use crate::domain::time::Seconds;
 use crate::store::{RecordId, Store, StoreError};
-use crate::workspace::{WorkspaceError, Workspaces};
+use crate::workspace::{EVENTS_JSONL, OUTPUT_MD, RUN_JSON, WorkspaceError, Workspaces};
 
 /// How many events are read at once.
 pub(super) const EVENTS_PAGE: usize = 1000;
@@ -147,19 +147,28 @@ impl Inner {
         if !mirrors.any() {
             return;
         }
-        let workspaces = self.workspaces.clone();
         let path = mirrors.path.clone();
-        let written = self
-            .blocking(move || {
-                if let Some(output) = &mirrors.output {
-                    workspaces.write_output_if_absent(&mirrors.path, output)?;
-                }
-                workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())
-            })
-            .await;
-        if let Err(error) = written {
+        if let Err(error) = self.put_mirrors(mirrors).await {
             tracing::warn!(%error, path, "the mirrors of a run could not be written; the store has its history");
         }
+    }
+
+    /// Writes mirrors; answers with the names of the files that are there then.
+    pub(super) async fn put_mirrors(&self, mirrors: Mirrors) -> Result<Vec<&'static str>, ManagerError> {
+        let workspaces = self.workspaces.clone();
+        self.blocking(move || {
+            if let Some(output) = &mirrors.output {
+                workspaces.write_output_if_absent(&mirrors.path, output)?;
+            }
+            workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())?;
+            let files = [
+                (mirrors.run_json.is_some(), RUN_JSON),
+                (mirrors.events_jsonl.is_some(), EVENTS_JSONL),
+                (mirrors.output.is_some(), OUTPUT_MD),
+            ];
+            Ok(files.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect())
+        })
+        .await
     }
 
     /// Writes a run's mirrors from what the store has.

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod event;
+pub mod filter;
 pub mod id;
 pub mod input;
 pub mod lifecycle;
@@ -11,3 +12,4 @@ pub mod schedule;
 pub mod task;
 pub mod text;
 pub mod time;
+pub mod why;

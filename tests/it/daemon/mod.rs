@@ -5,6 +5,7 @@ mod events;
 mod faults;
 mod faulty;
 mod harness;
+mod mend;
 mod mirrors;
 mod overlap;
 mod restart;
@@ -12,6 +13,7 @@ mod runs;
 mod schedules;
 mod stage;
 mod tasks;
+mod why;
 
 use std::time::Duration;
 
