@@ -45,7 +45,7 @@ fn queued(more: Value) -> Run {
 fn claimed(mut run: Run) -> (Run, Attempt) {
     let worker = WorkerId::of("worker_a", "1").unwrap();
     let fence = run.lease_generation + 1;
-    let patch = lifecycle::claim(&mut run, "d", &worker, fence, START, after(30));
+    let patch = lifecycle::claim(&mut run, "d", &worker, fence, START, START..after(30));
     (run, patch.attempt)
 }
 
