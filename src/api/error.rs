@@ -136,7 +136,12 @@ impl From<StoreError> for Problem {
         if matches!(error, StoreError::Invalid(_)) {
             return Problem::unprocessable(error.to_string());
         }
-        tracing::error!(%error, "a request met a fault of the store");
+        // An outage is told once, by the daemon.
+        if error.is_transient() {
+            tracing::debug!(%error, "a request met an outage of the store");
+        } else {
+            tracing::error!(%error, "a request met a fault of the store");
+        }
         match error {
             StoreError::Unavailable(_) => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The store is not available at the moment; try again shortly.")

@@ -31,7 +31,7 @@ impl Manager {
     /// Makes a run of a task, whatever its schedule; on a paused task too. Under skip_if_running the run may be a skipped one.
     ///
     /// # Errors
-    /// There is no such task, it is disabled, or the daemon stops.
+    /// There is no such task, it is disabled, the store is full, or the daemon stops.
     pub async fn run_now(&self, task: &TaskId, wish: RunWish) -> Result<Run, ManagerError> {
         let query = wish.query.filter(|query| !query.trim().is_empty());
         if let Some(query) = &query {
@@ -39,6 +39,7 @@ impl Manager {
         }
         check_trigger_metadata(&wish.metadata)?;
         let inner = self.inner();
+        inner.outage.room()?;
         let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
         let made = RecordId::run(&run_id);
         let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
@@ -161,9 +162,6 @@ impl Manager {
     /// There is no such run.
     pub async fn result(&self, run: &RunId) -> Result<Option<String>, ManagerError> {
         let of = self.run(run).await?;
-        match self.record(RecordId::new(Kind::Result, run.as_str())).await? {
-            Some(record) => Ok(Some(record.decode()?)),
-            None => Ok(of.result_preview),
-        }
+        Ok(self.inner().read_result(&of).await?)
     }
 }
