@@ -121,10 +121,8 @@ async fn carry_out(caller: &Caller<'_>, args: &ManyArgs, verb: Verb, wish: &Map<
         if left == 0 {
             break;
         }
-        let mut more = json!({"limit": left.min(PART)});
-        if let Some(cursor) = &cursor {
-            more["cursor"] = json!(cursor);
-        }
+        let limit = left.min(PART);
+        let more = cursor.as_ref().map_or_else(|| json!({"limit": limit}), |cursor| json!({"limit": limit, "cursor": cursor}));
         let answer = ask(caller, verb, wish, more).await?;
         if caller.json {
             caller.context.screen.json(&answer.raw)?;
