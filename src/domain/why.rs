@@ -128,6 +128,8 @@ pub struct Situation<'a> {
     pub here: &'a Here,
     /// The store's present.
     pub now: Timestamp,
+    /// The present of the clock by which the store judges leases; it does not step.
+    pub lease_now: Timestamp,
 }
 
 /// Why a run is where it is.

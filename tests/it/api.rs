@@ -1,6 +1,7 @@
 //! The HTTP API over a real socket: a daemon on the memory store whose guests do what the test says.
 
 mod house;
+mod mend;
 mod recount;
 mod refusals;
 mod seed;

@@ -29,7 +29,7 @@ pub(super) struct RunArgs {
 }
 
 /// Reads a JSON object.
-pub(super) fn object(text: &str) -> Result<Map<String, Value>, String> {
+pub(in crate::cli) fn object(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("write a JSON object such as {{\"key\": \"value\"}} ({error})"))
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::FixedOffset;
 use serde_json::{Value, json};
 
 use super::{Listing, Manager};
@@ -228,7 +229,7 @@ impl Manager {
         .await
     }
 
-    /// A task's next occurrences, in its zone and in UTC.
+    /// A task's next occurrences, in its zone and in UTC, and the next change of its zone's clocks with the occurrences beside it.
     ///
     /// # Errors
     /// There is no such task.
@@ -237,21 +238,32 @@ impl Manager {
         let record = self.record(RecordId::schedule(task)).await?;
         let state: ScheduleState = record.ok_or_else(|| ManagerError::not_found("Task", task))?.decode()?;
         let schedule = &definition.schedule;
-        let zone = schedule.timezone();
+        let now = self.now();
         let mut occurrences = Vec::new();
         let mut next = state.next_nominal_at;
+        let mut offset = schedule.offset_at(now);
         while let Some(nominal) = next.filter(|_| occurrences.len() < count.min(MOST_AHEAD)) {
-            let due = nominal + schedule.jitter_of(task, &state.incarnation, nominal);
-            let local = nominal.to_datetime().with_timezone(&zone);
-            occurrences.push(json!({ "nominal": nominal, "local": local.format("%a %Y-%m-%d %H:%M:%S %Z").to_string(), "due": due }));
+            occurrences.push(occurrence(&definition, &state, nominal, offset));
+            offset = schedule.offset_at(nominal);
             next = schedule.next(nominal);
         }
+        let change = schedule.clock_change(now, state.next_nominal_at).map(|change| {
+            let show = |nominal: Option<Timestamp>| nominal.map(|nominal| occurrence(&definition, &state, nominal, change.from));
+            json!({
+                "at": change.at,
+                "from": change.from.to_string(),
+                "to": change.to.to_string(),
+                "last_before": show(change.last_before),
+                "first_after": show(change.first_after),
+            })
+        });
         Ok(json!({
             "task_id": task,
-            "timezone": zone.name(),
+            "timezone": schedule.timezone().name(),
             "enabled": definition.enabled,
             "paused": state.paused,
             "occurrences": occurrences,
+            "clock_change": change,
         }))
     }
 
@@ -266,6 +278,21 @@ impl Manager {
         let (items, next) = self.page(scope, page, Record::decode).await?;
         Ok(Listing { items, total, next })
     }
+}
+
+/// A coming occurrence; `before` is its zone's distance from UTC at the one before it.
+fn occurrence(task: &Task, state: &ScheduleState, nominal: Timestamp, before: FixedOffset) -> Value {
+    let schedule = &task.schedule;
+    let due = nominal + schedule.jitter_of(&task.task_id, &state.incarnation, nominal);
+    let local = nominal.to_datetime().with_timezone(&schedule.timezone());
+    let offset = schedule.offset_at(nominal);
+    json!({
+        "nominal": nominal,
+        "local": local.format("%a %Y-%m-%d %H:%M:%S %Z").to_string(),
+        "offset": offset.to_string(),
+        "offset_change_seconds": offset.local_minus_utc() - before.local_minus_utc(),
+        "due": due,
+    })
 }
 
 pub(super) fn state_of(txn: &mut Txn<'_>, task: &TaskId) -> Step<Arc<ScheduleState>> {

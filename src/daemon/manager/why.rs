@@ -8,7 +8,7 @@ use crate::domain::id::{AgentId, RunId};
 use crate::domain::run::{Attempt, Run, Slot, Status};
 use crate::domain::task::Task;
 use crate::domain::why::{self, AgentHere, Here, Situation, Why};
-use crate::store::{CountScope, Record, RecordId};
+use crate::store::{CountScope, DueKind, Record, RecordId};
 
 impl Manager {
     /// Says why a run is where it is.
@@ -28,6 +28,8 @@ impl Manager {
         let reason = self.reason(&run).await?;
         let here = self.here(&run.agent_id).await?;
         let now = store.now().await?;
+        // The store's clock of leases is told only with what is due by it.
+        let lease_now = if run.status.is_leased() { store.due(DueKind::ExpiredLeases, 0).await?.now } else { now };
         Ok(why::why(&Situation {
             run: &run,
             due: record.due,
@@ -38,6 +40,7 @@ impl Manager {
             reason: reason.as_deref(),
             here: &here,
             now,
+            lease_now,
         }))
     }
 

@@ -11,7 +11,7 @@ pub(super) fn leased(known: &Situation<'_>) -> Why {
     let run = known.run;
     let worker = run.lease_owner.as_ref().map(|worker| format!(" {worker}")).unwrap_or_default();
     let started = run.started_at.unwrap_or(run.queued_at);
-    let answer = match run.lease_expires_at.filter(|until| *until <= known.now) {
+    let answer = match run.lease_expires_at.filter(|until| *until <= known.lease_now) {
         Some(until) => {
             let silent = run.heartbeat_at.unwrap_or(started);
             let sentence = format!(

@@ -61,7 +61,18 @@ fn failed(run: Run, kind: ErrorKind, message: &str) -> (Run, Attempt) {
 }
 
 fn situation<'a>(run: &'a Run, attempt: Option<&'a Attempt>) -> Situation<'a> {
-    Situation { run, due: None, attempt, task: None, slot: None, ahead: None, reason: None, here: &HERE, now: after(10) }
+    Situation {
+        run,
+        due: None,
+        attempt,
+        task: None,
+        slot: None,
+        ahead: None,
+        reason: None,
+        here: &HERE,
+        now: after(10),
+        lease_now: after(10),
+    }
 }
 
 /// The answer, when it holds what every answer must hold.
@@ -173,7 +184,7 @@ fn a_leased_run_tells_of_its_worker_its_cancel_and_its_silence() {
     let answer = told(&Situation { reason: Some("enough"), ..situation(&asked, Some(&attempt)) });
     let sentence = format!("{runs}; its cancel was asked for by api at {} (enough), and its grace ends at {}", after(5), after(10));
     assert_eq!((answer.code, answer.sentence), (Code::CancelRequested, sentence));
-    let answer = told(&Situation { now: after(30), ..situation(&asked, Some(&attempt)) });
+    let answer = told(&Situation { lease_now: after(30), ..situation(&asked, Some(&attempt)) });
     assert_eq!((answer.code, &answer.members["cancel"]["by"]), (Code::LeaseOverdue, &json!("api")));
     assert!(answer.sentence.starts_with(&format!("Worker worker_a.1 is silent since {START} in attempt 1")), "{}", answer.sentence);
 }

@@ -175,6 +175,8 @@ async fn verbs_without_a_body_ask_for_what_they_say() {
         (vec!["agents", "delete", "a", "--force"], "DELETE agents/a?force=true"),
         (vec!["runs", "cancel", "run_1"], "POST runs/run_1/cancel"),
         (vec!["runs", "resume", "run_1"], "POST runs/run_1/resume"),
+        (vec!["runs", "mirror", "run_1"], "POST runs/run_1/mirror"),
+        (vec!["runs", "why", "run_1"], "GET runs/run_1/why"),
         (vec!["runs", "show", "run_1"], "GET runs/run_1"),
         (vec!["tasks", "status", "t"], "GET tasks/t/status"),
         (vec!["tasks", "next", "t", "--count", "3"], "GET tasks/t/next?count=3"),
