@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::Admission;
 use super::agents::Agents;
 use super::committer::{Committer, Parts};
 use super::executor::Executor;
@@ -15,7 +16,7 @@ use super::inner::{DaemonSettings, Inner};
 use super::live::LiveRuns;
 use super::manager::Manager;
 use super::signals::Wakeups;
-use super::{recovery, renewals, scheduler, worker};
+use super::{recovery, renewals, retention, scheduler, worker};
 use crate::clock::{Clock, Entropy};
 use crate::sandbox::Stop;
 use crate::store::{Store, StoreError};
@@ -54,7 +55,7 @@ pub struct Daemon {
     offers: watch::Receiver<u64>,
     intake: CancellationToken,
     upkeep: CancellationToken,
-    /// What takes up work: the scheduler and the worker.
+    /// What takes up work: the scheduler, retention and the worker.
     takers: Vec<JoinHandle<()>>,
     recovering: JoinHandle<()>,
     committing: JoinHandle<()>,
@@ -88,6 +89,8 @@ impl Daemon {
             live: Arc::clone(&live),
         });
         let committing = tokio::spawn(committing);
+        let admission = Admission::new(&parts.settings.bounds);
+        admission.refresh(&*parts.store, &*parts.clock).await;
         let inner = Arc::new(Inner {
             store: parts.store,
             clock: parts.clock,
@@ -97,6 +100,7 @@ impl Daemon {
             live,
             executor: parts.executor,
             workspaces: parts.workspaces,
+            admission,
             settings: parts.settings,
         });
         let (intake, upkeep) = (CancellationToken::new(), CancellationToken::new());
@@ -116,6 +120,7 @@ impl Daemon {
     /// Schedules from now on and, unless the settings say otherwise, executes. Once.
     pub fn take_up_work(&mut self) {
         self.takers.push(tokio::spawn(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone())));
+        self.takers.push(tokio::spawn(retention::keep_bounds(Arc::clone(&self.inner), self.intake.clone())));
         if self.inner.settings.executes {
             let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
             self.takers.push(tokio::spawn(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone())));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sandclock::clock::{BootInstant, Clock, SystemClock, SystemEntropy};
-use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings};
+use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
@@ -109,6 +109,7 @@ impl World {
             poll: Duration::from_secs(3600),
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
+            bounds: Bounds::default(),
         };
         change(&mut settings);
         let parts = DaemonParts {
