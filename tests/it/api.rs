@@ -6,3 +6,4 @@ mod refusals;
 mod seed;
 mod serving;
 mod streams;
+mod twice;

@@ -136,7 +136,7 @@ impl World {
 /// A daemon. It is the manager, with what tests need beside.
 pub struct TestDaemon {
     manager: Manager,
-    store: Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     daemon: Option<Daemon>,
     runtime: Option<Runtime>,
 }

@@ -7,11 +7,14 @@ mod faulty;
 mod harness;
 mod mirrors;
 mod overlap;
+mod queue;
 mod restart;
+mod retention;
 mod runs;
 mod schedules;
 mod stage;
 mod tasks;
+mod twice;
 
 use std::time::Duration;
 
