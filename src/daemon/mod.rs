@@ -33,6 +33,7 @@ mod retention;
 mod run;
 mod scheduler;
 pub mod signals;
+pub mod spawn;
 mod transitions;
 pub mod txn;
 mod worker;

@@ -148,6 +148,7 @@ fn parts(directory: &TempDir) -> DaemonParts {
         agents: None,
         executor: Arc::new(Guests(Offer::default())),
         offers: watch::channel(0).1,
+        spawner: Arc::new(sandclock::daemon::spawn::OnRuntime),
         settings: DaemonSettings {
             worker: WorkerId::of("daemon", "1").unwrap(),
             executes: true,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sandclock::clock::Clock as _;
 use sandclock::daemon::{Bounds, Retention};
 use sandclock::domain::run::Slot;
-use sandclock::store::{Change, ChangeId, CountScope, Kind, PageRequest, Put, RecordId, Scope, Store as _};
+use sandclock::store::{Change, ChangeId, CountScope, Kind, PageRequest, Put, RecordId, Scope};
 
 use super::faulty::Fault;
 use super::*;
