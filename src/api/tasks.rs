@@ -24,7 +24,7 @@ use crate::domain::time::Seconds;
 /// How many coming occurrences are told unless the caller wants another number.
 const NEXT_OCCURRENCES: u64 = 5;
 /// How many coming occurrences are told at most.
-const MOST_OCCURRENCES: u64 = 100;
+const MOST_OCCURRENCES: u64 = 1000;
 
 /// `GET /background/tasks?agent_id=&limit=&cursor=&order=`.
 pub(super) async fn list(State(api): State<Api>, mut params: Params) -> Answer {
@@ -121,17 +121,15 @@ pub(super) async fn run(
         Some(key) => api.manager.run_once(&id, asked.wish, key).await?,
         None => Answered { answer: api.manager.run_now(&id, asked.wish).await?, replayed: false },
     };
-    let answer = match asked.wait {
-        Some(limit) => waited(&api, &stopping, run, limit).await,
-        None => value(&run),
-    };
-    Ok(told(answer, replayed))
+    Ok(told(waited(&api, run, asked.wait, stopping).await, replayed))
 }
 
-/// Answers when a run has ended or is parked, after `limit` at the latest.
-async fn waited(api: &Api, stopping: &Stopping, run: Run, limit: Option<Seconds>) -> Answer {
+/// Answers with a run that was just made; when the caller waits, as it is when it has ended or is parked.
+pub(super) async fn waited(api: &Api, run: Run, wait: Option<Option<Seconds>>, stopping: Stopping) -> Answer {
     let longest = longest_wait(api.settings.request_timeout);
-    let limit = limit.map_or(longest, |wish| wish.duration().min(longest));
+    let Some(limit) = wait.map(|wish| wish.map_or(longest, |wish| wish.duration().min(longest))) else {
+        return value(&run);
+    };
     let run = tokio::select! {
         run = api.manager.wait_for_run(&run.run_id, limit) => run?,
         () = stopping.wait() => return Err(unfinished(
@@ -165,14 +163,15 @@ fn longest_wait(request_timeout: Duration) -> Duration {
 }
 
 /// What the body of a run request says.
-struct Asked {
-    wish: RunWish,
+pub(super) struct Asked {
+    pub(super) wish: RunWish,
     /// Whether to wait, and how long at most where the caller says so.
-    wait: Option<Option<Seconds>>,
+    pub(super) wait: Option<Option<Seconds>>,
 }
 
 impl Asked {
-    fn read(body: Option<Value>) -> Result<Self, Problem> {
+    /// Reads a body strictly.
+    pub(super) fn read(body: Option<Value>) -> Result<Self, Problem> {
         let mut faults = Faults::new();
         let mut fields = Fields::open("", body.unwrap_or_else(|| json!({})), &mut faults);
         // An empty query means the task's own, as it always did.

@@ -50,6 +50,11 @@ pub enum ManagerError {
 }
 
 impl ManagerError {
+    /// Whether the store is away or full, which the daemon's log has told by then.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, ManagerError::Store(error) if error.is_transient())
+    }
+
     /// There is no such thing.
     pub fn not_found(what: &'static str, id: impl ToString) -> Self {
         ManagerError::NotFound { what, id: id.to_string() }

@@ -26,6 +26,8 @@ mod inner;
 pub mod live;
 pub mod manager;
 pub mod open;
+mod outage;
+mod owed;
 mod recovery;
 mod removal;
 mod renewals;

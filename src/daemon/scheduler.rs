@@ -15,6 +15,7 @@ use super::admission::{Admission, Place};
 use super::entities::skip_range_id;
 use super::error::ManagerError;
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use super::transitions::{self, Step};
 use super::txn::{Known, Txn};
 use crate::clock::BootInstant;
@@ -38,7 +39,7 @@ pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
         let wait = match pass(&inner, &mut aside, &stop).await {
             Ok(wait) => wait,
             Err(error) => {
-                tracing::warn!(%error, "due schedules could not be looked for");
+                tell_unless_out!(error, warn, %error, "due schedules could not be looked for");
                 inner.settings.poll
             }
         };
@@ -55,6 +56,7 @@ pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
 async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop: &CancellationToken) -> Result<Duration, StoreError> {
     // Where something is always due, only the stop ends this.
     while !stop.is_cancelled() {
+        inner.outage.room()?;
         inner.admission.refresh(&*inner.store, &*inner.clock).await;
         let now = inner.clock.boot();
         aside.retain(|_, since| Duration::from_nanos(now.0.saturating_sub(since.0)) < SET_ASIDE);

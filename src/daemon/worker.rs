@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::attempt;
 use super::executor::Offer;
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use crate::store::{ChangeId, ClaimRequest, Claimed, DueKind};
 
 /// The most runs claimed in one call.
@@ -90,7 +91,10 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
         match inner.store.claim(request.clone()).await {
             Ok(claimed) => return claimed,
             Err(error) if error.is_transient() && !wait.is_zero() => tokio::time::sleep(wait).await,
-            Err(error) => tracing::error!(%error, "no runs could be claimed"),
+            Err(error) => {
+                tell_unless_out!(error, error, %error, "no runs could be claimed");
+                break;
+            }
         }
     }
     Vec::new()

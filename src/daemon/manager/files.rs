@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Manager;
 use crate::daemon::error::ManagerError;
 use crate::domain::id::RunId;
-use crate::domain::run::Run;
+use crate::domain::run::{Run, Status};
 use crate::workspace::{FileEntry, OpenFile, WorkspaceError};
 
 /// A page of a run's workspace.
@@ -84,5 +84,27 @@ impl Manager {
             "at_end": page.at_end,
             "finished": ended && page.at_end,
         }))
+    }
+
+    /// Writes an ended run's mirrors again from what the store has; answers with the names of the files that are there then.
+    ///
+    /// # Errors
+    /// There is no such run, it has not ended, its task wants no mirrors, or the disk refuses.
+    pub async fn mirror_run(&self, run: &RunId) -> Result<(Run, Vec<&'static str>), ManagerError> {
+        let of = self.run(run).await?;
+        if !of.status.is_terminal() {
+            let sentence =
+                format!("Run {run} is {}; its worker writes its mirrors, and they can be rebuilt when it has ended", of.status.as_str());
+            return Err(ManagerError::Conflict(sentence));
+        }
+        let mut mirrors = self.inner().mirrors_of(&of, None, std::iter::empty()).await?;
+        if !mirrors.any() {
+            let sentence =
+                format!("Run {run} was made without mirrors (workspace_policy of its task); the API has its record and its history");
+            return Err(ManagerError::Conflict(sentence));
+        }
+        mirrors.output = self.result(run).await?.filter(|_| of.status == Status::Completed);
+        let written = self.inner().put_mirrors(mirrors).await?;
+        Ok((of, written))
     }
 }

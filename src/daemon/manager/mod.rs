@@ -1,10 +1,12 @@
 //! The façade that the API, the command line and programs go through.
 
+mod bulk;
 mod configured;
 mod files;
 mod runs;
 mod status;
 mod tasks;
+mod why;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +27,7 @@ use crate::domain::time::Timestamp;
 use crate::store::{PageRequest, Record, RecordId, Scope, StoreError};
 
 pub use super::signals::RunWatch;
+pub use bulk::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
 pub use files::WorkspaceListing;
 pub use runs::RunWish;
 pub use tasks::Registered;

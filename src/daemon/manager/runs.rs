@@ -34,7 +34,7 @@ impl Manager {
     /// Makes a run of a task, whatever its schedule; on a paused task too. Under skip_if_running the run may be a skipped one.
     ///
     /// # Errors
-    /// There is no such task, it is disabled, too many runs wait, or the daemon stops.
+    /// There is no such task, it is disabled, too many runs wait, the store is full, or the daemon stops.
     pub async fn run_now(&self, task: &TaskId, wish: RunWish) -> Result<Run, ManagerError> {
         Ok(self.make_run(task, wish, None).await?.answer)
     }
@@ -55,6 +55,7 @@ impl Manager {
         }
         check_trigger_metadata(&wish.metadata)?;
         let inner = self.inner();
+        inner.outage.room()?;
         inner.admission.refresh(&*inner.store, &*inner.clock).await;
         let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
         let made = RecordId::run(&run_id);
@@ -192,9 +193,6 @@ impl Manager {
     /// There is no such run.
     pub async fn result(&self, run: &RunId) -> Result<Option<String>, ManagerError> {
         let of = self.run(run).await?;
-        match self.record(RecordId::new(Kind::Result, run.as_str())).await? {
-            Some(record) => Ok(Some(record.decode()?)),
-            None => Ok(of.result_preview),
-        }
+        Ok(self.inner().read_result(&of).await?)
     }
 }

@@ -6,6 +6,7 @@ mod events;
 mod faults;
 mod faulty;
 mod harness;
+mod mend;
 mod mirrors;
 mod overlap;
 mod queue;
@@ -16,6 +17,7 @@ mod schedules;
 mod stage;
 mod tasks;
 mod twice;
+mod why;
 
 use std::time::Duration;
 
