@@ -59,7 +59,11 @@ impl Room {
         let (left, least) = (bytes(&disk, disk.f_bavail), share(&disk, LEAST_BYTES));
         if disk.f_blocks > 0 && left < least {
             let kib = |bytes: u64| bytes / 1024;
-            return Err(StoreError::Full(format!("its disk has {} KiB left, and below {} KiB nothing new is begun", kib(left), kib(least))));
+            return Err(StoreError::Full(format!(
+                "its disk has {} KiB left, and below {} KiB nothing new is begun",
+                kib(left),
+                kib(least)
+            )));
         }
         // Free blocks say nothing of a quota.
         if self.is_full { self.set_aside() } else { Ok(()) }

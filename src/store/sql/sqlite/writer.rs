@@ -75,13 +75,7 @@ struct Holder<'a> {
 
 impl Writer {
     /// A writer over an open connection.
-    pub fn new(
-        options: SqliteConnectOptions,
-        opened: open::Opened,
-        room: Room,
-        clock: Arc<dyn Clock>,
-        statements: Arc<AtomicU64>,
-    ) -> Self {
+    pub fn new(options: SqliteConnectOptions, opened: open::Opened, room: Room, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
         let open::Opened { connection, last_order } = opened;
         Writer { options, connection: Some(connection), clock, last_order, statements, room, checkpoint_at: None }
     }
