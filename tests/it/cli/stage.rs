@@ -1,6 +1,7 @@
 //! A daemon that plays fixed answers over real HTTP, and the binary run against it.
 
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -143,10 +144,22 @@ fn respond(reply: Reply) -> Response {
     }
 }
 
+/// The binary: the one that was built with the tests, or another one that the environment names.
+pub fn binary() -> OsString {
+    std::env::var_os("SANDCLOCK_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_sandclock").into())
+}
+
 /// The binary in a directory, with nothing of this process's environment that it reads.
 pub fn sandclock(directory: &Path, line: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sandclock"));
-    command.args(line).current_dir(directory).env_clear().env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
+    let mut command = program(directory, &binary());
+    command.args(line);
+    command
+}
+
+/// A program in a directory, with nothing of this process's environment.
+pub fn program(directory: &Path, program: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(directory).env_clear().env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

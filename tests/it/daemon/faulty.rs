@@ -21,6 +21,8 @@ pub enum Fault {
     Before,
     /// It is carried out and the answer is lost.
     After,
+    /// There is no room for it.
+    Full,
 }
 
 pub type Plan = Box<dyn FnMut(&'static str) -> Option<Fault> + Send>;
@@ -50,6 +52,7 @@ impl Faulty {
             None => made.await,
             Some(Fault::Before) => lost,
             Some(Fault::After) => made.await.and(lost),
+            Some(Fault::Full) => Err(StoreError::Full("no room, as the test wants".to_owned())),
         }
     }
 }
