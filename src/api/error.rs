@@ -121,6 +121,7 @@ impl From<ManagerError> for Problem {
             ManagerError::Conflict(sentence) => Problem::new(StatusCode::CONFLICT, sentence),
             ManagerError::Invalid(faults) => faults.into(),
             ManagerError::Busy { message, retry_after } => Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(retry_after),
+            ManagerError::Full { message, retry_after } => Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(retry_after),
             ManagerError::Store(error) => error.into(),
             ManagerError::Host(sentence) => {
                 tracing::error!(error = sentence, "a request met a fault of the host");

@@ -12,6 +12,7 @@ mod auth;
 mod body;
 mod error;
 mod health;
+mod idempotency;
 mod layers;
 mod mend;
 mod pages;

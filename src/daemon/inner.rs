@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::admission::Admission;
+use super::bounds::Bounds;
 use super::committer::Committer;
 use super::error::ManagerError;
 use super::executor::Executor;
@@ -51,6 +53,8 @@ pub struct DaemonSettings {
     pub heartbeat_events: Duration,
     /// The agent of tasks that name none.
     pub default_agent: crate::domain::id::AgentId,
+    /// What it bounds.
+    pub bounds: Bounds,
 }
 
 /// What the parts of one daemon share.
@@ -65,6 +69,7 @@ pub struct Inner {
     pub(super) live: Arc<LiveRuns>,
     pub(super) executor: Arc<dyn Executor>,
     pub(super) workspaces: Workspaces,
+    pub(super) admission: Arc<Admission>,
     pub(super) spawner: Arc<dyn Spawner>,
     pub(super) settings: DaemonSettings,
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::Admission;
 use super::agents::Agents;
 use super::committer::{Committer, Parts};
 use super::executor::Executor;
@@ -18,7 +19,7 @@ use super::outage::{self, Outage, Watched};
 use super::owed::OwedMirrors;
 use super::signals::Wakeups;
 use super::spawn::{Part, Spawner};
-use super::{recovery, renewals, scheduler, worker};
+use super::{recovery, renewals, retention, scheduler, worker};
 use crate::clock::{Clock, Entropy};
 use crate::sandbox::Stop;
 use crate::store::{Store, StoreError};
@@ -59,7 +60,7 @@ pub struct Daemon {
     offers: watch::Receiver<u64>,
     intake: CancellationToken,
     upkeep: CancellationToken,
-    /// What takes up work: the scheduler and the worker.
+    /// What takes up work: the scheduler, retention and the worker.
     takers: Vec<JoinHandle<()>>,
     /// What looks after the runs and the store until the end.
     keepers: Vec<JoinHandle<()>>,
@@ -96,6 +97,8 @@ impl Daemon {
             live: Arc::clone(&live),
         });
         let committing = parts.spawner.spawn(Box::pin(committing));
+        let admission = Admission::new(&parts.settings.bounds);
+        admission.refresh(&*store, &*parts.clock).await;
         let inner = Arc::new(Inner {
             store,
             outage,
@@ -107,6 +110,7 @@ impl Daemon {
             live,
             executor: parts.executor,
             workspaces: parts.workspaces,
+            admission,
             spawner: parts.spawner,
             settings: parts.settings,
         });
@@ -128,6 +132,7 @@ impl Daemon {
     pub fn take_up_work(&mut self) {
         let spawner = &self.inner.spawner;
         self.takers.push(spawner.spawn(Box::pin(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone()))));
+        self.takers.push(spawner.spawn(Box::pin(retention::keep_bounds(Arc::clone(&self.inner), self.intake.clone()))));
         if self.inner.settings.executes {
             let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
             self.takers.push(spawner.spawn(Box::pin(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone()))));

@@ -7,3 +7,4 @@ mod refusals;
 mod seed;
 mod serving;
 mod streams;
+mod twice;

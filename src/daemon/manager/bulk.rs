@@ -4,6 +4,8 @@
 //! repeats a rerun of its own. How it fails: a run that is refused is told with its reason, and the others go on; when the store is
 //! away it stops, and tells what is done and where it goes on.
 
+use std::sync::Arc;
+
 use futures::StreamExt as _;
 
 use super::{Manager, PAGE_PART, RunWish};
@@ -98,7 +100,7 @@ impl Manager {
     /// wish has none of its own.
     ///
     /// # Errors
-    /// There is no such run, it has not ended, or its task is gone or disabled.
+    /// There is no such run, it has not ended, its task is gone or disabled, or too many runs wait.
     pub async fn rerun(&self, of: &RunId, wish: RunWish) -> Result<Run, ManagerError> {
         let query = wish.query.filter(|query| !query.trim().is_empty());
         if let Some(query) = &query {
@@ -107,6 +109,8 @@ impl Manager {
         check_trigger_metadata(&wish.metadata)?;
         let task = self.run(of).await?.task_id;
         let inner = self.inner();
+        inner.admission.refresh(&*inner.store, &*inner.clock).await;
+        let (admission, mut in_queue) = (Arc::clone(&inner.admission), None);
         let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
         let made = RecordId::run(&run_id);
         let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
@@ -129,6 +133,9 @@ impl Manager {
                 if !task.enabled {
                     let sentence = format!("Task {} is disabled; enable it to run {of} once more", task.task_id);
                     return Err(ManagerError::Conflict(sentence).into());
+                }
+                if in_queue.is_none() {
+                    in_queue = Some(admission.run(&task.agent_id)?);
                 }
                 transitions::admit(txn, &task, draft)
             })
@@ -183,7 +190,7 @@ impl Manager {
                 match result {
                     Ok(run) => outcome.done.push((id, run)),
                     Err(error) => {
-                        is_away |= matches!(error, ManagerError::Store(_) | ManagerError::Busy { .. });
+                        is_away |= matches!(error, ManagerError::Store(_) | ManagerError::Busy { .. } | ManagerError::Full { .. });
                         outcome.refused.push((id, error));
                     }
                 }

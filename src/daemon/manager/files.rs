@@ -107,23 +107,4 @@ impl Manager {
         let written = self.inner().put_mirrors(mirrors).await?;
         Ok((of, written))
     }
-
-    /// Removes what a deleted run left on the disk; what cannot be removed is told in the log.
-    pub(super) async fn remove_files(&self, run: &Run) {
-        let workspaces = self.inner().workspaces.clone();
-        let (id, path) = (run.run_id.clone(), run.workspace_path.clone());
-        let removed = self
-            .inner()
-            .blocking(move || {
-                workspaces.logs().remove(&id)?;
-                match workspaces.remove(&path) {
-                    Err(WorkspaceError::NotFound { .. }) => Ok(()),
-                    removed => removed,
-                }
-            })
-            .await;
-        if let Err(error) = removed {
-            tracing::warn!(run = %run.run_id, %error, "the files of a deleted run could not be removed");
-        }
-    }
 }

@@ -210,6 +210,7 @@ async fn a_store_that_goes_away_stops_it_and_it_tells_what_is_done() {
     let mut commits = 0;
     *world.faulty.plan.lock().unwrap() = Box::new(move |call| {
         commits += u32::from(call == "apply");
+        // However many of the first page the first commit takes, runs are left behind the page that meets the fault.
         (call == "apply" && commits > 1).then_some(Fault::Before)
     });
     let outcome = daemon.bulk(&cancel(), &of_task(&task, &[]), 1000, None).await.unwrap();

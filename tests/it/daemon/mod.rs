@@ -9,11 +9,14 @@ mod harness;
 mod mend;
 mod mirrors;
 mod overlap;
+mod queue;
 mod restart;
+mod retention;
 mod runs;
 mod schedules;
 mod stage;
 mod tasks;
+mod twice;
 mod why;
 
 use std::time::Duration;
