@@ -198,7 +198,11 @@ fn a_parked_run_tells_until_when_and_what_releases_it() {
     let unknown = held("hold");
     let answer = told(&Situation { due: Some(after(90)), ..situation(&unknown.run, unknown.attempt.as_ref()) });
     assert_eq!((answer.code, &answer.members["until"]), (Code::OutcomeUnknown, &json!(after(90))));
-    assert!(answer.sentence.contains("attempt 1 was lost after it had begun to change something outside"), "{}", answer.sentence);
+    assert!(
+        answer.sentence.contains("attempt 1 ended without an outcome after it had begun to change something outside"),
+        "{}",
+        answer.sentence
+    );
     let failed = held("fail");
     let answer = told(&situation(&failed.run, failed.attempt.as_ref()));
     assert_eq!((answer.code, answer.status), (Code::OutcomeUnknown, Status::Failed));

@@ -220,7 +220,11 @@ async fn a_run_whose_outcome_is_unknown_is_held_and_says_so() {
     let daemon = world.start().await;
     let held = why(&daemon, &run).await;
     assert_eq!((held.code, held.status, member(&held, "released_by")), (Code::OutcomeUnknown, Status::AwaitingApproval, "resume"));
-    assert!(held.sentence.contains("attempt 1 was lost after it had begun to change something outside"), "{}", held.sentence);
+    assert!(
+        held.sentence.contains("attempt 1 ended without an outcome after it had begun to change something outside"),
+        "{}",
+        held.sentence
+    );
     let until: sandclock::domain::time::Timestamp = serde_json::from_value(held.members["until"].clone()).unwrap();
     let left = until.since(held.as_of);
     assert!(left <= sandclock::store::PARKED_FOR && left > sandclock::store::PARKED_FOR / 2, "{held:?}");
