@@ -66,6 +66,11 @@ impl Problem {
         self.with_header(RETRY_AFTER, HeaderValue::from(seconds)).with("retry_after", seconds)
     }
 
+    /// The sentence.
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// The request is understood and wrong.
     pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
@@ -116,6 +121,7 @@ impl From<ManagerError> for Problem {
             ManagerError::Conflict(sentence) => Problem::new(StatusCode::CONFLICT, sentence),
             ManagerError::Invalid(faults) => faults.into(),
             ManagerError::Busy { message, retry_after } => Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(retry_after),
+            ManagerError::Full { message, retry_after } => Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(retry_after),
             ManagerError::Store(error) => error.into(),
             ManagerError::Host(sentence) => {
                 tracing::error!(error = sentence, "a request met a fault of the host");

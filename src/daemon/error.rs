@@ -33,6 +33,14 @@ pub enum ManagerError {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// There is no room for more of it.
+    #[error("{message}")]
+    Full {
+        /// What is full, and the mend.
+        message: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The store does not answer or cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

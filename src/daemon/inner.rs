@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::admission::Admission;
+use super::bounds::Bounds;
 use super::committer::Committer;
 use super::error::ManagerError;
 use super::executor::Executor;
@@ -10,13 +14,14 @@ use super::live::LiveRuns;
 use super::outage::{Outage, tell_unless_out};
 use super::owed::OwedMirrors;
 use super::signals::Wakeups;
+use super::spawn::Spawner;
 use crate::clock::{BootInstant, Clock, Entropy};
 use crate::domain::event::Event;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::{Run, Status};
 use crate::domain::time::Seconds;
 use crate::store::{Kind, RecordId, Store, StoreError};
-use crate::workspace::{WorkspaceError, Workspaces};
+use crate::workspace::{EVENTS_JSONL, OUTPUT_MD, RUN_JSON, WorkspaceError, Workspaces};
 
 /// How many events are read at once.
 pub(super) const EVENTS_PAGE: usize = 1000;
@@ -48,6 +53,8 @@ pub struct DaemonSettings {
     pub heartbeat_events: Duration,
     /// The agent of tasks that name none.
     pub default_agent: crate::domain::id::AgentId,
+    /// What it bounds.
+    pub bounds: Bounds,
 }
 
 /// What the parts of one daemon share.
@@ -62,6 +69,8 @@ pub struct Inner {
     pub(super) live: Arc<LiveRuns>,
     pub(super) executor: Arc<dyn Executor>,
     pub(super) workspaces: Workspaces,
+    pub(super) admission: Arc<Admission>,
+    pub(super) spawner: Arc<dyn Spawner>,
     pub(super) settings: DaemonSettings,
 }
 
@@ -95,9 +104,12 @@ impl Inner {
         &self,
         work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
     ) -> Result<T, ManagerError> {
-        match tokio::task::spawn_blocking(work).await {
+        let (answer, answered) = oneshot::channel();
+        // Whoever asked may be gone by then; the work is done all the same.
+        self.spawner.block(Box::new(move || drop(answer.send(work()))));
+        match answered.await {
             Ok(done) => done.map_err(|error| ManagerError::Host(error.to_string())),
-            Err(error) => Err(ManagerError::Host(format!("work on the workspace was abandoned: {error}"))),
+            Err(_) => Err(ManagerError::Host("work on the workspace was abandoned, for it panicked or the daemon ends".to_owned())),
         }
     }
 
@@ -153,22 +165,32 @@ impl Inner {
         if !mirrors.any() {
             return true;
         }
-        let workspaces = self.workspaces.clone();
         let (run, path) = (mirrors.run.clone(), mirrors.path.clone());
-        let written = self
-            .blocking(move || {
-                if let Some(output) = &mirrors.output {
-                    workspaces.write_output_if_absent(&mirrors.path, output)?;
-                }
-                workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())
-            })
-            .await;
+        let written = self.put_mirrors(mirrors).await;
         if let Err(error) = &written
             && self.owed_mirrors.note(&run)
         {
             tracing::warn!(%error, path, "the mirrors of a run cannot be written now; the store has its history, and they are written later");
         }
         written.is_ok()
+    }
+
+    /// Writes mirrors; answers with the names of the files that are there then.
+    pub(super) async fn put_mirrors(&self, mirrors: Mirrors) -> Result<Vec<&'static str>, ManagerError> {
+        let workspaces = self.workspaces.clone();
+        self.blocking(move || {
+            if let Some(output) = &mirrors.output {
+                workspaces.write_output_if_absent(&mirrors.path, output)?;
+            }
+            workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())?;
+            let files = [
+                (mirrors.run_json.is_some(), RUN_JSON),
+                (mirrors.events_jsonl.is_some(), EVENTS_JSONL),
+                (mirrors.output.is_some(), OUTPUT_MD),
+            ];
+            Ok(files.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect())
+        })
+        .await
     }
 
     /// Writes a run's mirrors from what the store has; answers whether that went well.

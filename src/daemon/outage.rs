@@ -94,10 +94,12 @@ pub async fn watch(inner: Arc<Inner>, stop: CancellationToken) {
     let mut known = inner.outage.now.subscribe();
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             Ok(_) = known.wait_for(Option::is_some) => {}
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(ASK) => {}
         }

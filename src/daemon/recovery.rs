@@ -64,6 +64,7 @@ pub async fn watch(inner: Arc<Inner>, mut are_back: bool, stop: CancellationToke
         };
         inner.pay_mirrors().await;
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }

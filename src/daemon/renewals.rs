@@ -35,6 +35,7 @@ pub async fn renew(inner: Arc<Inner>, heartbeats: mpsc::Sender<Heartbeat>, stop:
     let mut wait = period;
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }

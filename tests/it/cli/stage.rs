@@ -24,8 +24,8 @@ use tokio::sync::Notify;
 pub struct Asked {
     /// Method, path and query below the API's base: `GET runs?limit=50`.
     pub line: String,
-    /// The headers `authorization`, `accept` and `last-event-id`.
-    pub headers: [Option<String>; 3],
+    /// The headers `authorization`, `accept`, `last-event-id` and `idempotency-key`.
+    pub headers: [Option<String>; 4],
     /// The body.
     pub body: String,
 }
@@ -113,7 +113,7 @@ async fn play(script: &Script, asked: &Mutex<Vec<Asked>>, heard: &Notify, reques
     let target = parts.uri.path_and_query().unwrap().as_str();
     let line = format!("{} {}", parts.method, target.strip_prefix("/background/").unwrap_or(target));
     let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
-    let headers = [header("authorization"), header("accept"), header("last-event-id")];
+    let headers = [header("authorization"), header("accept"), header("last-event-id"), header("idempotency-key")];
     let body = String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap();
     asked.lock().unwrap().push(Asked { line: line.clone(), headers, body });
     heard.notify_one();
