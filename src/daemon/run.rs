@@ -85,7 +85,6 @@ impl Daemon {
         let live = Arc::new(LiveRuns::default());
         let (committer, committing) = Committer::start(Parts {
             store: Arc::clone(&parts.store),
-            clock: Arc::clone(&parts.clock),
             entropy: Arc::clone(&parts.entropy),
             wakeups: Arc::clone(&wakeups),
             live: Arc::clone(&live),

@@ -12,5 +12,6 @@ mod plugins;
 mod process;
 mod sandbox;
 mod schedule;
+mod simulation;
 mod store;
 mod workspace;
