@@ -257,7 +257,7 @@ impl Work<'_> {
             Word::HandBack(why) => lifecycle::hand_back(run, attempt, fence, why, now),
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
-        let now = self.inner.clock.now();
+        let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
         let Ok(expected) = decide(Run::clone(&self.run), self.claimed.attempt.clone(), now) else { return };
         self.mirror(&expected, &told).await;
         for offer in 1.. {
