@@ -20,10 +20,10 @@ use super::txn::Txn;
 use crate::domain::id::TaskId;
 use crate::store::{CountScope, Counts, DueKind, Kind, PageRequest, Record, RecordId, Scope};
 
-/// How many records are deleted in one change.
-const CHUNK: usize = 128;
+/// How many records are deleted in one change: few enough that it is soon over though each run has a thousand events.
+const CHUNK: usize = 64;
 /// How many changes one pass makes for one status, kind or task before the next has its turn.
-const TURN: usize = 64;
+const TURN: usize = 128;
 /// How many tasks are counted in one pass.
 const TASKS: usize = 1000;
 

@@ -7,7 +7,8 @@
 //! - The store numbers a run's events 1, 2, 3 … in the commit of the change that carries them.
 //! - A fence rises with every claim of a run and is never reset.
 //! - Only the store's clock judges what is due and which leases hold. A store without a server of its own judges leases by
-//!   [`crate::clock::Clock::steady`], so that a step of the wall clock neither ends nor prolongs one.
+//!   [`crate::clock::Clock::steady`], so that a step of the wall clock neither ends nor prolongs one, and how old something is by
+//!   the earlier of the two, so that no step makes it older.
 //! - Every put of an ended run, of a skip range and of an idempotency key has a due time; [`DueKind::Ended`] and [`DueKind::Aged`]
 //!   find them by it along an index, however many are not due yet.
 //! - Deleting a run deletes its attempts, events, checkpoints and result in the same change.

@@ -193,6 +193,32 @@ async fn a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
 }
 
 #[tokio::test]
+async fn a_run_whose_attempt_is_still_busy_here_stays() {
+    let world = World::new().await;
+    let daemon = start(&world, keep(DAY)).await;
+    let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
+    let (busy, idle) = (daemon.fire(&task).await.run_id, daemon.fire(&task).await.run_id);
+    let guests = [world.stage.guest().await, world.stage.guest().await];
+    // Others have ended both runs over the head of the worker, whose guests go on for the moment.
+    let mut puts = Vec::new();
+    for run in [&busy, &idle] {
+        let run = daemon.run(run).await.unwrap();
+        puts.push(Put::run(&Run { status: Status::Failed, finished_at: Some(world.clock.now()), ..run }, world.clock.now()).unwrap());
+    }
+    let change = Change { id: ChangeId(7), guards: vec![], puts, deletes: vec![], events: vec![] };
+    world.store.apply(vec![change]).await.unwrap();
+    let [first, second] = guests;
+    let (kept, ended) = if first.run_id() == busy { (first, second) } else { (second, first) };
+    ended.complete("too late");
+    world.clock.advance(2 * DAY);
+    until("the idle run's end", async || !exists(&daemon, &idle).await).await;
+    let run = daemon.run(&busy).await.unwrap();
+    assert!(workspace(&world, &run).is_dir());
+    kept.complete("too late");
+    gone(&world, &daemon, &run).await;
+}
+
+#[tokio::test]
 async fn a_run_takes_along_what_was_set_aside_of_its_workspace() {
     let world = World::new().await;
     let daemon = start(&world, keep(DAY)).await;
