@@ -119,16 +119,18 @@ async fn a_store_whose_disk_others_have_filled_ends_what_runs_and_goes_on_when_t
     oracle::check_file(&disk.path("store.db")).await;
 }
 
-/// Fills the store to its last byte, as only large tasks can, for nothing keeps them out.
+/// Fills the store to its last byte, as only tasks can, for nothing keeps them out.
 async fn cram(daemon: &Daemon) {
-    for at in 0.. {
-        let task =
-            json!({"task_id": format!("large_{at}"), "agent_id": "echo", "query": "x".repeat(250_000), "schedule": {"type": "manual"}});
-        let (status, body) = daemon.ask(daemon.client.post(format!("{}/background/tasks", daemon.url)).json(&task)).await;
-        match status {
-            200 => assert!(at < 1000, "the disk is larger than it can be"),
-            503 => return,
-            other => panic!("{other}: {body}"),
+    for size in [250_000, 1] {
+        for at in 0.. {
+            let query = "x".repeat(size);
+            let task = json!({"task_id": format!("of_{size}_{at}"), "agent_id": "echo", "query": query, "schedule": {"type": "manual"}});
+            let (status, body) = daemon.ask(daemon.client.post(format!("{}/background/tasks", daemon.url)).json(&task)).await;
+            match status {
+                200 => assert!(at < 1000, "the disk is larger than it can be"),
+                503 => break,
+                other => panic!("{other}: {body}"),
+            }
         }
     }
 }
@@ -175,15 +177,22 @@ async fn a_daemon_that_dies_on_a_full_store_starts_on_it_and_waits_for_room() {
     runs.extend(fire_until_full(&daemon, "t").await);
     cram(&daemon).await;
     daemon.kill().await;
-    for _ in 0..2 {
-        disk.fill(0);
-        let daemon = disk.spawn().listening().await;
-        daemon.logged("the store takes nothing new").await;
-        assert_eq!(readiness(&daemon).await.0, 503);
-        assert_eq!(daemon.run(&runs[0]).await["attempt"], 1, "what was committed can be read");
-        assert!(fire(&daemon, "t").await.is_err());
-        daemon.kill().await;
-    }
+    disk.fill(0);
+    let daemon = disk.spawn().listening().await;
+    daemon.logged("the store takes nothing new").await;
+    assert_eq!(readiness(&daemon).await.0, 503);
+    assert_eq!(daemon.run(&runs[0]).await["attempt"], 1, "what was committed can be read");
+    assert!(fire(&daemon, "t").await.is_err());
+    daemon.kill().await;
+    disk.fill(0);
+
+    // What the configuration has changed cannot be kept, and must not be passed over.
+    let config = std::fs::read_to_string(disk.home.path("sandclock.toml")).unwrap();
+    disk.home.configure(&format!("{config}[[tasks]]\ntask_id = \"new\"\nquery = \"q\"\nschedule = {{ type = \"manual\" }}\n"));
+    let starting = disk.spawn();
+    starting.told("sandclock: a task of the configuration could not be kept: the store is full").await;
+    assert_eq!(starting.end().await.code(), Some(1));
+    disk.home.configure(&config);
 
     let daemon = disk.spawn().listening().await;
     disk.make_room();
@@ -215,6 +224,30 @@ async fn a_stop_on_a_full_store_loses_nothing() {
     for run in &taken {
         completed(&daemon, std::slice::from_ref(run), 1).await;
     }
+    daemon.stop().await;
+    oracle::check_file(&disk.path("store.db")).await;
+}
+
+#[tokio::test]
+async fn what_was_deleted_makes_room_in_a_full_store() {
+    let Some(disk) = small("store", &[("echo", plain::echo())]).await else { return };
+    let daemon = disk.spawn().ready().await;
+    daemon.task("t", "echo", json!({"overlap_policy": "allow_parallel"})).await;
+    let large = |at: usize| format!("large_{at}");
+    for at in 0..60 {
+        daemon.task(&large(at), "echo", json!({"metadata": {"text": "x".repeat(60_000)}, "query": "x".repeat(200_000)})).await;
+    }
+    // Too little to begin anything, and enough to move the log into the database.
+    disk.fill(6 * MIB);
+    let mut runs = fire_until_full(&daemon, "t").await;
+    for at in 0..60 {
+        let request = daemon.client.delete(format!("{}/background/tasks/{}", daemon.url, large(at)));
+        let (status, told) = daemon.ask(request).await;
+        assert_eq!(status, 200, "who makes room is not kept from it: {told}");
+    }
+    until_ready(&daemon).await;
+    runs.push(daemon.fire("t").await);
+    completed(&daemon, &runs, 1).await;
     daemon.stop().await;
     oracle::check_file(&disk.path("store.db")).await;
 }

@@ -145,3 +145,23 @@ async fn a_run_that_was_executing_is_taken_up_by_the_next_daemon_at_once() {
     assert_eq!(events[4]["reason"], "lease expired");
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_daemon_that_does_not_know_its_runs_waits_for_the_end_of_their_leases() {
+    let config = "[store]\nurl = \"sqlite:///store.db\"\n[worker]\nlease_seconds = 3\n[paths]\nworkspace = \"workspace\"\n";
+    let home = Home::new(config, &[("twice", second_time())]);
+    let daemon = home.start(&[]).await;
+    daemon.task("t", "twice", json!({})).await;
+    let run = daemon.fire("t").await;
+    daemon.started(&run, 1).await;
+    let lease = daemon.run(&run).await["lease_expires_at"].clone();
+    daemon.kill().await;
+
+    std::fs::remove_file(home.path(".sandclock/daemon.id")).unwrap();
+    let daemon = home.start(&[]).await;
+    let ended = daemon.terminal(&run).await;
+    let attempts = oracle::check(&daemon, &ended).await;
+    assert_eq!((&ended["status"], attempts.len()), (&json!("completed"), 2));
+    assert!(attempts[1]["started_at"].as_str() >= lease.as_str(), "{lease} {attempts:#?}");
+    daemon.stop().await;
+}

@@ -20,7 +20,7 @@ const MIGRATIONS: [&str; 2] =
     [include_str!("../migrations/sqlite/0001_records.sql"), include_str!("../migrations/sqlite/0002_retention.sql")];
 
 /// How the one writer uses the database.
-const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; \
+const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
      PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384; PRAGMA trusted_schema = OFF;";
 
 /// Why a store cannot be opened.

@@ -15,12 +15,25 @@ use rustix::io::Errno;
 
 use super::super::super::StoreError;
 
-/// What is set aside for the log: more than it grows to before it is moved into the database, and a reserve.
+/// What is set aside for the log.
 const LOG_BYTES: u64 = 48 * 1024 * 1024;
+/// How long the log may grow before it is moved into the database, on a disk that has room.
+const MOST_LOG_PAGES: u64 = 4000;
+/// The size of a page of our files.
+const PAGE_BYTES: u64 = 8192;
 /// With less room than this nothing new is begun.
 const LEAST_BYTES: u64 = 16 * 1024 * 1024;
 /// The most of a disk that each of them may be, as a divisor.
 const SHARE: u64 = 8;
+
+/// Room that takes none of the disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spare {
+    /// What deleted records have left in the database.
+    pub bytes: u64,
+    /// Whether the log is in the database and begins anew.
+    pub is_log_free: bool,
+}
 
 /// The disk that a store's file is on.
 pub struct Room {
@@ -43,30 +56,32 @@ impl Room {
         self.is_full = true;
     }
 
-    /// Whether something new may be begun.
+    /// How long the log may grow, in pages, before it is moved into the database, so that a third of its share is a reserve.
+    pub fn log_pages(&self) -> u64 {
+        let share = statvfs(&self.file).map_or(LOG_BYTES, |disk| share(&disk, LOG_BYTES));
+        (share / 3 * 2 / PAGE_BYTES).min(MOST_LOG_PAGES)
+    }
+
+    /// Whether something new may be begun. `spare` is the room within the file.
     ///
     /// # Errors
     /// [`StoreError::Full`], and how much is left.
-    pub fn check(&mut self) -> Result<(), StoreError> {
-        let room = self.look();
+    pub fn check(&mut self, spare: Spare) -> Result<(), StoreError> {
+        let room = self.look(spare);
         self.is_full = room.is_err();
         room
     }
 
-    fn look(&self) -> Result<(), StoreError> {
+    fn look(&self, spare: Spare) -> Result<(), StoreError> {
         // A disk that does not tell is found full when it is.
         let Ok(disk) = statvfs(&self.file) else { return Ok(()) };
-        let (left, least) = (bytes(&disk, disk.f_bavail), share(&disk, LEAST_BYTES));
+        let (left, least) = (bytes(&disk, disk.f_bavail).saturating_add(spare.bytes), share(&disk, LEAST_BYTES));
         if disk.f_blocks > 0 && left < least {
             let kib = |bytes: u64| bytes / 1024;
-            return Err(StoreError::Full(format!(
-                "its disk has {} KiB left, and below {} KiB nothing new is begun",
-                kib(left),
-                kib(least)
-            )));
+            return Err(StoreError::Full(format!("it has {} KiB left, and below {} KiB nothing new is begun", kib(left), kib(least))));
         }
         // Free blocks say nothing of a quota.
-        if self.is_full { self.set_aside() } else { Ok(()) }
+        if self.is_full && !spare.is_log_free { self.set_aside() } else { Ok(()) }
     }
 
     /// Sets room aside for the log, behind its end: what it holds is not touched, and it is no longer than before.

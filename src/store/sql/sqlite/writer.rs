@@ -21,7 +21,7 @@ use super::super::batch::{Batch, Writes};
 use super::super::claim::{self, Earlier};
 use super::super::rows::{self, Fields, Found};
 use super::super::{id_of, id_text, names};
-use super::room::Room;
+use super::room::{Room, Spare};
 use super::statements::{self, Rows};
 use super::{SqliteQuery, bind, failed, open};
 use crate::clock::Clock;
@@ -84,7 +84,7 @@ impl Writer {
 
     /// Works until nobody can ask any more, then moves the whole log into the database.
     pub async fn run(mut self, mut renewals: mpsc::Receiver<Renew>, mut work: mpsc::Receiver<Work>) {
-        self.set_aside();
+        self.prepare().await;
         loop {
             tokio::select! {
                 biased;
@@ -114,7 +114,7 @@ impl Writer {
                 let _ = answer.send(result);
             }
             Work::Claim(mut request, answer) => {
-                let room = self.room.check();
+                let room = self.check_room().await;
                 if room.is_err() {
                     // Only what was claimed before under this token.
                     request.agents.clear();
@@ -142,8 +142,32 @@ impl Writer {
         }
     }
 
-    /// What cannot be set aside is missed only when the disk is full.
-    fn set_aside(&mut self) {
+    /// Whether something new may be begun: on the disk, or in what deleted records have left.
+    async fn check_room(&mut self) -> Result<(), StoreError> {
+        let room = self.room.check(Spare::default());
+        if room.is_ok() {
+            return room;
+        }
+        let spare = self.spare().await.unwrap_or_default();
+        self.room.check(spare)
+    }
+
+    async fn spare(&mut self) -> Result<Spare, StoreError> {
+        let log = self.fetch(1, sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")).await?;
+        let moved = log.first().map(|row| Ok::<_, StoreError>((row.some_number(1)?, row.some_number(2)?))).transpose()?;
+        let free = self.fetch(1, sqlx::query("SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size")).await?;
+        let bytes = free.first().map(|row| row.count(0)).transpose()?.unwrap_or(0);
+        Ok(Spare { bytes, is_log_free: moved.is_some_and(|(pages, moved)| pages == moved) })
+    }
+
+    /// Sees to the log of a new connection. What cannot be set aside is missed only when the disk is full.
+    async fn prepare(&mut self) {
+        let bound = format!("PRAGMA wal_autocheckpoint = {}", self.room.log_pages());
+        if let Some(connection) = &mut self.connection
+            && let Err(error) = connection.execute(AssertSqlSafe(bound)).await
+        {
+            tracing::warn!(%error, "the store's log keeps another bound than the one that it should have");
+        }
         if let Err(error) = self.room.set_aside() {
             tracing::debug!(%error, "the store has nothing in reserve");
             self.room.was_full();
@@ -163,7 +187,7 @@ impl Writer {
             let opened = open::connect(&self.options).await.map_err(|error| failed(&error))?;
             self.last_order = opened.last_order;
             self.connection = Some(opened.connection);
-            self.set_aside();
+            self.prepare().await;
         }
         self.connection.as_mut().ok_or_else(|| StoreError::Unavailable("there is no connection to the database".to_owned()))
     }
