@@ -119,8 +119,9 @@ impl Seconds {
     /// From seconds with a fraction; none where it is not finite, negative or past [`Seconds::MAX`].
     pub fn from_f64(seconds: f64) -> Option<Self> {
         let span = Duration::try_from_secs_f64(seconds).ok()?;
-        // Microseconds are all that a record keeps of an instant, so a span keeps no more.
-        let span = Duration::from_micros(u64::try_from(span.as_micros()).ok()?);
+        // Microseconds are all that a record keeps of an instant, so a span keeps no more. The nearest one, not the one below: a long
+        // span that is written as a number would lose one each time it is read.
+        let span = Duration::from_micros(u64::try_from(span.as_nanos().saturating_add(500) / 1000).ok()?);
         (span <= Self::MAX.0).then_some(Seconds(span))
     }
 

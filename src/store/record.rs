@@ -11,10 +11,14 @@ use super::{ChangeId, StoreError};
 use crate::domain::event::Event;
 use crate::domain::id::{AgentId, RunId, TaskId, WorkerId};
 use crate::domain::run::{Attempt, Run, SlotPart, Status};
+use crate::domain::text::printable;
 use crate::domain::time::Timestamp;
 
 /// The largest body of a record, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// What is kept of a message about a record that cannot be read, in characters.
+const ERROR_CHARS: usize = 400;
 
 /// How long a parked run waits before it fails.
 pub const PARKED_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -229,6 +233,11 @@ impl Put {
     }
 }
 
+/// What is stored cannot be read. The reader's message repeats what is stored.
+pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> StoreError {
+    StoreError::corrupt(format!("{what} cannot be read: {}", printable(&error.to_string(), ERROR_CHARS)))
+}
+
 pub(super) fn too_large(id: &RecordId, bytes: usize) -> StoreError {
     StoreError::Invalid(format!("{id} has {bytes} bytes; a record has at most {MAX_BODY_BYTES}"))
 }
@@ -271,7 +280,7 @@ impl Record {
     /// # Errors
     /// The body is not such a value: the store was written by something else.
     pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
-        serde_json::from_slice(&self.body).map_err(|error| StoreError::corrupt(format!("record {} cannot be read: {error}", self.id)))
+        serde_json::from_slice(&self.body).map_err(|error| unreadable(&format!("record {}", self.id), &error))
     }
 
     /// The run that this record is, its lease fields as the store has them.
