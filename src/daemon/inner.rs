@@ -14,7 +14,7 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Run;
 use crate::domain::time::Seconds;
 use crate::store::{RecordId, Store, StoreError};
-use crate::workspace::{WorkspaceError, Workspaces};
+use crate::workspace::{DiskUsage, Takeover, Workspace, WorkspaceError, Workspaces};
 
 /// How many events are read at once.
 pub(super) const EVENTS_PAGE: usize = 1000;
@@ -64,6 +64,8 @@ pub struct Inner {
 /// The files that tell of a run in its workspace.
 pub(super) struct Mirrors {
     path: String,
+    /// The run's latest fence.
+    fence: u64,
     run_json: Option<Vec<u8>>,
     events_jsonl: Option<Vec<u8>>,
     pub(super) output: Option<String>,
@@ -103,7 +105,8 @@ impl Inner {
         known: Option<Vec<Event>>,
         more: impl Iterator<Item = &Event>,
     ) -> Result<Mirrors, StoreError> {
-        let mut mirrors = Mirrors { path: run.workspace_path.clone(), run_json: None, events_jsonl: None, output: None };
+        let (path, fence) = (run.workspace_path.clone(), run.lease_generation);
+        let mut mirrors = Mirrors { path, fence, run_json: None, events_jsonl: None, output: None };
         if run.policy.write_run_json {
             mirrors.run_json = serde_json::to_vec_pretty(run).ok();
         }
@@ -142,8 +145,14 @@ impl Inner {
         }
     }
 
-    /// Writes mirrors; a failure is told in the log, for the store has it all.
-    pub(super) async fn write_mirrors(&self, mirrors: Mirrors) {
+    /// Writes mirrors, if they may be written right then, into the workspace that an attempt has open, else into the run's own; a failure
+    /// is told in the log, for the store has it all.
+    pub(super) async fn write_mirrors(
+        &self,
+        mirrors: Mirrors,
+        opened: Option<Workspace>,
+        may_write: impl FnOnce() -> bool + Send + 'static,
+    ) {
         if !mirrors.any() {
             return;
         }
@@ -151,10 +160,21 @@ impl Inner {
         let path = mirrors.path.clone();
         let written = self
             .blocking(move || {
-                if let Some(output) = &mirrors.output {
-                    workspaces.write_output_if_absent(&mirrors.path, output)?;
+                if !may_write() {
+                    return Ok(());
                 }
-                workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())
+                let workspace = match opened {
+                    Some(workspace) => workspace,
+                    None => {
+                        let most = DiskUsage { bytes: u64::MAX, entries: u64::MAX };
+                        let takeover = Takeover { fence: mirrors.fence, lost: None, most };
+                        workspaces.take_over(&mirrors.path, takeover, &|| true)?
+                    }
+                };
+                if let Some(output) = &mirrors.output {
+                    workspace.write_output_if_absent(output)?;
+                }
+                workspace.write_mirrors(mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())
             })
             .await;
         if let Err(error) = written {
@@ -162,12 +182,12 @@ impl Inner {
         }
     }
 
-    /// Writes a run's mirrors from what the store has.
-    pub(super) async fn mirror_from_store(&self, run: &RunId) {
+    /// Writes a run's mirrors from what the store has, into the workspace that an attempt has open, else into the run's own.
+    pub(super) async fn mirror_from_store(&self, run: &RunId, opened: Option<Workspace>) {
         let written: Result<(), ManagerError> = async {
             let run = self.read_run(run).await?;
             let mirrors = self.mirrors_of(&run, None, std::iter::empty()).await?;
-            self.write_mirrors(mirrors).await;
+            self.write_mirrors(mirrors, opened, || true).await;
             Ok(())
         }
         .await;

@@ -90,7 +90,7 @@ async fn recover_one(inner: &Inner, record: &Record) -> bool {
         Ok(Some(after)) => {
             tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
             if after.status.is_terminal() {
-                inner.mirror_from_store(&run).await;
+                inner.mirror_from_store(&run, None).await;
             }
             true
         }
@@ -131,7 +131,7 @@ async fn expire(inner: &Inner, record: &Record) -> bool {
         Ok(())
     };
     match inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
-        Ok(()) => inner.mirror_from_store(&run).await,
+        Ok(()) => inner.mirror_from_store(&run, None).await,
         Err(error) => {
             tracing::error!(%run, error = %ManagerError::from(error), "a run whose wait is over could not be ended");
             return false;

@@ -68,10 +68,8 @@ fn take(inner: &Inner, run: &RunId, fence: u64, renewal: &Renewal, asked_at: Boo
             live.signals.set_lease_end(inner.lease_end(asked_at));
             live.ask_cancel();
         }
-        Renewal::Lost => {
-            tracing::warn!(%run, fence, "the lease of a run is lost; its guest is stopped");
-            live.signals.trap_now(Stop::LeaseLost);
-        }
+        // The attempt says it when it has ended.
+        Renewal::Lost => live.signals.trap_now(Stop::LeaseLost),
     }
 }
 

@@ -12,7 +12,7 @@ mod finish;
 
 pub use admit::{Admission, Draft, admit};
 pub use control::{cancel, expire_parked, promote, request_cancel, resume};
-pub use finish::{Outcome, finish, hand_back, lose};
+pub use finish::{Outcome, begin_effects, finish, hand_back, lose};
 
 use super::event::{Event, EventName};
 use super::id::{AttemptId, WorkerId};

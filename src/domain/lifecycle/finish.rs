@@ -146,6 +146,18 @@ fn fail(run: &mut Run, attempt: &mut Attempt, usage: Usage, after: Option<Durati
     events.push(requeue(run, now + delay, now));
 }
 
+/// Notes that the attempt that runs under `fence` begins to change something outside.
+///
+/// # Errors
+/// The fence is not the attempt's, or it has ended.
+pub fn begin_effects(mut attempt: Attempt, fence: u64) -> Result<Attempt, Refused> {
+    if attempt.status != AttemptStatus::Running || attempt.lease_generation != fence {
+        return Err(Refused::LeaseLost(attempt.run_id));
+    }
+    attempt.effects_began = true;
+    Ok(attempt)
+}
+
 /// Gives a run back whose attempt could not be finished here, such as at a graceful stop. No attempt is spent.
 ///
 /// # Errors

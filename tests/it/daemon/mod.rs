@@ -4,6 +4,7 @@ mod cancel;
 mod events;
 mod faults;
 mod faulty;
+mod fence;
 mod harness;
 mod mirrors;
 mod overlap;
