@@ -1,7 +1,9 @@
 //! The whole daemon below its façade, against a store that the tests hold and agents that they steer.
 
 mod cancel;
+mod cancel_states;
 mod clocks;
+mod effects;
 mod events;
 mod faults;
 mod faulty;
@@ -9,6 +11,7 @@ mod fence;
 mod harness;
 mod mirrors;
 mod overlap;
+mod renewals;
 mod restart;
 mod runs;
 mod schedules;
