@@ -185,7 +185,7 @@ impl Work<'_> {
             .await;
         match appended {
             Ok(()) => {}
-            Err(CommitError::LeaseLost) => self.live.say_lost(&self.run.run_id),
+            Err(error) if error.is_loss() => self.live.say_lost(&self.run.run_id),
             Err(error) => tracing::warn!(error = %ManagerError::from(error), "events of the agent were not kept"),
         }
     }
@@ -254,7 +254,7 @@ impl Work<'_> {
                     tracing::debug!(status = run.status.as_str(), "the attempt ended");
                     return;
                 }
-                Err(CommitError::LeaseLost) | Err(CommitError::Refused(_)) => {
+                Err(error) if error.is_loss() || matches!(error, CommitError::Refused(_)) => {
                     self.live.say_lost(run_id);
                     return;
                 }

@@ -43,6 +43,13 @@ pub enum CommitError<E> {
     Store(StoreError),
 }
 
+impl<E> CommitError<E> {
+    /// Whether the lease that it depends on is gone, be it that the whole store is.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, CommitError::LeaseLost | CommitError::Store(StoreError::TakenOver(_)))
+    }
+}
+
 enum Ruling {
     Stands,
     /// Nothing is written for it, and its caller is told why when what it saw is committed.
@@ -314,7 +321,9 @@ impl Work {
                         groups = self.unresolved(groups, written);
                     }
                     if wait.is_none() {
-                        tracing::error!(%error, "a batch of {} changes could not be committed", groups.len());
+                        if !self.parts.live.is_over_by(&error) {
+                            tracing::error!(%error, "a batch of {} changes could not be committed", groups.len());
+                        }
                         groups.into_iter().for_each(|group| group.failed(&error));
                         return again;
                     }

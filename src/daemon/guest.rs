@@ -79,7 +79,7 @@ impl AttemptHost {
             Ok(begun)
         };
         self.committer.commit(Vec::new(), known, decide).await.map_err(|error| match error {
-            CommitError::LeaseLost | CommitError::Refused(_) => EffectsRefused::LeaseLost,
+            error if error.is_loss() || matches!(error, CommitError::Refused(_)) => EffectsRefused::LeaseLost,
             other => EffectsRefused::NotKept(ManagerError::from(other).to_string()),
         })
     }

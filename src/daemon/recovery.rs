@@ -96,6 +96,7 @@ async fn recover_one(inner: &Inner, record: &Record) -> bool {
             true
         }
         Ok(None) => false,
+        Err(CommitError::Store(StoreError::TakenOver(_))) => false,
         Err(error) => {
             tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up");
             false
@@ -153,8 +154,9 @@ pub async fn write_heartbeats(inner: Arc<Inner>, mut heartbeats: mpsc::Receiver<
             Ok(())
         };
         match inner.committer.commit(vec![id], Vec::new(), decide).await {
-            // The run has ended meanwhile.
-            Ok(()) | Err(CommitError::LeaseLost | CommitError::Refused(_)) => {}
+            // The run has ended meanwhile, or is not this daemon's any more.
+            Ok(()) | Err(CommitError::Refused(_)) => {}
+            Err(error) if error.is_loss() => {}
             Err(error) => tracing::warn!(error = %ManagerError::from(error), "a heartbeat could not be written"),
         }
     }

@@ -111,6 +111,7 @@ impl Work {
                 }
                 true
             }
+            Some(Err(error)) if self.inner.live.is_over_by(&error) => false,
             Some(Err(error)) => {
                 tracing::warn!(%error, runs = leases.len(), "leases could not be renewed; trying again until they end");
                 false

@@ -103,7 +103,8 @@ impl Daemon {
             spawner: parts.spawner,
             settings: parts.settings,
         });
-        let (intake, upkeep) = (CancellationToken::new(), CancellationToken::new());
+        // Whatever works by itself ends when the store is another daemon's.
+        let (intake, upkeep) = (inner.live.over().child_token(), inner.live.over().child_token());
         let (beats, to_write) = mpsc::channel(HEARTBEATS);
         let heartbeats = inner.spawner.spawn(Box::pin(recovery::write_heartbeats(Arc::clone(&inner), to_write)));
         let renewing = inner.spawner.spawn_apart(Box::pin(renewals::renew(Arc::clone(&inner), beats, upkeep.clone())))?;

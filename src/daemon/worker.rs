@@ -90,6 +90,7 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
         match inner.store.claim(request.clone()).await {
             Ok(claimed) => return claimed,
             Err(error) if error.is_transient() && !wait.is_zero() => tokio::time::sleep(wait).await,
+            Err(error) if inner.live.is_over_by(&error) => break,
             Err(error) => tracing::error!(%error, "no runs could be claimed"),
         }
     }

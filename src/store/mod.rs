@@ -44,6 +44,9 @@ pub enum StoreError {
     /// What it holds is not what was written.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// Another daemon has made the store its own. Nothing that this one asks for is written any more.
+    #[error("the store was taken over by another daemon while this one was away: {0}; nothing is written any more, stop one of the two")]
+    TakenOver(String),
     /// The request itself cannot be met, whatever the store's state.
     #[error("the store refused: {0}")]
     Invalid(String),

@@ -120,6 +120,9 @@ impl Manager {
     /// # Errors
     /// The reason, in a sentence.
     pub fn ready(&self) -> Result<(), String> {
+        if self.inner().live.over().is_cancelled() {
+            return Err("another daemon has taken the store over; stop one of the two".to_owned());
+        }
         if self.is_running() { Ok(()) } else { Err("the daemon is stopping".to_owned()) }
     }
 }

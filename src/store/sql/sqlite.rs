@@ -76,10 +76,10 @@ impl SqliteStore {
         let file = path.to_owned();
         let prepared = tokio::task::spawn_blocking(move || open::prepare(&file)).await.map_err(|error| unusable(error.to_string()))?;
         let open::Claimed { path: file, lock } = prepared?;
-        let opened = open::open(&file).await?;
+        let (opened, epoch) = open::open(&file).await?;
         let options = open::options(&file);
         let statements = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(options.clone(), opened, Arc::clone(&clock), Arc::clone(&statements));
+        let writer = Writer::new(options.clone(), opened, epoch, Arc::clone(&clock), Arc::clone(&statements));
         let (renewals, renewals_in) = mpsc::channel(WAITING);
         let (work, work_in) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| unusable(error.to_string()))?;

@@ -65,6 +65,25 @@ async fn a_run_that_is_taken_over_from_another_daemon_gets_a_workspace_of_its_ow
 }
 
 #[tokio::test]
+async fn what_comes_after_the_lease_leaves_no_mirror() {
+    let world = World::new().await;
+    let daemon = world.start_as("a", |settings| settings.lease = Duration::from_secs(3)).await;
+    let task = daemon.task(json!({})).await;
+    let run = daemon.fire(&task).await;
+    let guest = world.stage.guest().await;
+    *world.faulty.plan.lock().unwrap() = Box::new(|call| (call == "renew").then_some(super::faulty::Fault::Before));
+    guest.stopped().await;
+    // The store agrees; nobody else has the run yet.
+    world.clock.advance(LEASE);
+    let calls = world.faulty.at_gate.load(std::sync::atomic::Ordering::SeqCst);
+    guest.complete("too late");
+    until("the refusal", async || world.faulty.at_gate.load(std::sync::atomic::Ordering::SeqCst) > calls).await;
+    until("the end of the attempt", async || daemon.status().await.unwrap()["executing_here"] == 0).await;
+    assert_eq!(daemon.run(&run.run_id).await.unwrap().status, Status::Running);
+    assert_eq!((world.file(&run, "run.json"), world.file(&run, "output.md")), (None, None));
+}
+
+#[tokio::test]
 async fn what_was_set_aside_goes_with_the_run() {
     let world = World::new().await;
     let (_first, second, run, [lost, guest], _log) = taken_over(&world).await;

@@ -12,5 +12,6 @@ mod page;
 mod refusals;
 mod reload;
 mod stops;
+mod takeover;
 mod tasks;
 mod workload;

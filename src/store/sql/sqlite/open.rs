@@ -16,8 +16,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/sqlite/0001_records.sql"), include_str!("../migrations/sqlite/0002_retention.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/sqlite/0001_records.sql"),
+    include_str!("../migrations/sqlite/0002_retention.sql"),
+    include_str!("../migrations/sqlite/0003_owner.sql"),
+];
 
 /// How the one writer uses the database.
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; \
@@ -153,11 +156,12 @@ pub fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// Opens the connection that writes, of a file that [`prepare`] let pass, and brings its schema forward.
+/// Opens the connection that writes, of a file that [`prepare`] let pass, brings its schema forward and takes the next epoch, which is
+/// answered too.
 ///
 /// # Errors
 /// The file is damaged, of a later version, or the system does not let us.
-pub async fn open(path: &Path) -> Result<Opened, OpenError> {
+pub async fn open(path: &Path) -> Result<(Opened, i64), OpenError> {
     let options = options(path);
     let told = |error: sqlx::Error| told(path, &error);
     let mut connection = options.clone().create_if_missing(true).connect().await.map_err(told)?;
@@ -171,7 +175,8 @@ pub async fn open(path: &Path) -> Result<Opened, OpenError> {
     migrate(path, &mut connection).await?;
     connection.execute("DELETE FROM count WHERE n = 0").await.map_err(told)?;
     let last_order = last_order(&mut connection).await.map_err(told)?;
-    Ok(Opened { connection, last_order })
+    let epoch = number(&mut connection, "UPDATE owner SET epoch = epoch + 1 RETURNING epoch").await.map_err(told)?;
+    Ok((Opened { connection, last_order }, epoch))
 }
 
 /// Opens another connection that writes, of a store that is open.
