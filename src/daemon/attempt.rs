@@ -20,6 +20,7 @@ use super::executor::Start;
 use super::guest::{AttemptHost, CLAIMED};
 use super::inner::Inner;
 use super::live::LiveRun;
+use super::outage::tell_unless_out;
 use super::transitions;
 use super::txn::{Known, Stop as TxnStop, Txn};
 use crate::clock::BootInstant;
@@ -30,14 +31,14 @@ use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Attempt, Run, Usage};
 use crate::domain::time::{Seconds, Timestamp};
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, Stop};
-use crate::store::{Claimed, MAX_BODY_BYTES, RecordId};
+use crate::store::{Claimed, MAX_BODY_BYTES, RecordId, StoreError};
 use crate::workspace::Workspace;
 
 /// How long a guest's reports gather before they are written.
 const GATHER: Duration = Duration::from_millis(100);
 /// The most that an attempt's log may take on disk, whatever the agent's limit.
 const LOG_BYTES: u64 = 64 * 1024 * 1024;
-/// How often an outcome is offered to a store that does not take it.
+/// How often an outcome is offered, at least, to a store that does not take it.
 const OFFERS: u32 = 20;
 
 /// How an attempt came out for its run.
@@ -145,7 +146,7 @@ impl Work<'_> {
                 never = &mut grace => match never {},
                 () = tokio::time::sleep(GATHER) => {}
             }
-            let mut appending = pin!(self.append(host.take()));
+            let mut appending = pin!(self.append(host.take(), host));
             let ended = tokio::select! {
                 biased;
                 report = &mut executing => Some(report),
@@ -168,12 +169,13 @@ impl Work<'_> {
     }
 
     /// Appends events to the run's history under the attempt's fence.
-    async fn append(&self, events: Vec<Event>) {
+    async fn append(&self, events: Vec<Event>, host: &AttemptHost) {
         if events.is_empty() || !self.live.signals.holds_lease() {
             return;
         }
         self.live.move_history();
         let (run_id, fence) = (self.run.run_id.clone(), self.fence);
+        let kept = events.clone();
         let appended = self
             .inner
             .committer
@@ -186,7 +188,12 @@ impl Work<'_> {
         match appended {
             Ok(()) => {}
             Err(error) if error.is_loss() => self.live.say_lost(&self.run.run_id),
-            Err(error) => tracing::warn!(error = %ManagerError::from(error), "events of the agent were not kept"),
+            // It has told that it wrote nothing, so that nothing is told twice.
+            Err(CommitError::Store(StoreError::Full(_))) => host.give_back(kept),
+            Err(error) => {
+                let error = ManagerError::from(error);
+                tell_unless_out!(error, warn, %error, "events of the agent were not kept");
+            }
         }
     }
 
@@ -244,7 +251,7 @@ impl Work<'_> {
         let now = self.inner.clock.now();
         let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return };
         let mirrored = self.mirror(&expected, &remains).await;
-        for _ in 0..OFFERS {
+        for offer in 1.. {
             match self.commit(Arc::clone(&decide), now, &remains).await {
                 Ok(run) => {
                     // A run that went back to the queue may be at work elsewhere by now, and another attempt writes its mirrors.
@@ -259,7 +266,7 @@ impl Work<'_> {
                     return;
                 }
                 Err(CommitError::Store(error)) if error.is_transient() => {
-                    tracing::warn!(%error, "the attempt's outcome is not kept yet; it is offered again");
+                    tracing::debug!(%error, "the attempt's outcome is not kept yet; it is offered again");
                 }
                 Err(CommitError::Contended) => {
                     tracing::warn!("the attempt's outcome is not kept yet, for others change the same records; it is offered again");
@@ -269,8 +276,13 @@ impl Work<'_> {
                     return;
                 }
             }
+            // As long as the lease holds nobody else takes the run up, and the outcome is still worth keeping.
+            if offer >= OFFERS && !self.live.signals.holds_lease() {
+                break;
+            }
+            tokio::time::sleep(GATHER).await;
         }
-        tracing::error!("the store did not take the attempt's outcome; recovery takes the run up");
+        tracing::error!("the store did not take the attempt's outcome while its lease held; recovery takes the run up");
     }
 
     async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, remains: &Remains) -> Result<Arc<Run>, CommitError<ManagerError>>
@@ -317,15 +329,15 @@ impl Work<'_> {
         let mut mirrors = match self.inner.mirrors_of(run, self.known_history(), remains.told.iter().chain(&decision.events)).await {
             Ok(mirrors) => mirrors,
             Err(error) => {
-                tracing::warn!(%error, "the history could not be read for the mirrors");
+                tell_unless_out!(error, warn, %error, "the history could not be read for the mirrors");
+                self.inner.owed_mirrors.note(&run.run_id);
                 return true;
             }
         };
         if run.status == crate::domain::run::Status::Completed && mirrors.any() {
             mirrors.output = Some(decision.result.clone().or_else(|| run.result_preview.clone()).unwrap_or_default());
         }
-        let signals = Arc::clone(&self.live.signals);
-        self.inner.write_mirrors(mirrors, remains.workspace.clone(), move || signals.holds_lease()).await;
+        self.inner.write_mirrors(mirrors, remains.workspace.clone()).await;
         true
     }
 }

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::RunId;
 use crate::sandbox::{AttemptSignals, Stop};
-use crate::store::StoreError;
 
 /// How many cancels are remembered for runs whose claim is not known here yet.
 const EARLY_CANCELS: usize = 256;
@@ -69,14 +68,11 @@ struct State {
 
 /// The attempts that execute here.
 #[derive(Default)]
-pub struct LiveRuns {
-    state: Mutex<State>,
-    over: CancellationToken,
-}
+pub struct LiveRuns(Mutex<State>);
 
 impl LiveRuns {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds an attempt. One of the same run that is still here has lost its lease.
@@ -143,40 +139,11 @@ impl LiveRuns {
             live.signals.trap_now(why);
         }
     }
-
-    /// Whether this error says that the store is another daemon's by now. Then every attempt here has lost its lease, and there will be no
-    /// more: what takes up work ends as well.
-    pub fn is_over_by(&self, error: &StoreError) -> bool {
-        let is_over = matches!(error, StoreError::TakenOver(_));
-        if is_over && !self.over.is_cancelled() {
-            self.over.cancel();
-            self.stop_all(Stop::LeaseLost);
-        }
-        is_over
-    }
-
-    /// Ends when there will be no more attempts here, for the store is another daemon's.
-    pub fn over(&self) -> &CancellationToken {
-        &self.over
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_store_that_is_anothers_ends_all_that_executes() {
-        let (live, run) = (LiveRuns::default(), RunId::parse("run_1").unwrap());
-        let here = LiveRun::new(1, AttemptSignals::new());
-        live.add(run.clone(), here.clone());
-        assert!(!live.is_over_by(&StoreError::Unavailable(String::new())) && !live.over().is_cancelled());
-        assert!(live.is_over_by(&StoreError::TakenOver(String::new())) && live.over().is_cancelled());
-        assert!(!here.signals.holds_lease());
-        let late = LiveRun::new(2, AttemptSignals::new());
-        live.add(run, late.clone());
-        assert!(!late.signals.holds_lease());
-    }
 
     #[test]
     fn a_stop_and_a_cancel_reach_also_those_who_come_after_them() {

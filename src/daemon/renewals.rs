@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use crate::clock::BootInstant;
 use crate::domain::id::RunId;
 use crate::sandbox::Stop;
@@ -111,9 +112,8 @@ impl Work {
                 }
                 true
             }
-            Some(Err(error)) if self.inner.live.is_over_by(&error) => false,
             Some(Err(error)) => {
-                tracing::warn!(%error, runs = leases.len(), "leases could not be renewed; trying again until they end");
+                tell_unless_out!(error, warn, %error, runs = leases.len(), "leases could not be renewed; trying again until they end");
                 false
             }
             None => true,

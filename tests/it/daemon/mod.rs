@@ -9,14 +9,19 @@ mod faults;
 mod faulty;
 mod fence;
 mod harness;
+mod mend;
 mod mirrors;
 mod overlap;
+mod queue;
 mod renewals;
 mod restart;
+mod retention;
 mod runs;
 mod schedules;
 mod stage;
 mod tasks;
+mod twice;
+mod why;
 
 use std::time::Duration;
 

@@ -3,8 +3,11 @@
 //!
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
+mod chaos;
 mod daemon;
+mod disk;
 mod events;
+mod full;
 mod guests;
 mod kills;
 mod oracle;
@@ -14,4 +17,5 @@ mod reload;
 mod stops;
 mod takeover;
 mod tasks;
+mod vitals;
 mod workload;

@@ -12,6 +12,8 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 
+use super::statements::OWNER;
+
 /// What tells a sandclock store from other SQLite databases: `sclk`.
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
@@ -77,6 +79,8 @@ pub struct Opened {
     pub connection: SqliteConnection,
     /// The last order that was given to a record.
     pub last_order: i64,
+    /// The epoch that the store is in.
+    pub epoch: i64,
 }
 
 /// A file that nobody else may open as a store while this lives.
@@ -103,8 +107,10 @@ pub fn prepare(path: &Path) -> Result<Claimed, OpenError> {
         Err(TryLockError::Error(error)) => return Err(unusable(error)),
     }
     inspect(&path)?;
-    // The process number only helps whoever is refused.
-    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(unusable)?;
+    // The process number only helps whoever is refused, and a full disk has no room for it.
+    if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
+        tracing::debug!(%error, "the store's lock file does not name this process");
+    }
     Ok(Claimed { path, lock })
 }
 
@@ -156,12 +162,11 @@ pub fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// Opens the connection that writes, of a file that [`prepare`] let pass, brings its schema forward and takes the next epoch, which is
-/// answered too.
+/// Opens the connection that writes, of a file that [`prepare`] let pass, brings its schema forward and takes the next epoch.
 ///
 /// # Errors
 /// The file is damaged, of a later version, or the system does not let us.
-pub async fn open(path: &Path) -> Result<(Opened, i64), OpenError> {
+pub async fn open(path: &Path) -> Result<Opened, OpenError> {
     let options = options(path);
     let told = |error: sqlx::Error| told(path, &error);
     let mut connection = options.clone().create_if_missing(true).connect().await.map_err(told)?;
@@ -173,10 +178,14 @@ pub async fn open(path: &Path) -> Result<(Opened, i64), OpenError> {
     }
     connection.execute(WRITER).await.map_err(told)?;
     migrate(path, &mut connection).await?;
-    connection.execute("DELETE FROM count WHERE n = 0").await.map_err(told)?;
+    // Counts of nothing only take room, and a full disk has none for their removal.
+    match connection.execute("DELETE FROM count WHERE n = 0").await {
+        Err(error) if !matches!(super::failed(&error), super::StoreError::Full(_)) => return Err(told(error)),
+        Ok(_) | Err(_) => {}
+    }
     let last_order = last_order(&mut connection).await.map_err(told)?;
     let epoch = number(&mut connection, "UPDATE owner SET epoch = epoch + 1 RETURNING epoch").await.map_err(told)?;
-    Ok((Opened { connection, last_order }, epoch))
+    Ok(Opened { connection, last_order, epoch })
 }
 
 /// Opens another connection that writes, of a store that is open.
@@ -184,7 +193,8 @@ pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Err
     let mut connection = options.connect().await?;
     connection.execute(WRITER).await?;
     let last_order = last_order(&mut connection).await?;
-    Ok(Opened { connection, last_order })
+    let epoch = number(&mut connection, OWNER).await?;
+    Ok(Opened { connection, last_order, epoch })
 }
 
 async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {

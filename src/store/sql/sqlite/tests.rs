@@ -21,7 +21,7 @@ use crate::domain::run::Status;
 /// A store's file with some thousand finished runs, their attempts and events, and a few live ones.
 async fn filled(path: &Path) -> SqliteConnection {
     drop(open::prepare(path).unwrap());
-    let mut connection = open::open(path).await.unwrap().0.connection;
+    let mut connection = open::open(path).await.unwrap().connection;
     let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) \
          INSERT INTO record (ord, id, kind, rev, task, agent, status, live, ready, due, cancel_requested, fence, body) \
          SELECT i, 'run/' || i, 'run', 3, 'task' || (i % 7), 'agent' || (i % 3), iif(i % 100, 'completed', 'queued'), i % 100 = 0, \

@@ -5,7 +5,7 @@
 //! to be this writer's in the same transaction, since what it keeps in memory is true of a store that nobody else writes.
 //!
 //! How it fails: a failed transaction is rolled back with its connection, the next one opens another; it is answered with the error. A
-//! store that was taken over stays so: the writer says it once and lets the file be.
+//! store that was taken over stays so: the writer lets the file be.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use super::super::batch::{Batch, Writes};
 use super::super::claim::{self, Earlier};
 use super::super::rows::{self, Fields, Found};
 use super::super::{id_of, id_text, names};
+use super::room::Room;
 use super::statements::{self, Rows};
 use super::{SqliteQuery, bind, failed, open};
 use crate::clock::Clock;
@@ -66,6 +67,7 @@ pub struct Writer {
     epoch: i64,
     is_taken_over: bool,
     statements: Arc<AtomicU64>,
+    room: Room,
     /// When the log is to be moved into the database unless more is written; none when it has been.
     checkpoint_at: Option<Instant>,
 }
@@ -80,13 +82,15 @@ struct Holder<'a> {
 
 impl Writer {
     /// A writer over an open connection.
-    pub fn new(options: SqliteConnectOptions, opened: open::Opened, epoch: i64, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
-        let open::Opened { connection, last_order } = opened;
-        Writer { options, connection: Some(connection), clock, last_order, epoch, is_taken_over: false, statements, checkpoint_at: None }
+    pub fn new(options: SqliteConnectOptions, opened: open::Opened, room: Room, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
+        let open::Opened { connection, last_order, epoch } = opened;
+        let connection = Some(connection);
+        Writer { options, connection, clock, last_order, epoch, is_taken_over: false, statements, room, checkpoint_at: None }
     }
 
     /// Works until nobody can ask any more, then moves the whole log into the database.
     pub async fn run(mut self, mut renewals: mpsc::Receiver<Renew>, mut work: mpsc::Receiver<Work>) {
+        self.set_aside();
         loop {
             tokio::select! {
                 biased;
@@ -112,27 +116,43 @@ impl Writer {
         match job {
             Work::Apply(changes, answer) => {
                 let result = self.apply(changes).await;
-                self.settle(result.is_err()).await;
+                self.settle(&result).await;
                 let _ = answer.send(result);
             }
-            Work::Claim(request, answer) => {
+            Work::Claim(mut request, answer) => {
+                let room = self.room.check();
+                if room.is_err() {
+                    // Only what was claimed before under this token.
+                    request.agents.clear();
+                }
                 let result = self.claim(&request).await;
-                self.settle(result.is_err()).await;
-                let _ = answer.send(result);
+                self.settle(&result).await;
+                let _ = answer.send(result.and_then(|claimed| if claimed.is_empty() { room.map(|()| claimed) } else { Ok(claimed) }));
             }
         }
     }
 
     async fn answer_renewal(&mut self, renew: Renew) {
         let result = self.renew(&renew).await;
-        self.settle(result.is_err()).await;
+        self.settle(&result).await;
         let _ = renew.answer.send(result);
     }
 
     /// A connection that failed may be within a transaction, so it goes; closing rolls back.
-    async fn settle(&mut self, failed: bool) {
-        if failed {
+    async fn settle<T: Sync>(&mut self, result: &Result<T, StoreError>) {
+        if let Err(error) = result {
+            if matches!(error, StoreError::Full(_)) {
+                self.room.was_full();
+            }
             self.disconnect().await;
+        }
+    }
+
+    /// What cannot be set aside is missed only when the disk is full.
+    fn set_aside(&mut self) {
+        if let Err(error) = self.room.set_aside() {
+            tracing::debug!(%error, "the store has nothing in reserve");
+            self.room.was_full();
         }
     }
 
@@ -152,9 +172,7 @@ impl Writer {
         if epoch == self.epoch {
             return Ok(());
         }
-        if !std::mem::replace(&mut self.is_taken_over, true) {
-            tracing::error!(error = %self.taken_over(), "the daemon lost its store");
-        }
+        self.is_taken_over = true;
         Err(self.taken_over())
     }
 
@@ -168,8 +186,10 @@ impl Writer {
         }
         if self.connection.is_none() {
             let opened = open::connect(&self.options).await.map_err(|error| failed(&error))?;
+            self.check_owner(opened.epoch)?;
             self.last_order = opened.last_order;
             self.connection = Some(opened.connection);
+            self.set_aside();
         }
         self.connection.as_mut().ok_or_else(|| StoreError::Unavailable("there is no connection to the database".to_owned()))
     }
@@ -186,7 +206,12 @@ impl Writer {
         if let Some(connection) = &mut self.connection
             && let Err(error) = connection.execute(checkpoint).await
         {
-            tracing::warn!(%error, "the log could not be moved into the database; it is tried again");
+            // A full disk is told of when somebody's wish fails; the log has room of its own.
+            if let StoreError::Full(_) = failed(&error) {
+                self.room.was_full();
+            } else {
+                tracing::warn!(%error, "the log could not be moved into the database; it is tried again");
+            }
         }
     }
 
