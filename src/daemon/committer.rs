@@ -44,6 +44,13 @@ pub enum CommitError<E> {
     Store(StoreError),
 }
 
+impl<E> CommitError<E> {
+    /// Whether the lease that it depends on is gone, be it that the whole store is.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, CommitError::LeaseLost | CommitError::Store(StoreError::TakenOver(_)))
+    }
+}
+
 enum Ruling {
     Stands,
     /// Nothing is written for it, and its caller is told why when what it saw is committed.

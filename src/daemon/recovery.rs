@@ -102,7 +102,7 @@ async fn recover_one(inner: &Inner, record: &Record) -> bool {
         Ok(Some(after)) => {
             tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
             if after.status.is_terminal() {
-                inner.mirror_from_store(&run).await;
+                inner.mirror_from_store(&run, None).await;
             }
             true
         }
@@ -145,7 +145,7 @@ async fn expire(inner: &Inner, record: &Record) -> bool {
     };
     match inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
         Ok(()) => {
-            inner.mirror_from_store(&run).await;
+            inner.mirror_from_store(&run, None).await;
         }
         Err(error) => {
             let error = ManagerError::from(error);
@@ -172,8 +172,9 @@ pub async fn write_heartbeats(inner: Arc<Inner>, mut heartbeats: mpsc::Receiver<
             Ok(())
         };
         match inner.committer.commit(vec![id], Vec::new(), decide).await {
-            // The run has ended meanwhile.
-            Ok(()) | Err(CommitError::LeaseLost | CommitError::Refused(_)) => {}
+            // The run has ended meanwhile, or is not this daemon's any more.
+            Ok(()) | Err(CommitError::Refused(_)) => {}
+            Err(error) if error.is_loss() => {}
             Err(error) => {
                 let error = ManagerError::from(error);
                 tell_unless_out!(error, warn, %error, "a heartbeat could not be written");

@@ -50,6 +50,8 @@ pub struct AttemptSignals {
     cancel: AtomicBool,
     /// 0 for none, otherwise one more than the index in [`STOPS`].
     stop: AtomicU8,
+    /// The lease was found lost, whatever stopped the guest before.
+    lost: AtomicBool,
     /// By [`Clock::boot`]; 0 for none.
     lease_end: AtomicU64,
     changed: Notify,
@@ -67,6 +69,7 @@ impl AttemptSignals {
             clock,
             cancel: AtomicBool::default(),
             stop: AtomicU8::default(),
+            lost: AtomicBool::default(),
             lease_end: AtomicU64::default(),
             changed: Notify::default(),
         })
@@ -90,6 +93,9 @@ impl AttemptSignals {
 
     /// Ends the guest at its next instruction or wait. Only the first call counts.
     pub fn trap_now(&self, why: Stop) {
+        if why == Stop::LeaseLost {
+            self.lost.store(true, Ordering::Release);
+        }
         let code = STOPS.iter().zip(1..).find_map(|(stop, code)| (*stop == why).then_some(code)).unwrap_or(1);
         // A stop that is already there has the better reason.
         let _ = self.stop.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
@@ -103,6 +109,22 @@ impl AttemptSignals {
         if before == 0 || boottime_nanos < before {
             self.changed.notify_waiters();
         }
+    }
+
+    /// Sets a later instant at which the guest must be stopped; an earlier one changes nothing. For answers that may overtake each other.
+    pub fn extend_lease(&self, at: u64) {
+        self.lease_end.fetch_max(at, Ordering::AcqRel);
+    }
+
+    /// Whether the lease holds by the attempt's own clock, whatever else has stopped it: its end may be told.
+    pub fn holds_lease(&self) -> bool {
+        let lease_end = self.lease_end.load(Ordering::Acquire);
+        !self.lost.load(Ordering::Acquire) && (lease_end == 0 || self.now() < lease_end)
+    }
+
+    /// Why the attempt was ended from outside, if it was.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stop_at(self.now())
     }
 
     /// Whether the attempt may begin anything that is seen outside: a file write, an event, a request.
@@ -200,6 +222,22 @@ mod tests {
         assert!(signals.may_act());
         signals.set_lease_end(0);
         assert!(signals.may_act());
+    }
+
+    #[test]
+    fn a_stop_for_another_reason_leaves_the_lease() {
+        let signals = AttemptSignals::new();
+        signals.trap_now(Stop::ShuttingDown);
+        assert!(signals.holds_lease() && !signals.may_act());
+        signals.trap_now(Stop::LeaseLost);
+        assert_eq!((signals.holds_lease(), signals.stopped()), (false, Some(Stop::ShuttingDown)));
+        let signals = AttemptSignals::new();
+        signals.set_lease_end(boottime_nanos() + 60_000_000_000);
+        assert!(signals.holds_lease());
+        signals.extend_lease(1);
+        assert!(signals.holds_lease(), "an answer that was overtaken shortens no lease");
+        signals.set_lease_end(1);
+        assert!(!signals.holds_lease());
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub enum StoreError {
     /// What it holds is not what was written.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// Another daemon has made the store its own. Nothing that this one asks for is written any more.
+    #[error("the store was taken over by another daemon while this one was away: {0}; nothing is written any more, stop one of the two")]
+    TakenOver(String),
     /// The request itself cannot be met, whatever the store's state.
     #[error("the store refused: {0}")]
     Invalid(String),
@@ -56,6 +59,11 @@ impl StoreError {
     /// What the store holds is not what was written.
     pub fn corrupt(what: impl Into<String>) -> Self {
         StoreError::Corrupt(what.into())
+    }
+
+    /// Whether it concerns the store as a whole, whatever was asked of it.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::TakenOver(_))
     }
 
     /// Whether asking again can help.

@@ -178,7 +178,7 @@ impl Manager {
         let run = self.commit(vec![RecordId::run(run)], Vec::new(), move |txn| transitions::cancel(txn, &id, &by, None)).await?;
         // An attempt of a run that waits for a retry has left mirrors that do not know of the end.
         if run.status.is_terminal() && run.attempt > 0 {
-            self.inner().mirror_from_store(&run.run_id).await;
+            self.inner().mirror_from_store(&run.run_id, None).await;
         }
         Ok(Run::clone(&run))
     }

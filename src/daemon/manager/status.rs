@@ -123,6 +123,9 @@ impl Manager {
         if !self.is_running() {
             return Err("the daemon is stopping".to_owned());
         }
+        if self.inner().outage.gone().is_cancelled() {
+            return Err("another daemon has taken the store over; stop one of the two".to_owned());
+        }
         // What the store says of itself may name files and servers; that is for the log.
         match self.inner().outage.reason() {
             None => Ok(()),

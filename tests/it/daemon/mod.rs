@@ -1,15 +1,19 @@
 //! The whole daemon below its façade, against a store that the tests hold and agents that they steer.
 
 mod cancel;
+mod cancel_states;
 mod clocks;
+mod effects;
 mod events;
 mod faults;
 mod faulty;
+mod fence;
 mod harness;
 mod mend;
 mod mirrors;
 mod overlap;
 mod queue;
+mod renewals;
 mod restart;
 mod retention;
 mod runs;
