@@ -40,6 +40,7 @@ pub async fn keep_bounds(inner: Arc<Inner>, stop: CancellationToken) {
         };
         let wait = if more { Duration::ZERO } else { inner.settings.bounds.retention.pass };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
@@ -98,6 +99,7 @@ impl Pass<'_> {
 
     async fn rest(&self, since: Instant) {
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(since.elapsed()) => {}
         }
