@@ -64,6 +64,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
         agents: None,
         executor: Arc::new(Echo(offer)),
         offers,
+        spawner: Arc::new(sandclock::daemon::spawn::OnRuntime),
         settings: DaemonSettings {
             worker: WorkerId::of("worker_bench", "1")?,
             executes: true,

@@ -54,7 +54,7 @@ pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>,
         tracing::info_span!("attempt", run = %claimed.run.run_id, attempt = claimed.run.attempt, fence = claimed.run.lease_generation);
     let fence = claimed.run.lease_generation;
     let run_id = claimed.run.run_id.clone();
-    let signals = AttemptSignals::new();
+    let signals = AttemptSignals::by(Arc::clone(&inner.clock));
     signals.set_lease_end(inner.lease_end(asked_at));
     let live = LiveRun::new(fence, Arc::clone(&signals));
     inner.live.add(run_id.clone(), live.clone());
@@ -152,17 +152,20 @@ impl Work<'_> {
         let mut grace = pin!(self.end_grace());
         loop {
             tokio::select! {
+                biased;
                 report = &mut executing => return report,
                 never = &mut grace => match never {},
                 () = host.told() => {}
             }
             tokio::select! {
+                biased;
                 report = &mut executing => return report,
                 never = &mut grace => match never {},
                 () = tokio::time::sleep(GATHER) => {}
             }
             let mut appending = pin!(self.append(host.take()));
             let ended = tokio::select! {
+                biased;
                 report = &mut executing => Some(report),
                 never = &mut grace => match never {},
                 () = &mut appending => None,

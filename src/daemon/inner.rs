@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::committer::Committer;
 use super::error::ManagerError;
 use super::executor::Executor;
 use super::live::LiveRuns;
 use super::signals::Wakeups;
+use super::spawn::Spawner;
 use crate::clock::{BootInstant, Clock, Entropy};
 use crate::domain::event::Event;
 use crate::domain::id::{RunId, WorkerId};
@@ -58,6 +61,7 @@ pub struct Inner {
     pub(super) live: Arc<LiveRuns>,
     pub(super) executor: Arc<dyn Executor>,
     pub(super) workspaces: Workspaces,
+    pub(super) spawner: Arc<dyn Spawner>,
     pub(super) settings: DaemonSettings,
 }
 
@@ -90,9 +94,12 @@ impl Inner {
         &self,
         work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
     ) -> Result<T, ManagerError> {
-        match tokio::task::spawn_blocking(work).await {
+        let (answer, answered) = oneshot::channel();
+        // Whoever asked may be gone by then; the work is done all the same.
+        self.spawner.block(Box::new(move || drop(answer.send(work()))));
+        match answered.await {
             Ok(done) => done.map_err(|error| ManagerError::Host(error.to_string())),
-            Err(error) => Err(ManagerError::Host(format!("work on the workspace was abandoned: {error}"))),
+            Err(_) => Err(ManagerError::Host("work on the workspace was abandoned, for it panicked or the daemon ends".to_owned())),
         }
     }
 

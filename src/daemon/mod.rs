@@ -28,6 +28,7 @@ mod renewals;
 mod run;
 mod scheduler;
 pub mod signals;
+pub mod spawn;
 mod transitions;
 pub mod txn;
 mod worker;

@@ -14,6 +14,7 @@ use super::error::ManagerError;
 use super::identity::{Identity, IdentityError};
 use super::manager::{Manager, Registered};
 use super::run::{Daemon, DaemonParts};
+use super::spawn::OnRuntime;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{ConfigFaults, Loaded, Settings, StoreSettings};
 use crate::domain::id::TaskId;
@@ -150,6 +151,7 @@ impl Opened {
             executor: Arc::<Agents>::clone(&agents),
             offers: catalogue.changes(),
             agents: Some(agents),
+            spawner: Arc::new(OnRuntime),
             settings: daemon_settings(settings, &identity),
         })
         .await?;

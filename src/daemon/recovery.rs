@@ -53,6 +53,7 @@ pub async fn watch(inner: Arc<Inner>, stop: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }

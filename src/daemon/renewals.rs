@@ -34,6 +34,7 @@ pub async fn renew(inner: Arc<Inner>, heartbeats: mpsc::Sender<Heartbeat>, stop:
     let mut wait = period;
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }

@@ -15,6 +15,7 @@ use super::inner::{DaemonSettings, Inner};
 use super::live::LiveRuns;
 use super::manager::Manager;
 use super::signals::Wakeups;
+use super::spawn::{Part, Spawner};
 use super::{recovery, renewals, scheduler, worker};
 use crate::clock::{Clock, Entropy};
 use crate::sandbox::Stop;
@@ -42,6 +43,8 @@ pub struct DaemonParts {
     pub executor: Arc<dyn Executor>,
     /// Rises when what the executor offers has changed.
     pub offers: watch::Receiver<u64>,
+    /// Where its parts run.
+    pub spawner: Arc<dyn Spawner>,
     /// What it is told to do.
     pub settings: DaemonSettings,
 }
@@ -59,7 +62,7 @@ pub struct Daemon {
     recovering: JoinHandle<()>,
     committing: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
-    renewing: std::thread::JoinHandle<()>,
+    renewing: Part,
 }
 
 impl Daemon {
@@ -87,7 +90,7 @@ impl Daemon {
             wakeups: Arc::clone(&wakeups),
             live: Arc::clone(&live),
         });
-        let committing = tokio::spawn(committing);
+        let committing = parts.spawner.spawn(Box::pin(committing));
         let inner = Arc::new(Inner {
             store: parts.store,
             clock: parts.clock,
@@ -97,28 +100,30 @@ impl Daemon {
             live,
             executor: parts.executor,
             workspaces: parts.workspaces,
+            spawner: parts.spawner,
             settings: parts.settings,
         });
         let (intake, upkeep) = (CancellationToken::new(), CancellationToken::new());
         let (beats, to_write) = mpsc::channel(HEARTBEATS);
-        let heartbeats = tokio::spawn(recovery::write_heartbeats(Arc::clone(&inner), to_write));
-        let renewing = renewing_thread(Arc::clone(&inner), beats, upkeep.clone())?;
+        let heartbeats = inner.spawner.spawn(Box::pin(recovery::write_heartbeats(Arc::clone(&inner), to_write)));
+        let renewing = inner.spawner.spawn_apart(Box::pin(renewals::renew(Arc::clone(&inner), beats, upkeep.clone())))?;
         let taken = recovery::take_back(&inner).await?;
         if taken > 0 {
             tracing::info!(runs = taken, "runs of the daemon's last incarnation were taken back");
         }
         let (attempts, takers) = (TaskTracker::new(), Vec::new());
-        let recovering = tokio::spawn(recovery::watch(Arc::clone(&inner), upkeep.clone()));
+        let recovering = inner.spawner.spawn(Box::pin(recovery::watch(Arc::clone(&inner), upkeep.clone())));
         let (manager, offers) = (Manager::new(Arc::clone(&inner), parts.agents), parts.offers);
         Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, recovering, committing, heartbeats, renewing })
     }
 
     /// Schedules from now on and, unless the settings say otherwise, executes. Once.
     pub fn take_up_work(&mut self) {
-        self.takers.push(tokio::spawn(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone())));
+        let spawner = &self.inner.spawner;
+        self.takers.push(spawner.spawn(Box::pin(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone()))));
         if self.inner.settings.executes {
             let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
-            self.takers.push(tokio::spawn(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone())));
+            self.takers.push(spawner.spawn(Box::pin(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone()))));
         }
     }
 
@@ -142,6 +147,7 @@ impl Daemon {
             tracing::info!(running, grace_seconds = grace.as_secs_f64(), "waiting for running attempts to end");
         }
         tokio::select! {
+            biased;
             () = self.attempts.wait() => {}
             () = tokio::time::sleep(grace) => {}
             () = hurry.cancelled() => {}
@@ -152,9 +158,8 @@ impl Daemon {
         }
         self.upkeep.cancel();
         finish(self.recovering).await;
-        // The thread holds the sender of heartbeats, whose end ends their writer.
-        let renewing = self.renewing;
-        finish(tokio::task::spawn_blocking(move || drop(renewing.join()))).await;
+        // The renewals hold the sender of heartbeats, whose end ends their writer.
+        self.renewing.await;
         finish(self.heartbeats).await;
         let store = Arc::clone(&self.inner.store);
         self.committing.abort();
@@ -169,17 +174,4 @@ async fn finish(part: JoinHandle<()>) {
     {
         tracing::error!(%error, "a part of the daemon ended in a panic");
     }
-}
-
-fn renewing_thread(
-    inner: Arc<Inner>,
-    beats: mpsc::Sender<renewals::Heartbeat>,
-    stop: CancellationToken,
-) -> Result<std::thread::JoinHandle<()>, StoreError> {
-    let no_thread = |error: std::io::Error| StoreError::Unavailable(format!("the system gives no thread for lease renewals: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
-    std::thread::Builder::new()
-        .name("renewals".to_owned())
-        .spawn(move || runtime.block_on(renewals::renew(inner, beats, stop)))
-        .map_err(no_thread)
 }

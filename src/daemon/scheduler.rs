@@ -42,6 +42,7 @@ pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = inner.wakeups.schedules.notified() => {}
             () = tokio::time::sleep(wait) => {}

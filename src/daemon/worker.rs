@@ -30,6 +30,7 @@ pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::R
     let mut idle: Option<Duration> = None;
     loop {
         let room = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             room = Arc::clone(&slots).acquire_owned() => room,
         };
@@ -45,12 +46,14 @@ pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::R
             let Some(start) = starts.get(&claimed.run.agent_id) else { continue };
             let executing = attempt::execute(Arc::clone(&inner), claimed, Arc::clone(start), asked_at, slot);
             let wakes = Arc::clone(&inner.wakeups);
-            attempts.spawn(async move {
+            let attempt = attempts.track_future(async move {
                 executing.await;
                 drop(open);
                 // An agent at its limit may have room again.
                 wakes.ready.notify_one();
             });
+            // The tracker waits for it.
+            drop(inner.spawner.spawn(Box::pin(attempt)));
         }
         drop(permits);
         idle = match idle.take().filter(|_| !full) {
@@ -96,6 +99,7 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
 /// Returns when a claim may find something.
 async fn rest(inner: &Inner, wait: Duration, offers: &mut watch::Receiver<u64>, stop: &CancellationToken) {
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
         () = inner.wakeups.ready.notified() => {}
         // A catalogue that is gone changes no more.

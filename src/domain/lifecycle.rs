@@ -14,6 +14,8 @@ pub use admit::{Admission, Draft, admit};
 pub use control::{cancel, expire_parked, promote, request_cancel, resume};
 pub use finish::{Outcome, finish, hand_back, lose};
 
+use std::ops::Range;
+
 use super::event::{Event, EventName};
 use super::id::{AttemptId, WorkerId};
 use super::run::{Attempt, AttemptReason, AttemptStatus, Run, Slot, SlotPart, Status};
@@ -67,13 +69,14 @@ pub struct ClaimPatch {
     pub events: [Event; 2],
 }
 
-/// Claims a ready run and starts its next attempt: queued → claimed → running under a new fence. Stores apply exactly this.
-pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Timestamp, until: Timestamp) -> ClaimPatch {
+/// Claims a ready run and starts its next attempt: queued → claimed → running under a new fence. Stores apply exactly this. `lease` is
+/// from when until when the run is held, by the clock that leases are judged by.
+pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Timestamp, lease: Range<Timestamp>) -> ClaimPatch {
     run.lease_owner = Some(worker.clone());
     run.lease_generation = fence;
-    run.lease_expires_at = Some(until);
-    run.heartbeat_at = Some(now);
-    run.claimed_at = Some(now);
+    run.lease_expires_at = Some(lease.end);
+    run.heartbeat_at = Some(lease.start);
+    run.claimed_at = Some(lease.start);
     let reason = match (run.attempt, run.recoveries, run.error_kind) {
         (0, ..) => AttemptReason::Initial,
         (_, 1.., _) => AttemptReason::LeaseExpired,
@@ -112,7 +115,7 @@ fn claim_events(run: &Run, digest: &str, now: Timestamp) -> [Event; 2] {
 
 /// The whole history of a run whose first attempt has just been claimed, which the run itself tells; none for a later attempt.
 pub fn history_at_first_claim(run: &Run, digest: &str) -> Option<Vec<Event>> {
-    let claimed_at = run.claimed_at.filter(|_| run.attempt == 1 && run.status == Status::Running)?;
+    let claimed_at = run.started_at.filter(|_| run.attempt == 1 && run.status == Status::Running)?;
     let mut fresh = run.clone();
     fresh.status = Status::Queued;
     fresh.attempt = 0;

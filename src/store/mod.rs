@@ -6,7 +6,8 @@
 //!   appended events do not raise it.
 //! - The store numbers a run's events 1, 2, 3 … in the commit of the change that carries them.
 //! - A fence rises with every claim of a run and is never reset.
-//! - Only the store's clock judges what is due and which leases hold.
+//! - Only the store's clock judges what is due and which leases hold. A store without a server of its own judges leases by
+//!   [`crate::clock::Clock::steady`], so that a step of the wall clock neither ends nor prolongs one.
 //! - Deleting a run deletes its attempts, events, checkpoints and result in the same change.
 //!
 //! How it fails: an error means that nothing is known of what was asked for. [`StoreError::is_transient`] tells whether asking

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{ChangeId, Kind, Record};
+use crate::clock::Clock;
 use crate::domain::id::{AgentId, RunId, TaskId, WorkerId};
 use crate::domain::run::{Attempt, Run, Status};
 use crate::domain::time::Timestamp;
@@ -85,8 +86,29 @@ pub struct Due {
     pub records: Vec<Record>,
     /// When the next one that is not due yet will be; none when there is none.
     pub next: Option<Timestamp>,
-    /// The store's present at the time of the answer.
+    /// The store's present at the time of the answer, by the clock that judged: for expired leases the one that does not step.
     pub now: Timestamp,
+}
+
+/// The present of a store without a server of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    /// By this, what waits for a time is due.
+    pub(super) now: Timestamp,
+    /// By this, leases hold.
+    pub(super) steady: Timestamp,
+}
+
+impl Times {
+    /// What the clock says.
+    pub(super) fn of_clock(clock: &dyn Clock) -> Times {
+        Times { now: clock.now(), steady: clock.steady() }
+    }
+
+    /// The present that judges records of that kind.
+    pub(super) fn of(self, what: &DueKind) -> Timestamp {
+        if *what == DueKind::ExpiredLeases { self.steady } else { self.now }
+    }
 }
 
 /// The closed set of what can be listed; each has its index on every store.

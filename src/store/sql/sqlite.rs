@@ -26,6 +26,7 @@ use sqlx::sqlite::{SqliteArguments, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _, Sqlite};
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::request::Times;
 use super::super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
     Scope, Store, StoreError,
@@ -212,7 +213,7 @@ impl Store for SqliteStore {
     }
 
     async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
-        let now = self.clock.now();
+        let now = Times::of_clock(&*self.clock).of(&what);
         let timed = |sql: &'static str| sqlx::query(sql).bind(now.micros()).bind(number(limit));
         let query = match &what {
             DueKind::Ready => sqlx::query(statements::NEXT_READY).bind(now.micros()),

@@ -127,6 +127,7 @@ fn parts(directory: &TempDir, orders: mpsc::UnboundedReceiver<Order>) -> DaemonP
         agents: None,
         executor: Arc::new(Guests(Arc::new(vec![Offered { claim, start }]))),
         offers: watch::channel(0).1,
+        spawner: Arc::new(sandclock::daemon::spawn::OnRuntime),
         settings: DaemonSettings {
             worker: WorkerId::of("daemon", "1").unwrap(),
             executes: true,

@@ -1,6 +1,7 @@
 //! The whole daemon below its façade, against a store that the tests hold and agents that they steer.
 
 mod cancel;
+mod clocks;
 mod events;
 mod faults;
 mod faulty;

@@ -198,6 +198,7 @@ impl Trace {
                 let lease = Duration::from_secs(1 + self.chance.below(60) as u64);
                 both!(self, store => store.renew(&worker, &leases, lease));
             }
+            _ if self.chance.one_in(4) => self.clock.step_wall(self.chance.below(1_200_000_000) as i64 - 600_000_000),
             _ => self.clock.advance(Duration::from_millis(self.chance.below(20_000) as u64)),
         }
     }

@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::super::super::request::Times;
 use super::super::super::{Change, ChangeId, ClaimRequest, Claimed, Outcome, Renewal, StoreError};
 use super::super::batch::{Batch, Writes};
 use super::super::claim::{self, Earlier};
@@ -68,6 +69,7 @@ pub struct Writer {
 struct Holder<'a> {
     worker: &'a WorkerId,
     token: ChangeId,
+    from: Timestamp,
     until: Timestamp,
 }
 
@@ -166,9 +168,9 @@ impl Writer {
         let mut batch = Batch::new(self.last_order);
         changes.iter().for_each(|change| batch.want_change(change));
         self.load(&mut batch, true).await?;
-        let now = self.clock.now();
-        let outcomes = changes.into_iter().map(|change| batch.decide(change, now)).collect::<Result<Vec<_>, _>>()?;
-        self.write(batch.writes()?, now, None).await?;
+        let at = Times::of_clock(&*self.clock);
+        let outcomes = changes.into_iter().map(|change| batch.decide(change, at)).collect::<Result<Vec<_>, _>>()?;
+        self.write(batch.writes()?, None).await?;
         Ok(outcomes)
     }
 
@@ -191,7 +193,7 @@ impl Writer {
     }
 
     /// Writes a batch and commits.
-    async fn write(&mut self, writes: Writes, now: Timestamp, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
+    async fn write(&mut self, writes: Writes, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
         let (clearing, closing) = (statements::clearing(&writes), statements::closing(&writes));
         if !clearing.is_empty() {
             let query = sqlx::query(AssertSqlSafe(clearing.concat())).bind(writes.deleted).bind(writes.unleased);
@@ -206,7 +208,7 @@ impl Writer {
             .bind(holder.as_ref().map(|holder| holder.worker.as_str().to_owned()))
             .bind(holder.as_ref().map(|holder| holder.worker.daemon().to_owned()))
             .bind(holder.as_ref().map(|holder| holder.until.micros()))
-            .bind(now.micros())
+            .bind(holder.as_ref().map(|holder| holder.from.micros()))
             .bind(holder.as_ref().map(|holder| holder.token.0.to_be_bytes().to_vec()));
         self.fetch(closing.len(), query).await?;
         self.checkpoint_at = Some(Instant::now() + IDLE);
@@ -226,14 +228,14 @@ impl Writer {
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
-        let now = self.clock.now();
+        let at = Times::of_clock(&*self.clock);
         let agents: Vec<(&str, Option<u32>)> = request.agents.iter().map(|wanted| (wanted.agent.as_str(), wanted.max_running)).collect();
         let agents = serde_json::to_string(&agents).map_err(|error| StoreError::Invalid(error.to_string()))?;
         let query = sqlx::query(statements::BEGIN_CLAIM.as_str())
             .bind(request.token.0.to_be_bytes().to_vec())
             .bind(request.worker.as_str().to_owned())
             .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
-            .bind(now.micros())
+            .bind(at.now.micros())
             .bind(agents);
         let mut earlier = Vec::new();
         let mut batch = Batch::new(self.last_order);
@@ -243,7 +245,7 @@ impl Writer {
                 Some(_) => earlier.push(Earlier::new(&rows::record(&row, 1)?, row.count(0)?)?),
                 None if earlier.is_empty() => {
                     let bodies = row.bytes(2)?.unwrap_or_default();
-                    candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, now, &mut batch)?;
+                    candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, at, &mut batch)?;
                 }
                 None => {}
             }
@@ -252,9 +254,9 @@ impl Writer {
             return self.claimed_before(earlier).await;
         }
         self.load(&mut batch, false).await?;
-        let claimed = candidates.into_iter().map(|candidate| candidate.take(request, now, &mut batch)).collect::<Result<Vec<_>, _>>()?;
-        let holder = Holder { worker: &request.worker, token: request.token, until: now + request.lease };
-        self.write(batch.writes()?, now, Some(holder)).await?;
+        let claimed = candidates.into_iter().map(|candidate| candidate.take(request, at, &mut batch)).collect::<Result<Vec<_>, _>>()?;
+        let holder = Holder { worker: &request.worker, token: request.token, from: at.steady, until: at.steady + request.lease };
+        self.write(batch.writes()?, Some(holder)).await?;
         Ok(claimed)
     }
 
@@ -271,13 +273,13 @@ impl Writer {
     }
 
     async fn renew(&mut self, renew: &Renew) -> Result<Vec<Renewal>, StoreError> {
-        let now = self.clock.now();
-        let until = now + renew.lease;
+        let steady = self.clock.steady();
+        let until = steady + renew.lease;
         let names: Vec<(String, u64)> = renew.leases.iter().map(|(run, fence)| (id_text(&RecordId::run(run)), *fence)).collect();
         let query = sqlx::query(statements::RENEW)
             .bind(serde_json::to_string(&names).map_err(|error| StoreError::Invalid(error.to_string()))?)
             .bind(renew.worker.as_str().to_owned())
-            .bind(now.micros())
+            .bind(steady.micros())
             .bind(until.micros());
         let mut held: HashMap<(String, u64), bool> = HashMap::new();
         for row in self.fetch(1, query).await? {
