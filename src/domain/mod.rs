@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod event;
 pub mod id;
+pub mod idempotency;
 pub mod input;
 pub mod lifecycle;
 pub mod policy;

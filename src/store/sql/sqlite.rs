@@ -214,7 +214,9 @@ impl Store for SqliteStore {
 
     async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
         let now = Times::of_clock(&*self.clock).of(&what);
+        let for_at_least = what.for_at_least();
         let timed = |sql: &'static str| sqlx::query(sql).bind(now.micros()).bind(number(limit));
+        let aged = |sql: String| sqlx::query(AssertSqlSafe(sql)).bind((now - for_at_least).micros()).bind(number(limit));
         let query = match &what {
             DueKind::Ready => sqlx::query(statements::NEXT_READY).bind(now.micros()),
             DueKind::ExpiredLeases => timed(&statements::EXPIRED_LEASES),
@@ -224,11 +226,13 @@ impl Store for SqliteStore {
                 .bind(current.as_str().to_owned()),
             DueKind::Schedules => timed(&statements::DUE_SCHEDULES),
             DueKind::Expiries => timed(&statements::DUE_RUNS),
+            DueKind::Ended { status, .. } => aged(statements::due_runs(&[*status])),
+            DueKind::Aged { kind, .. } => aged(statements::aged(*kind)),
         };
         let rows = self.fetch(query).await?;
         let mut due = Due { now, ..Due::default() };
         for row in &rows {
-            due.next = row.time(0)?;
+            due.next = row.time(0)?.map(|next| next + for_at_least);
             if what != DueKind::Ready && row.text(1)?.is_some() {
                 due.records.push(rows::record(row, 1)?);
             }

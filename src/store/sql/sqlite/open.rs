@@ -16,7 +16,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/sqlite/0001_records.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/sqlite/0001_records.sql"), include_str!("../migrations/sqlite/0002_retention.sql")];
 
 /// How the one writer uses the database.
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; \
