@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod event;
+pub mod filter;
 pub mod id;
 pub mod idempotency;
 pub mod input;
@@ -12,3 +13,4 @@ pub mod schedule;
 pub mod task;
 pub mod text;
 pub mod time;
+pub mod why;

@@ -29,6 +29,9 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
+/// Records by a time and their order.
+type ByTime = BTreeMap<(Timestamp, i64), RecordId>;
+
 /// The groups of [`State::due`] that wait for an expiry.
 const PARKED: [(Kind, Option<Status>); 2] = [(Kind::Run, Some(Status::AwaitingApproval)), (Kind::Run, Some(Status::AwaitingBudget))];
 
@@ -53,7 +56,7 @@ struct State {
     /// Leased runs by the wish that they were given to.
     tokens: BTreeMap<(super::ChangeId, i64), RunId>,
     /// Records other than ready runs that have a due time, by kind and, of runs, by status.
-    due: BTreeMap<(Kind, Option<Status>), BTreeMap<(Timestamp, i64), RecordId>>,
+    due: BTreeMap<(Kind, Option<Status>), ByTime>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
     by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
@@ -384,7 +387,7 @@ impl State {
         passed.sort_by_key(|(at, _)| **at);
         let record = |(_, id): (_, &RecordId)| self.records.get(id).map(|stored| stored.record.clone());
         due.records = passed.into_iter().take(limit).filter_map(record).collect();
-        let later = |group: &&BTreeMap<(Timestamp, i64), RecordId>| group.range((until, i64::MAX)..).next().map(|((at, _), _)| *at);
+        let later = |group: &&ByTime| group.range((until, i64::MAX)..).next().map(|((at, _), _)| *at);
         due.next = groups.iter().filter_map(later).min().map(|at| at + for_at_least);
     }
 }

@@ -4,10 +4,11 @@
 //! a second daemon cannot open the file while the first has it.
 //!
 //! How it fails: a full disk is [`StoreError::Full`] and an unreadable one [`StoreError::Unavailable`]; the store goes on by itself
-//! when that has passed.
+//! when that has passed. Before the disk is full, claims are refused as if it were.
 
 mod bind;
 mod open;
+mod room;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 pub use open::OpenError;
+use room::Room;
 use writer::{Renew, Work, Writer};
 
 type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -79,7 +81,7 @@ impl SqliteStore {
         let opened = open::open(&file).await?;
         let options = open::options(&file);
         let statements = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(options.clone(), opened, Arc::clone(&clock), Arc::clone(&statements));
+        let writer = Writer::new(options.clone(), opened, Room::of(&file), Arc::clone(&clock), Arc::clone(&statements));
         let (renewals, renewals_in) = mpsc::channel(WAITING);
         let (work, work_in) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| unusable(error.to_string()))?;
