@@ -21,6 +21,9 @@ use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Attempts in one turn, and turns of each side.
 const ATTEMPTS: u32 = 2_000;
 const TURNS: usize = 15;

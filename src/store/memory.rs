@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::request::Times;
 use super::{
@@ -45,21 +46,23 @@ struct Stored {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<RecordId, Stored>,
+    records: HashMap<RecordId, Stored, RandomState>,
     /// All records of a kind in page order.
     ordered: BTreeMap<(Kind, i64), RecordId>,
     /// Ready runs by agent, longest due first.
     ready: BTreeMap<AgentId, BTreeSet<(Timestamp, i64, RunId)>>,
     /// Leased runs by the lease's end.
     leased: BTreeSet<(Timestamp, i64, RunId)>,
+    /// Leased runs by the wish that they were given to.
+    tokens: BTreeMap<(super::ChangeId, i64), RunId>,
     /// Records other than ready runs that have a due time, by kind and, of runs, by status.
     due: BTreeMap<(Kind, Option<Status>), ByTime>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
     by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
     by_status: BTreeMap<(Status, i64), RecordId>,
-    events: HashMap<RunId, Vec<Event>>,
-    counts: HashMap<CountScope, Counts>,
+    events: HashMap<RunId, Vec<Event>, RandomState>,
+    counts: HashMap<CountScope, Counts, RandomState>,
     last_order: i64,
 }
 
@@ -123,10 +126,13 @@ impl State {
         if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
             if let Some(until) = lease.as_ref().and_then(|lease| lease.until) {
                 let entry = (until, *order, run.clone());
+                let token = stored.token.map(|token| (token, *order));
                 if add {
                     self.leased.insert(entry);
+                    self.tokens.extend(token.map(|token| (token, run.clone())));
                 } else {
                     self.leased.remove(&entry);
+                    token.map(|token| self.tokens.remove(&token));
                 }
             }
             if let (true, Some(agent), Some(due)) = (ready, agent, due) {
@@ -250,22 +256,17 @@ impl State {
     /// What an earlier wish with this token was given.
     fn claimed_under(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let mut claimed = Vec::new();
-        for (.., run) in &self.leased {
+        for run in self.tokens.range((request.token, i64::MIN)..=(request.token, i64::MAX)).map(|(_, run)| run) {
             let Some(stored) = self.records.get(&RecordId::run(run)) else { continue };
-            let lease = stored.record.lease.as_ref();
-            if stored.token == Some(request.token) && lease.and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
+            if stored.record.lease.as_ref().and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
                 let run = stored.record.decode_run()?;
                 let attempt = self.records.get(&RecordId::attempt(&run.run_id, run.attempt));
                 let attempt = attempt.ok_or_else(|| StoreError::corrupt(format!("run {} has no attempt record", run.run_id)))?;
                 let attempt = attempt.record.decode()?;
-                claimed.push((
-                    stored.record.order,
-                    Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run },
-                ));
+                claimed.push(Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run });
             }
         }
-        claimed.sort_by_key(|(order, _)| *order);
-        Ok(claimed.into_iter().map(|(_, claimed)| claimed).collect())
+        Ok(claimed)
     }
 
     fn events_of(&self, run: &RunId) -> &[Event] {

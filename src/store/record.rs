@@ -20,6 +20,9 @@ pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// What is kept of a message about a record that cannot be read, in characters.
 const ERROR_CHARS: usize = 400;
 
+/// Few bodies are larger.
+const USUAL_BODY_BYTES: usize = 2048;
+
 /// How long a parked run waits before it fails.
 pub const PARKED_FOR: Duration = Duration::from_secs(24 * 3600);
 
@@ -208,11 +211,13 @@ impl Put {
     /// # Errors
     /// The value is larger than a record may be.
     pub fn of<T: Serialize>(id: RecordId, index: Index, value: &T) -> Result<Put, StoreError> {
-        let body = serde_json::to_vec(value).map_err(|error| StoreError::Invalid(format!("{id} cannot be written: {error}")))?;
+        // A buffer that grows with the text would be copied several times and kept larger than what it holds.
+        let mut body = Vec::with_capacity(USUAL_BODY_BYTES);
+        serde_json::to_writer(&mut body, value).map_err(|error| StoreError::Invalid(format!("{id} cannot be written: {error}")))?;
         if body.len() > MAX_BODY_BYTES {
             return Err(too_large(&id, body.len()));
         }
-        Ok(Put { id, index, body: Bytes::from(body) })
+        Ok(Put { id, index, body: Bytes::copy_from_slice(&body) })
     }
 
     /// Writes a run. `now` is the time of the decision.
