@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::inner::EVENTS_PAGE;
 use super::live::LiveRuns;
+use super::outage::tell_unless_out;
 use super::signals::Wakeups;
 use super::txn::{Cells, Footprint, Known, Stop, Txn, Write};
 use crate::clock::Entropy;
@@ -327,7 +328,7 @@ impl Work {
                         groups = self.unresolved(groups, written);
                     }
                     if wait.is_none() {
-                        tracing::error!(%error, "a batch of {} changes could not be committed", groups.len());
+                        tell_unless_out!(error, error, %error, "a batch of {} changes could not be committed", groups.len());
                         groups.into_iter().for_each(|group| group.failed(&error));
                         return again;
                     }

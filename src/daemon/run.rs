@@ -8,15 +8,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::Admission;
 use super::agents::Agents;
 use super::committer::{Committer, Parts};
 use super::executor::Executor;
 use super::inner::{DaemonSettings, Inner};
 use super::live::LiveRuns;
 use super::manager::Manager;
+use super::outage::{self, Outage, Watched};
+use super::owed::OwedMirrors;
 use super::signals::Wakeups;
 use super::spawn::{Part, Spawner};
-use super::{recovery, renewals, scheduler, worker};
+use super::{recovery, renewals, retention, scheduler, worker};
 use crate::clock::{Clock, Entropy};
 use crate::sandbox::Stop;
 use crate::store::{Store, StoreError};
@@ -57,9 +60,10 @@ pub struct Daemon {
     offers: watch::Receiver<u64>,
     intake: CancellationToken,
     upkeep: CancellationToken,
-    /// What takes up work: the scheduler and the worker.
+    /// What takes up work: the scheduler, retention and the worker.
     takers: Vec<JoinHandle<()>>,
-    recovering: JoinHandle<()>,
+    /// What looks after the runs and the store until the end.
+    keepers: Vec<JoinHandle<()>>,
     committing: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
     renewing: Part,
@@ -83,15 +87,21 @@ impl Daemon {
     pub async fn open(parts: DaemonParts) -> Result<Daemon, StoreError> {
         let wakeups = Arc::new(Wakeups::default());
         let live = Arc::new(LiveRuns::default());
+        let outage = Arc::new(Outage::default());
+        let store: Arc<dyn Store> = Arc::new(Watched { store: parts.store, outage: Arc::clone(&outage) });
         let (committer, committing) = Committer::start(Parts {
-            store: Arc::clone(&parts.store),
+            store: Arc::clone(&store),
             entropy: Arc::clone(&parts.entropy),
             wakeups: Arc::clone(&wakeups),
             live: Arc::clone(&live),
         });
         let committing = parts.spawner.spawn(Box::pin(committing));
+        let admission = Admission::new(&parts.settings.bounds);
+        admission.refresh(&*store, &*parts.clock).await;
         let inner = Arc::new(Inner {
-            store: parts.store,
+            store,
+            outage,
+            owed_mirrors: OwedMirrors::default(),
             clock: parts.clock,
             entropy: parts.entropy,
             committer,
@@ -99,6 +109,7 @@ impl Daemon {
             live,
             executor: parts.executor,
             workspaces: parts.workspaces,
+            admission,
             spawner: parts.spawner,
             settings: parts.settings,
         });
@@ -106,20 +117,21 @@ impl Daemon {
         let (beats, to_write) = mpsc::channel(HEARTBEATS);
         let heartbeats = inner.spawner.spawn(Box::pin(recovery::write_heartbeats(Arc::clone(&inner), to_write)));
         let renewing = inner.spawner.spawn_apart(Box::pin(renewals::renew(Arc::clone(&inner), beats, upkeep.clone())))?;
-        let taken = recovery::take_back(&inner).await?;
-        if taken > 0 {
-            tracing::info!(runs = taken, "runs of the daemon's last incarnation were taken back");
-        }
+        let are_back = recovery::take_back(&inner).await?;
         let (attempts, takers) = (TaskTracker::new(), Vec::new());
-        let recovering = inner.spawner.spawn(Box::pin(recovery::watch(Arc::clone(&inner), upkeep.clone())));
+        let keepers = vec![
+            inner.spawner.spawn(Box::pin(recovery::watch(Arc::clone(&inner), are_back, upkeep.clone()))),
+            inner.spawner.spawn(Box::pin(outage::watch(Arc::clone(&inner), upkeep.clone()))),
+        ];
         let (manager, offers) = (Manager::new(Arc::clone(&inner), parts.agents), parts.offers);
-        Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, recovering, committing, heartbeats, renewing })
+        Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, keepers, committing, heartbeats, renewing })
     }
 
     /// Schedules from now on and, unless the settings say otherwise, executes. Once.
     pub fn take_up_work(&mut self) {
         let spawner = &self.inner.spawner;
         self.takers.push(spawner.spawn(Box::pin(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone()))));
+        self.takers.push(spawner.spawn(Box::pin(retention::keep_bounds(Arc::clone(&self.inner), self.intake.clone()))));
         if self.inner.settings.executes {
             let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
             self.takers.push(spawner.spawn(Box::pin(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone()))));
@@ -156,7 +168,9 @@ impl Daemon {
             tracing::error!(left = self.attempts.len(), "attempts did not end; the next start takes their runs back");
         }
         self.upkeep.cancel();
-        finish(self.recovering).await;
+        for keeper in self.keepers {
+            finish(keeper).await;
+        }
         // The renewals hold the sender of heartbeats, whose end ends their writer.
         self.renewing.await;
         finish(self.heartbeats).await;

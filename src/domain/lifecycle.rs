@@ -7,10 +7,12 @@
 //! How it fails: [`Refused`] says why in a sentence, and nothing has changed.
 
 mod admit;
+mod again;
 mod control;
 mod finish;
 
 pub use admit::{Admission, Draft, admit};
+pub use again::{RERUN_OF, again};
 pub use control::{cancel, expire_parked, promote, request_cancel, resume};
 pub use finish::{Outcome, finish, hand_back, lose};
 
@@ -54,6 +56,22 @@ pub enum Refused {
         run: super::id::RunId,
         /// Its status.
         status: &'static str,
+    },
+    /// Only a run that has ended can be run again.
+    #[error("Run {run} is {status}; only a run that has ended can be run again: wait for its end or cancel it first")]
+    NotEnded {
+        /// The run.
+        run: super::id::RunId,
+        /// Its status.
+        status: &'static str,
+    },
+    /// Its trigger metadata keeps something else under a name of sandclock's.
+    #[error("Run {run} has a `{name}` of its own in its trigger metadata, which a run that repeats it needs; give it other metadata")]
+    Taken {
+        /// The run.
+        run: super::id::RunId,
+        /// The name.
+        name: &'static str,
     },
     /// The fence is not the run's any more.
     #[error("the lease of run {0} is lost: another worker has it, or it has ended")]

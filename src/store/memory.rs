@@ -28,6 +28,12 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
+/// Records by a time and their order.
+type ByTime = BTreeMap<(Timestamp, i64), RecordId>;
+
+/// The groups of [`State::due`] that wait for an expiry.
+const PARKED: [(Kind, Option<Status>); 2] = [(Kind::Run, Some(Status::AwaitingApproval)), (Kind::Run, Some(Status::AwaitingBudget))];
+
 /// A record with what it is found by, due time made absolute.
 #[derive(Clone)]
 struct Stored {
@@ -46,8 +52,8 @@ struct State {
     ready: BTreeMap<AgentId, BTreeSet<(Timestamp, i64, RunId)>>,
     /// Leased runs by the lease's end.
     leased: BTreeSet<(Timestamp, i64, RunId)>,
-    /// Records other than ready runs that wait for a time, by kind: schedules and parked runs.
-    due: BTreeSet<(Kind, Timestamp, i64, RecordId)>,
+    /// Records other than ready runs that have a due time, by kind and, of runs, by status.
+    due: BTreeMap<(Kind, Option<Status>), ByTime>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
     by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
@@ -136,12 +142,7 @@ impl State {
             }
         }
         if let Some(due) = due {
-            let entry = (id.kind, *due, *order, id.clone());
-            if add {
-                self.due.insert(entry);
-            } else {
-                self.due.remove(&entry);
-            }
+            set(self.due.entry((id.kind, *status)).or_default(), (*due, *order), id.clone(), add);
         }
     }
 
@@ -369,14 +370,24 @@ impl State {
                 });
                 due.records = older.take(limit).collect();
             }
-            DueKind::Schedules | DueKind::Expiries => {
-                let kind = if *what == DueKind::Schedules { Kind::Schedule } else { Kind::Run };
-                let of_kind = || self.due.iter().skip_while(move |(of, ..)| *of < kind).take_while(move |(of, ..)| *of == kind);
-                due.records = of_kind().take_while(|(_, at, ..)| *at <= now).take(limit).filter_map(|(.., id)| record(id)).collect();
-                due.next = of_kind().map(|(_, at, ..)| *at).find(|at| *at > now);
-            }
+            DueKind::Schedules => self.aged(&mut due, &[(Kind::Schedule, None)], Duration::ZERO, limit),
+            DueKind::Expiries => self.aged(&mut due, &PARKED, Duration::ZERO, limit),
+            DueKind::Ended { status, for_at_least } => self.aged(&mut due, &[(Kind::Run, Some(*status))], *for_at_least, limit),
+            DueKind::Aged { kind, for_at_least } => self.aged(&mut due, &[(*kind, None)], *for_at_least, limit),
         }
         due
+    }
+
+    /// What has been due for at least so long among these groups of [`State::due`].
+    fn aged(&self, due: &mut Due, groups: &[(Kind, Option<Status>)], for_at_least: Duration, limit: usize) {
+        let until = due.now - for_at_least;
+        let groups: Vec<_> = groups.iter().filter_map(|group| self.due.get(group)).collect();
+        let mut passed: Vec<_> = groups.iter().flat_map(|group| group.range(..=(until, i64::MAX)).take(limit)).collect();
+        passed.sort_by_key(|(at, _)| **at);
+        let record = |(_, id): (_, &RecordId)| self.records.get(id).map(|stored| stored.record.clone());
+        due.records = passed.into_iter().take(limit).filter_map(record).collect();
+        let later = |group: &&ByTime| group.range((until, i64::MAX)..).next().map(|((at, _), _)| *at);
+        due.next = groups.iter().filter_map(later).min().map(|at| at + for_at_least);
     }
 }
 

@@ -8,6 +8,8 @@
 //! - A fence rises with every claim of a run and is never reset.
 //! - Only the store's clock judges what is due and which leases hold. A store without a server of its own judges leases by
 //!   [`crate::clock::Clock::steady`], so that a step of the wall clock neither ends nor prolongs one.
+//! - Every put of an ended run, of a skip range and of an idempotency key has a due time; [`DueKind::Ended`] and [`DueKind::Aged`]
+//!   find them by it along an index, however many are not due yet.
 //! - Deleting a run deletes its attempts, events, checkpoints and result in the same change.
 //!
 //! How it fails: an error means that nothing is known of what was asked for. [`StoreError::is_transient`] tells whether asking

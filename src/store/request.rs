@@ -77,6 +77,30 @@ pub enum DueKind {
     Schedules,
     /// Parked runs whose wait has expired.
     Expiries,
+    /// Runs that ended with this status, for at least so long.
+    Ended {
+        /// The status, a terminal one.
+        status: Status,
+        /// How long ago they ended at least.
+        for_at_least: Duration,
+    },
+    /// Records of this kind whose due time has passed for at least so long: skip ranges by their age, idempotency keys by their end.
+    Aged {
+        /// The kind; not that of runs.
+        kind: Kind,
+        /// How long ago they were due at least.
+        for_at_least: Duration,
+    },
+}
+
+impl DueKind {
+    /// How long ago a record must have been due to be answered with.
+    pub fn for_at_least(&self) -> Duration {
+        match self {
+            DueKind::Ended { for_at_least, .. } | DueKind::Aged { for_at_least, .. } => *for_at_least,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// What is due, and when to ask again.

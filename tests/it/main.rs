@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod daemon;
 mod guest;
+mod model;
 mod plugins;
 mod process;
 mod sandbox;

@@ -13,6 +13,8 @@ use sandclock::domain::schedule::{Moment, Schedule, ScheduleState};
 use sandclock::domain::time::Timestamp;
 use serde_json::{Value, json};
 
+mod answers;
+
 fn schedule(value: Value) -> Schedule {
     let mut faults = Faults::new();
     let schedule = Schedule::parse(Fields::open("", value.clone(), &mut faults));

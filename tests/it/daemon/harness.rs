@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sandclock::clock::{BootInstant, Clock, SystemClock, SystemEntropy};
 use sandclock::daemon::spawn::OnRuntime;
-use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings};
+use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
@@ -125,6 +125,7 @@ impl World {
             poll: Duration::from_secs(3600),
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
+            bounds: Bounds::default(),
         };
         change(&mut settings);
         let parts = DaemonParts {
@@ -152,7 +153,7 @@ impl World {
 /// A daemon. It is the manager, with what tests need beside.
 pub struct TestDaemon {
     manager: Manager,
-    store: Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     daemon: Option<Daemon>,
     runtime: Option<Runtime>,
 }

@@ -6,13 +6,18 @@ mod events;
 mod faults;
 mod faulty;
 mod harness;
+mod mend;
 mod mirrors;
 mod overlap;
+mod queue;
 mod restart;
+mod retention;
 mod runs;
 mod schedules;
 mod stage;
 mod tasks;
+mod twice;
+mod why;
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings, Manager};
+use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, Manager};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::time::Seconds;
 use sandclock::store::Store;
@@ -119,6 +119,7 @@ impl World {
             poll: self.plan.poll,
             heartbeat_events: self.plan.heartbeat_events,
             default_agent: AgentId::parse("many").unwrap(),
+            bounds: Bounds::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The stores: one suite for all of them, random traces compared with the memory store, and what each promises beyond that.
 
+mod bounds;
 mod claims;
 mod conformance;
 mod lists;

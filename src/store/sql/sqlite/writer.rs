@@ -21,6 +21,7 @@ use super::super::batch::{Batch, Writes};
 use super::super::claim::{self, Earlier};
 use super::super::rows::{self, Fields, Found};
 use super::super::{id_of, id_text, names};
+use super::room::Room;
 use super::statements::{self, Rows};
 use super::{SqliteQuery, bind, failed, open};
 use crate::clock::Clock;
@@ -61,6 +62,7 @@ pub struct Writer {
     clock: Arc<dyn Clock>,
     last_order: i64,
     statements: Arc<AtomicU64>,
+    room: Room,
     /// When the log is to be moved into the database unless more is written; none when it has been.
     checkpoint_at: Option<Instant>,
 }
@@ -75,13 +77,14 @@ struct Holder<'a> {
 
 impl Writer {
     /// A writer over an open connection.
-    pub fn new(options: SqliteConnectOptions, opened: open::Opened, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
+    pub fn new(options: SqliteConnectOptions, opened: open::Opened, room: Room, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
         let open::Opened { connection, last_order } = opened;
-        Writer { options, connection: Some(connection), clock, last_order, statements, checkpoint_at: None }
+        Writer { options, connection: Some(connection), clock, last_order, statements, room, checkpoint_at: None }
     }
 
     /// Works until nobody can ask any more, then moves the whole log into the database.
     pub async fn run(mut self, mut renewals: mpsc::Receiver<Renew>, mut work: mpsc::Receiver<Work>) {
+        self.set_aside();
         loop {
             tokio::select! {
                 biased;
@@ -107,27 +110,43 @@ impl Writer {
         match job {
             Work::Apply(changes, answer) => {
                 let result = self.apply(changes).await;
-                self.settle(result.is_err()).await;
+                self.settle(&result).await;
                 let _ = answer.send(result);
             }
-            Work::Claim(request, answer) => {
+            Work::Claim(mut request, answer) => {
+                let room = self.room.check();
+                if room.is_err() {
+                    // Only what was claimed before under this token.
+                    request.agents.clear();
+                }
                 let result = self.claim(&request).await;
-                self.settle(result.is_err()).await;
-                let _ = answer.send(result);
+                self.settle(&result).await;
+                let _ = answer.send(result.and_then(|claimed| if claimed.is_empty() { room.map(|()| claimed) } else { Ok(claimed) }));
             }
         }
     }
 
     async fn answer_renewal(&mut self, renew: Renew) {
         let result = self.renew(&renew).await;
-        self.settle(result.is_err()).await;
+        self.settle(&result).await;
         let _ = renew.answer.send(result);
     }
 
     /// A connection that failed may be within a transaction, so it goes; closing rolls back.
-    async fn settle(&mut self, failed: bool) {
-        if failed {
+    async fn settle<T: Sync>(&mut self, result: &Result<T, StoreError>) {
+        if let Err(error) = result {
+            if matches!(error, StoreError::Full(_)) {
+                self.room.was_full();
+            }
             self.disconnect().await;
+        }
+    }
+
+    /// What cannot be set aside is missed only when the disk is full.
+    fn set_aside(&mut self) {
+        if let Err(error) = self.room.set_aside() {
+            tracing::debug!(%error, "the store has nothing in reserve");
+            self.room.was_full();
         }
     }
 
@@ -144,6 +163,7 @@ impl Writer {
             let opened = open::connect(&self.options).await.map_err(|error| failed(&error))?;
             self.last_order = opened.last_order;
             self.connection = Some(opened.connection);
+            self.set_aside();
         }
         self.connection.as_mut().ok_or_else(|| StoreError::Unavailable("there is no connection to the database".to_owned()))
     }
@@ -160,7 +180,12 @@ impl Writer {
         if let Some(connection) = &mut self.connection
             && let Err(error) = connection.execute(checkpoint).await
         {
-            tracing::warn!(%error, "the log could not be moved into the database; it is tried again");
+            // A full disk is told of when somebody's wish fails; the log has room of its own.
+            if let StoreError::Full(_) = failed(&error) {
+                self.room.was_full();
+            } else {
+                tracing::warn!(%error, "the log could not be moved into the database; it is tried again");
+            }
         }
     }
 
