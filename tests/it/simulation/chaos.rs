@@ -26,7 +26,7 @@ fn span(chance: &mut Chance, world: &World, most_percent: u64) -> Duration {
 pub async fn machine(world: Arc<World>, machine: Arc<Machine>, mut chance: Chance, until: Instant) {
     let note = |what: String| world.oracle.trace.note(|| format!("{} {what}", machine.name()));
     loop {
-        sleep(chance.millis(100, 15_000)).await;
+        sleep(chance.millis(100, 8_000)).await;
         if Instant::now() >= until || world.plan.blows.is_empty() {
             return;
         }
@@ -69,7 +69,7 @@ pub async fn machine(world: Arc<World>, machine: Arc<Machine>, mut chance: Chanc
 pub async fn store(world: Arc<World>, mut chance: Chance, until: Instant) {
     let steps = world.plan.blows.contains(&Blow::Step);
     loop {
-        sleep(chance.millis(500, 15_000)).await;
+        sleep(chance.millis(500, 8_000)).await;
         if Instant::now() >= until {
             return;
         }

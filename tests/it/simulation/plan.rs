@@ -53,7 +53,7 @@ impl Plan {
         Plan {
             daemons,
             tasks: chance.within(1, 4) as usize,
-            trouble: chance.millis(15_000, 50_000),
+            trouble: chance.millis(8_000, 30_000),
             lease: Duration::from_secs(chance.of(&[3, 4, 6, 10, 20])),
             poll: chance.millis(500, 3000),
             max_running: chance.of(&[1, 2, 4, 16]),
