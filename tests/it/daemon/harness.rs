@@ -206,6 +206,12 @@ impl TestDaemon {
         held
     }
 
+    /// Ends as `kill -9` does; nothing of it is left when this returns.
+    pub async fn crash_at_once(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
+    }
+
     /// Registers the task `t`, or the one that these fields name; its agent is `guest` unless they name one.
     pub async fn task(&self, fields: Value) -> TaskId {
         let mut body = json!({"task_id": "t", "query": "Do it.", "schedule": {"type": "manual"}});

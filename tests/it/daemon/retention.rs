@@ -258,7 +258,7 @@ async fn files_whose_removal_a_crash_cut_short_are_removed_at_the_next_start() {
             tokio::spawn(async move { deleting.delete_task(&task, true).await });
         }
         until("the deletion", async || cut.load(Ordering::SeqCst)).await;
-        daemon.crash();
+        daemon.crash_at_once().await;
         *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
         until("the note", async || world.store.counts(CountScope::All(Kind::Removal)).await.unwrap().total == 1).await;
         for run in &runs {
