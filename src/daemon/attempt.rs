@@ -248,7 +248,7 @@ impl Work<'_> {
             Word::HandBack(why) => lifecycle::hand_back(run, attempt, fence, why, now),
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
-        let now = self.inner.clock.now();
+        let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
         let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return };
         let mirrored = self.mirror(&expected, &remains).await;
         for offer in 1.. {

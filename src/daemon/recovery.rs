@@ -17,7 +17,7 @@ use super::transitions::{self, Step};
 use super::txn::{Stop, Txn};
 use crate::domain::event::{Event, EventName};
 use crate::domain::id::RunId;
-use crate::domain::lifecycle;
+use crate::domain::lifecycle::{self, Refused};
 use crate::domain::run::{Attempt, Run};
 use crate::store::{Due, DueKind, Record, RecordId, StoreError};
 
@@ -162,6 +162,10 @@ pub async fn write_heartbeats(inner: Arc<Inner>, mut heartbeats: mpsc::Receiver<
         let id = RecordId::run(&run_id);
         let decide = move |txn: &mut Txn<'_>| -> Result<(), Stop<ManagerError>> {
             let run = transitions::run_of(txn, &run_id)?;
+            // The attempt's end may be in the same batch, and nothing comes behind that.
+            if !run.status.is_leased() || run.lease_generation != fence {
+                return Err(ManagerError::from(Refused::LeaseLost(run_id.clone())).into());
+            }
             txn.held(&run_id, fence);
             let now = txn.now();
             txn.event(&run_id, Event::of(&run, EventName::Heartbeat, now));

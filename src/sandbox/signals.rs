@@ -37,7 +37,7 @@ const STOPS: [Stop; 4] = [Stop::CancelGraceOver, Stop::LeaseLost, Stop::Shutting
 
 /// Why an attempt has to end now: the worker's stop or the attempt's own time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Halt {
+pub enum Halt {
     /// The worker says so.
     Stopped(Stop),
     /// The time limit passed.
@@ -132,12 +132,6 @@ impl AttemptSignals {
         self.stop_at(self.now()).is_none()
     }
 
-    /// Whether its lease has ended without a renewal.
-    pub fn is_lease_over(&self) -> bool {
-        let lease_end = self.lease_end.load(Ordering::Acquire);
-        lease_end != 0 && boottime_nanos() >= lease_end
-    }
-
     fn stop_at(&self, now: u64) -> Option<Stop> {
         let code = usize::from(self.stop.load(Ordering::Acquire));
         if let Some(stop) = code.checked_sub(1).and_then(|index| STOPS.get(index)) {
@@ -147,8 +141,8 @@ impl AttemptSignals {
         (lease_end != 0 && now >= lease_end).then_some(Stop::LeaseLost)
     }
 
-    /// Why the attempt has to end now, if it has to. `deadline` is the end of its time limit, 0 for none.
-    pub(crate) fn halt(&self, deadline: u64) -> Option<Halt> {
+    /// Why the attempt has to end now, if it has to. `deadline` is the end of its time limit by [`Clock::boot`], 0 for none.
+    pub fn halt(&self, deadline: u64) -> Option<Halt> {
         let now = self.now();
         if let Some(stop) = self.stop_at(now) {
             return Some(Halt::Stopped(stop));
@@ -157,7 +151,7 @@ impl AttemptSignals {
     }
 
     /// Waits until the attempt has to end. Safe to drop at any point.
-    pub(crate) async fn halted(&self, deadline: u64) -> Halt {
+    pub async fn halted(&self, deadline: u64) -> Halt {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -186,7 +180,7 @@ impl AttemptSignals {
     }
 
     /// Waits until a cancel is asked for. Safe to drop at any point.
-    pub(crate) async fn cancelled(&self) {
+    pub async fn cancelled(&self) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);

@@ -98,7 +98,8 @@ pub trait Store: Send + Sync + 'static {
     /// A run's events with numbers above `after`, in order.
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError>;
 
-    /// The store's clock.
+    /// The store's clock, by which decisions are made. It is asked for with each batch: a store behind a network reckons it from what its
+    /// server told last.
     async fn now(&self) -> Result<Timestamp, StoreError>;
 
     /// Writes out what can be, and lets go of files and connections.

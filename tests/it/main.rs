@@ -13,5 +13,6 @@ mod plugins;
 mod process;
 mod sandbox;
 mod schedule;
+mod simulation;
 mod store;
 mod workspace;
