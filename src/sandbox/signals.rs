@@ -132,12 +132,6 @@ impl AttemptSignals {
         self.stop_at(self.now()).is_none()
     }
 
-    /// Whether its lease has ended without a renewal.
-    pub fn is_lease_over(&self) -> bool {
-        let lease_end = self.lease_end.load(Ordering::Acquire);
-        lease_end != 0 && boottime_nanos() >= lease_end
-    }
-
     fn stop_at(&self, now: u64) -> Option<Stop> {
         let code = usize::from(self.stop.load(Ordering::Acquire));
         if let Some(stop) = code.checked_sub(1).and_then(|index| STOPS.get(index)) {

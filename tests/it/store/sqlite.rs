@@ -91,7 +91,7 @@ async fn a_store_that_somebody_else_opened_meanwhile_is_not_written_any_more() {
     filled(&owner).await;
     for number in 10..20 {
         let id = RecordId::new(Kind::Agent, &format!("new{number}"));
-        assert_eq!(owner.get(&[id.clone()]).await.unwrap().remove(0).unwrap().id, id);
+        assert_eq!(owner.get(std::slice::from_ref(&id)).await.unwrap().remove(0).unwrap().id, id);
     }
     assert_eq!(owner.get(&[RecordId::new(Kind::Agent, "stale")]).await.unwrap(), [None]);
     assert_eq!(owner.counts(CountScope::All(Kind::Agent)).await.unwrap().total, 10);
