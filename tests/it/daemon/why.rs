@@ -86,6 +86,22 @@ async fn limits_of_the_agent_and_of_the_daemon_are_told_with_their_numbers() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_full_is_told_without_what_it_says_of_itself() {
+    let world = World::new().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"agent_id": "later", "overlap_policy": "allow_parallel"})).await;
+    let run = daemon.fire(&task).await.run_id;
+    *world.faulty.plan.lock().unwrap() = Box::new(|call| ["apply", "claim", "renew"].contains(&call).then_some(faulty::Fault::Full));
+    assert!(daemon.run_now(&task, RunWish::default()).await.is_err());
+    world.stage.echo("later");
+    let out = why(&daemon, &run).await;
+    assert_eq!(out.code, Code::StoreOut);
+    assert!(out.sentence.contains("but the store is full; free some space") && !out.sentence.contains("test wants"), "{}", out.sentence);
+    *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
+    daemon.settled(&run).await;
+}
+
+#[tokio::test]
 async fn a_line_is_told_with_whom_it_waits_for() {
     let world = World::new().await;
     let daemon = world.start().await;
