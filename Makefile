@@ -1,7 +1,7 @@
 # What there is to do in a checkout; `make` alone lists it.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test plugins bindings bench clean host
+.PHONY: help run test soak plugins bindings bench clean host
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -12,6 +12,9 @@ run: host plugins ## build everything, run the two examples on a daemon of their
 
 test: host plugins ## set up what the tests need, and check everything
 	scripts/check.sh
+
+soak: host ## kill a daemon a thousand times under load (KILLS=N for another number) and check that nothing was lost or ran twice
+	scripts/soak.sh
 
 plugins: host ## build the example agents whose sources are newer than their plugins/NAME.wasm
 	scripts/build-plugins.sh

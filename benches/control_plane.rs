@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use sandclock::clock::{Clock, SystemClock, SystemEntropy};
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
-use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings, RunWish};
+use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, RunWish};
 use sandclock::domain::id::{AgentId, TaskId, WorkerId};
 use sandclock::domain::run::Status;
 use sandclock::domain::time::Seconds;
@@ -61,6 +61,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
         agents: None,
         executor: Arc::new(Echo(offer)),
         offers,
+        spawner: Arc::new(sandclock::daemon::spawn::OnRuntime),
         settings: DaemonSettings {
             worker: WorkerId::of("worker_bench", "1")?,
             executes: true,
@@ -74,6 +75,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
             poll: Duration::from_secs(5),
             heartbeat_events: Duration::from_secs(60),
             default_agent: agent,
+            bounds: Bounds::default(),
         },
     })
     .await?;

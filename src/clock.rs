@@ -1,6 +1,7 @@
 //! The clocks and the chance that everything but the domain reads, so that a simulation can bring its own.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -12,8 +13,11 @@ pub struct BootInstant(pub u64);
 
 /// Where the present comes from.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall clock. Only stores without a server of their own judge anything by it.
+    /// The wall clock. Only stores without a server of their own judge anything by it: what is due. It may step.
     fn now(&self) -> Timestamp;
+    /// The wall clock as it was when the process began, and the time since by the clock that runs through suspend. It never steps:
+    /// stores without a server of their own judge leases by it.
+    fn steady(&self) -> Timestamp;
     /// The clock that runs through suspend.
     fn boot(&self) -> BootInstant;
 }
@@ -22,10 +26,22 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
+/// The clocks at the first reading. The wall clock is read last, so that a steady reading is never before a wall clock's that was taken
+/// earlier and has not stepped.
+static BEGAN: LazyLock<(BootInstant, Timestamp)> = LazyLock::new(|| {
+    let boot = SystemClock.boot();
+    (boot, SystemClock.now())
+});
+
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    fn steady(&self) -> Timestamp {
+        let (boot, wall) = *BEGAN;
+        wall + Duration::from_nanos(self.boot().0.saturating_sub(boot.0))
     }
 
     fn boot(&self) -> BootInstant {

@@ -66,6 +66,11 @@ impl Problem {
         self.with_header(RETRY_AFTER, HeaderValue::from(seconds)).with("retry_after", seconds)
     }
 
+    /// The sentence.
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// The request is understood and wrong.
     pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
@@ -116,6 +121,7 @@ impl From<ManagerError> for Problem {
             ManagerError::Conflict(sentence) => Problem::new(StatusCode::CONFLICT, sentence),
             ManagerError::Invalid(faults) => faults.into(),
             ManagerError::Busy { message, retry_after } => Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(retry_after),
+            ManagerError::Full { message, retry_after } => Problem::new(StatusCode::TOO_MANY_REQUESTS, message).retry_after(retry_after),
             ManagerError::Store(error) => error.into(),
             ManagerError::Host(sentence) => {
                 tracing::error!(error = sentence, "a request met a fault of the host");
@@ -131,7 +137,12 @@ impl From<StoreError> for Problem {
         if matches!(error, StoreError::Invalid(_)) {
             return Problem::unprocessable(error.to_string());
         }
-        tracing::error!(%error, "a request met a fault of the store");
+        // An outage is told once, by the daemon.
+        if error.is_transient() {
+            tracing::debug!(%error, "a request met an outage of the store");
+        } else {
+            tracing::error!(%error, "a request met a fault of the store");
+        }
         match error {
             StoreError::Unavailable(_) => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The store is not available at the moment; try again shortly.")

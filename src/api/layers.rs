@@ -24,7 +24,8 @@ pub(super) async fn traced(request: Request, next: Next) -> Response {
         let began = Instant::now();
         let response = next.run(request).await;
         let (status, latency_ms) = (response.status(), began.elapsed().as_secs_f64() * 1000.0);
-        if status.is_server_error() {
+        // A daemon that cannot for the moment has told why, once for all requests.
+        if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
             tracing::warn!(status = status.as_u16(), latency_ms, "a request failed");
         } else if changes_something {
             tracing::info!(status = status.as_u16(), latency_ms, "answered a request");

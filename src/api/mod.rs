@@ -12,7 +12,9 @@ mod auth;
 mod body;
 mod error;
 mod health;
+mod idempotency;
 mod layers;
+mod mend;
 mod pages;
 mod params;
 mod runs;
@@ -98,9 +100,14 @@ fn background() -> Router<Api> {
         .route("/tasks/{id}/pause", post(tasks::pause))
         .route("/tasks/{id}/resume", post(tasks::resume))
         .route("/runs", get(runs::list))
+        .route("/runs/rerun", post(mend::rerun_many))
+        .route("/runs/cancel", post(mend::cancel_many))
         .route("/runs/{id}", get(runs::show))
         .route("/runs/{id}/cancel", post(runs::cancel))
         .route("/runs/{id}/resume", post(runs::resume))
+        .route("/runs/{id}/rerun", post(mend::rerun))
+        .route("/runs/{id}/mirror", post(runs::mirror))
+        .route("/runs/{id}/why", get(runs::why))
         .route("/runs/{id}/attempts", get(runs::attempts))
         .route("/runs/{id}/result", get(runs::result))
         .route("/runs/{id}/logs", get(runs::logs))

@@ -16,7 +16,7 @@ use crate::domain::id::{RunId, TaskId};
 use crate::domain::run::Status;
 
 /// Who is recorded as having asked for a cancel.
-const CALLER: &str = "api";
+pub(super) const CALLER: &str = "api";
 
 /// `GET /background/runs?task_id=&status=&limit=&cursor=&order=`.
 pub(super) async fn list(State(api): State<Api>, mut params: Params) -> Answer {
@@ -47,6 +47,17 @@ pub(super) async fn cancel(State(api): State<Api>, PathId(id): PathId<RunId>, _:
 pub(super) async fn resume(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, _: NoBody) -> Answer {
     api.manager.resume_run(&id).await?;
     Ok(Json(json!({"status": "queued"})))
+}
+
+/// `GET /background/runs/{id}/why`: why it is where it is, in a sentence and in members.
+pub(super) async fn why(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams) -> Answer {
+    value(&api.manager.why(&id).await?)
+}
+
+/// `POST /background/runs/{id}/mirror`: an ended run's mirrors once more.
+pub(super) async fn mirror(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, _: NoBody) -> Answer {
+    let (run, files) = api.manager.mirror_run(&id).await?;
+    Ok(Json(json!({"run_id": id, "workspace_path": run.workspace_path, "files": files})))
 }
 
 /// `GET /background/runs/{id}/attempts`: a bare list, as it always was.

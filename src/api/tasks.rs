@@ -11,10 +11,11 @@ use serde_json::{Map, Value, json};
 
 use super::body::{JsonBody, NoBody, OptionalBody};
 use super::error::Problem;
+use super::idempotency::{KeyHeader, told};
 use super::params::{NoParams, Params, PathId};
 use super::serve::Stopping;
 use super::{Answer, Api, pages};
-use crate::daemon::{ManagerError, RunWish};
+use crate::daemon::{Answered, ManagerError, RunWish};
 use crate::domain::id::{AgentId, TaskId};
 use crate::domain::input::{Faults, Fields};
 use crate::domain::run::Run;
@@ -23,7 +24,7 @@ use crate::domain::time::Seconds;
 /// How many coming occurrences are told unless the caller wants another number.
 const NEXT_OCCURRENCES: u64 = 5;
 /// How many coming occurrences are told at most.
-const MOST_OCCURRENCES: u64 = 100;
+const MOST_OCCURRENCES: u64 = 1000;
 
 /// `GET /background/tasks?agent_id=&limit=&cursor=&order=`.
 pub(super) async fn list(State(api): State<Api>, mut params: Params) -> Answer {
@@ -34,14 +35,24 @@ pub(super) async fn list(State(api): State<Api>, mut params: Params) -> Answer {
     Ok(Json(pages::shown("tasks", &listing, page.newest_first)))
 }
 
-/// `POST /background/tasks`: a task's fields, and `replace`.
-pub(super) async fn register(State(api): State<Api>, _: NoParams, JsonBody(mut body): JsonBody) -> Result<Response, Problem> {
+/// `POST /background/tasks`: a task's fields, and `replace`; once under an `Idempotency-Key`.
+pub(super) async fn register(
+    State(api): State<Api>,
+    _: NoParams,
+    key: KeyHeader,
+    JsonBody(mut body): JsonBody,
+) -> Result<Response, Problem> {
+    let key = key.of("task", "tasks", Some(&body))?;
     let replace = match body.as_object_mut().and_then(|object| object.shift_remove("replace")) {
         None | Some(Value::Null) => false,
         Some(Value::Bool(replace)) => replace,
         Some(_) => return Err(Faults::one("replace", "must be true or false").into()),
     };
-    Ok(Json(api.manager.register_task(body, replace, None).await?).into_response())
+    let Some(key) = key else {
+        return Ok(Json(api.manager.register_task(body, replace, None).await?).into_response());
+    };
+    let Answered { answer, replayed } = api.manager.register_task_once(body, replace, key).await?;
+    Ok(told(Json(answer), replayed))
 }
 
 /// `GET /background/tasks/{id}`.
@@ -94,19 +105,29 @@ pub(super) async fn resume(State(api): State<Api>, PathId(id): PathId<TaskId>, _
     Ok(Json(json!({"status": "resumed"})))
 }
 
-/// `POST /background/tasks/{id}/run`: `{query?, metadata?, wait?, timeout_seconds?}` or nothing. With `wait` the answer comes when
-/// the run has ended or is parked.
+/// `POST /background/tasks/{id}/run`: `{query?, metadata?, wait?, timeout_seconds?}` or nothing; once under an `Idempotency-Key`.
+/// With `wait` the answer comes when the run has ended or is parked.
 pub(super) async fn run(
     State(api): State<Api>,
     PathId(id): PathId<TaskId>,
     _: NoParams,
+    key: KeyHeader,
     stopping: Stopping,
     OptionalBody(body): OptionalBody,
-) -> Answer {
+) -> Result<Response, Problem> {
+    let key = key.of("run", &format!("tasks/{id}/run"), body.as_ref())?;
     let asked = Asked::read(body)?;
-    let run = api.manager.run_now(&id, asked.wish).await?;
+    let Answered { answer: run, replayed } = match key {
+        Some(key) => api.manager.run_once(&id, asked.wish, key).await?,
+        None => Answered { answer: api.manager.run_now(&id, asked.wish).await?, replayed: false },
+    };
+    Ok(told(waited(&api, run, asked.wait, stopping).await, replayed))
+}
+
+/// Answers with a run that was just made; when the caller waits, as it is when it has ended or is parked.
+pub(super) async fn waited(api: &Api, run: Run, wait: Option<Option<Seconds>>, stopping: Stopping) -> Answer {
     let longest = longest_wait(api.settings.request_timeout);
-    let Some(limit) = asked.wait.map(|wish| wish.map_or(longest, |wish| wish.duration().min(longest))) else {
+    let Some(limit) = wait.map(|wish| wish.map_or(longest, |wish| wish.duration().min(longest))) else {
         return value(&run);
     };
     let run = tokio::select! {
@@ -142,14 +163,15 @@ fn longest_wait(request_timeout: Duration) -> Duration {
 }
 
 /// What the body of a run request says.
-struct Asked {
-    wish: RunWish,
+pub(super) struct Asked {
+    pub(super) wish: RunWish,
     /// Whether to wait, and how long at most where the caller says so.
-    wait: Option<Option<Seconds>>,
+    pub(super) wait: Option<Option<Seconds>>,
 }
 
 impl Asked {
-    fn read(body: Option<Value>) -> Result<Self, Problem> {
+    /// Reads a body strictly.
+    pub(super) fn read(body: Option<Value>) -> Result<Self, Problem> {
         let mut faults = Faults::new();
         let mut fields = Fields::open("", body.unwrap_or_else(|| json!({})), &mut faults);
         // An empty query means the task's own, as it always did.

@@ -135,6 +135,18 @@ impl Remote {
         .await
     }
 
+    /// Sends a body to a path, once under this key: the daemon answers a second time as it did the first.
+    ///
+    /// # Errors
+    /// The daemon is unreachable or says no.
+    pub async fn post_once(&self, segments: &[&str], body: &Value, key: Option<&str>) -> Result<Answer, Fault> {
+        let mut request = self.request(Method::POST, self.url(segments, &[])?).json(body);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        self.answer(request).await
+    }
+
     /// Deletes what stands at a path.
     ///
     /// # Errors

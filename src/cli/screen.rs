@@ -44,6 +44,8 @@ pub struct Terminals {
     pub out: bool,
     /// Whether stderr is one.
     pub err: bool,
+    /// Whether stdin and stderr are one, so that a question can be asked.
+    pub input: bool,
     /// Whether colours are wanted.
     pub colours: bool,
     /// The columns of the terminal on stdout.
@@ -56,7 +58,7 @@ impl Terminals {
         let (out, err) = (io::stdout().is_terminal(), io::stderr().is_terminal());
         let size = out.then(|| rustix::termios::tcgetwinsize(io::stdout()).ok()).flatten();
         let width = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns >= 20);
-        Terminals { out, err, colours: env.get("NO_COLOR").is_none(), width }
+        Terminals { out, err, input: err && io::stdin().is_terminal(), colours: env.get("NO_COLOR").is_none(), width }
     }
 }
 
@@ -135,6 +137,13 @@ impl Screen {
         let mut writers = self.writers();
         writers.clear_status();
         let _ = writeln!(writers.err, "{text}");
+    }
+
+    /// Writes a question to stderr, whose line the answer ends.
+    pub fn prompt(&self, text: &str) {
+        let mut writers = self.writers();
+        writers.clear_status();
+        let _ = write!(writers.err, "{text}").and_then(|()| writers.err.flush());
     }
 
     /// Shows what goes on, in one line of a terminal that the next output replaces.
@@ -226,7 +235,7 @@ pub(super) mod tests {
     fn the_status_line_and_colours_are_for_terminals() {
         for (is_terminal, colours) in [(false, true), (true, false), (true, true)] {
             let (out, err) = (Kept::default(), Kept::default());
-            let terminals = Terminals { out: is_terminal, err: is_terminal, colours, width: None };
+            let terminals = Terminals { out: is_terminal, err: is_terminal, colours, ..Terminals::default() };
             let screen = Screen::new(Box::new(out.clone()), Box::new(err.clone()), terminals);
             screen.status("working\u{1b}[2J");
             screen.line(&screen.paint(Colour::Good, "ok")).unwrap();

@@ -1,8 +1,12 @@
-//! A schedule as people write it: `manual`, `every 90s`, `cron "*/5 * * * *"`, `once 2026-12-24T18:00`.
+//! A schedule as people write it: `manual`, `every 90s`, `cron "*/5 * * * *"`, `once 2026-12-24T18:00`; and a moment of the past.
 //!
-//! Only the words are read here; whether the schedule is valid is the daemon's to judge.
+//! Only the words are read here; whether a schedule is valid is the daemon's to judge.
+
+use std::time::Duration;
 
 use serde_json::{Number, Value, json};
+
+use crate::domain::time::{Seconds, Timestamp};
 
 const FORMS: &str = "write `manual`, `every 90s`, `cron \"*/5 * * * *\"` or `once 2026-12-24T18:00:00`";
 
@@ -22,6 +26,40 @@ pub fn schedule(text: &str) -> Result<Value, String> {
         (alias, true) if alias.starts_with('@') => Ok(json!({"type": "cron", "expression": alias})),
         _ => Err(format!("this is no schedule: {FORMS}")),
     }
+}
+
+/// A moment that is told as a time, or as how long ago it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// That time.
+    At(Timestamp),
+    /// So long before the present.
+    Ago(Duration),
+}
+
+impl Moment {
+    /// The time that is meant at a present.
+    pub fn from(self, now: Timestamp) -> Timestamp {
+        match self {
+            Moment::At(at) => at,
+            Moment::Ago(ago) => now - ago,
+        }
+    }
+}
+
+/// Reads a moment: `2h`, `30m ago`, or a time with its offset.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn moment(text: &str) -> Result<Moment, String> {
+    let text = text.trim();
+    if let Ok(at) = Timestamp::parse(text) {
+        return Ok(Moment::At(at));
+    }
+    let ago = span(text.strip_suffix("ago").unwrap_or(text).trim()).ok();
+    let ago = ago.and_then(|seconds| Seconds::from_f64(seconds.as_f64()?));
+    ago.map(|ago| Moment::Ago(ago.duration()))
+        .ok_or_else(|| "write how long ago it was, as in `2h` or `30m`, or a time with its offset, as in `2026-11-22T05:00:00Z`".to_owned())
 }
 
 fn unquoted(text: &str) -> &str {
@@ -91,6 +129,19 @@ mod tests {
         fn a_span_in_parts_is_their_sum(hours in 0u32..100, minutes in 0u32..100, seconds in 1u32..100, blank in "[ ]{0,2}") {
             let told = schedule(&format!("every {hours}h{blank}{minutes}m{blank}{seconds}s")).unwrap();
             proptest::prop_assert_eq!(told["seconds"].as_u64(), Some(u64::from(hours * 3600 + minutes * 60 + seconds)));
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago_it_was() {
+        let now = Timestamp::from_seconds(1_000_000);
+        for (text, seconds) in
+            [("2h", 992_800), ("30m ago", 998_200), ("1970-01-02T00:00:00Z", 86_400), ("1970-01-02T01:00:00+01:00", 86_400)]
+        {
+            assert_eq!(moment(text).unwrap().from(now), Timestamp::from_seconds(seconds), "{text}");
+        }
+        for text in ["", "yesterday", "-2h", "1970-01-02T00:00:00", "ago", "1e9d", "99999999999d"] {
+            assert!(moment(text).unwrap_err().contains("how long ago"), "{text}");
         }
     }
 

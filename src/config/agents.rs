@@ -89,6 +89,7 @@ fn agent<'a>(reading: &mut Reading<'a>, id: &AgentId, node: Option<&'a Node>, ba
     let name = given(&mut section, "name", |name| name.as_str().into(), name_of);
     let timeout = given(&mut section, "timeout_seconds", seconds_json, |node| seconds_of(node, &(0.001..=LONGEST)));
     let max_running = given(&mut section, "max_running", |most: &u32| (*most).into(), |node| whole_of(node, &(1..=100_000)));
+    let max_queued_runs = given(&mut section, "max_queued_runs", |most: &u64| (*most).into(), |node| whole_of(node, &(1..=1_000_000_000)));
     // The guest may see the values, whoever runs `config show` need not.
     let env = given(&mut section, "env", |env| env.keys().cloned().collect::<Vec<_>>().into(), env_of).unwrap_or_default();
     let config = given(&mut section, "config", json_of, values_of).unwrap_or_default();
@@ -98,7 +99,7 @@ fn agent<'a>(reading: &mut Reading<'a>, id: &AgentId, node: Option<&'a Node>, ba
     let mut section = reading.open(limits_node, format!("{path}.limits")).file_only();
     let limits = limits(&mut section, base);
     section.finish();
-    AgentSettings { plugin, name, timeout, max_running, env, config, limits, metadata }
+    AgentSettings { plugin, name, timeout, max_running, max_queued_runs, env, config, limits, metadata }
 }
 
 /// A setting without a default.

@@ -5,6 +5,7 @@
 //! settings at all; only in a text that is not TOML are the settings not judged.
 
 mod agents;
+mod bounds;
 mod client;
 mod document;
 mod environment;
@@ -29,7 +30,9 @@ pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use secret::Secret;
 pub use section::Entry;
-pub use settings::{AgentSettings, LogFormat, Logging, Paths, Scheduler, Server, Settings, StoreSettings, TaskEntry, Worker};
+pub use settings::{
+    AgentSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry, Worker,
+};
 
 use document::{Node, Table, Value};
 use fault::{shown, suggestion};
@@ -41,7 +44,8 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 10] = ["default_agent", "server", "store", "paths", "worker", "scheduler", "agents", "limits", "tasks", "logging"];
+const SECTIONS: [&str; 12] =
+    ["default_agent", "server", "store", "paths", "worker", "scheduler", "queue", "retention", "agents", "limits", "tasks", "logging"];
 
 /// The settings, and what is to be said of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,13 +133,15 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let store = store(reading.section(root, "store"), &paths.data);
     let worker = worker(reading.section(root, "worker"));
     let scheduler = scheduler(reading.section(root, "scheduler"));
+    let queue = bounds::queue(reading.section(root, "queue"));
+    let retention = bounds::retention(reading.section(root, "retention"));
     let logging = logging(reading.section(root, "logging"));
     let mut section = reading.section(root, "limits");
     let limits = agents::limits(&mut section, &Limits::default());
     section.finish();
     let agents = agents::agents(reading, root.get("agents"), &default_agent, &limits);
     let tasks = agents::tasks(reading, root.get("tasks"));
-    Settings { server, store, paths, worker, scheduler, default_agent, agents, limits, tasks, logging }
+    Settings { server, store, paths, worker, scheduler, queue, retention, default_agent, agents, limits, tasks, logging }
 }
 
 fn default_agent<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> AgentId {

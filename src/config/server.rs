@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::domain::time::Seconds;
 
+use super::agents;
 use super::document::{Node, Value};
 use super::fault::{Origin, shown};
 use super::secret::Secret;
@@ -33,8 +34,11 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Server {
     let request_timeout =
         section.seconds(key("request_timeout_seconds", "SANDCLOCK_REQUEST_TIMEOUT_SECONDS"), Seconds::whole(300), 0.1..=86_400.0);
     let max_body_bytes = section.whole(key("max_body_bytes", "SANDCLOCK_MAX_BODY_BYTES"), 1024 * 1024, 1024..=64 * 1024 * 1024);
+    let idempotency =
+        section.seconds(key("idempotency_seconds", "SANDCLOCK_IDEMPOTENCY_SECONDS"), Seconds::whole(86_400), 1.0..=agents::LONGEST);
+    let idempotency_keys = section.whole(key("idempotency_keys", "SANDCLOCK_IDEMPOTENCY_KEYS"), 100_000, 1..=100_000_000);
     section.finish();
-    Server { listen, token, api_prefix: prefix, request_timeout, max_body_bytes }
+    Server { listen, token, api_prefix: prefix, request_timeout, max_body_bytes, idempotency, idempotency_keys }
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

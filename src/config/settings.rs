@@ -29,6 +29,10 @@ pub struct Settings {
     pub worker: Worker,
     /// The part that fires schedules.
     pub scheduler: Scheduler,
+    /// How many runs may wait.
+    pub queue: Queue,
+    /// How long what has ended is kept.
+    pub retention: Retention,
     /// The agent of a task that names none.
     pub default_agent: AgentId,
     /// What is set for agents, by their ids. A plugin without an entry is an agent of its own name with every default.
@@ -54,6 +58,10 @@ pub struct Server {
     pub request_timeout: Seconds,
     /// The largest body of a request, in bytes.
     pub max_body_bytes: u64,
+    /// How long the answer under an idempotency key is kept.
+    pub idempotency: Seconds,
+    /// How many idempotency keys are kept at once.
+    pub idempotency_keys: u64,
 }
 
 /// Where the records are kept.
@@ -111,6 +119,30 @@ pub struct Scheduler {
     pub poll: Seconds,
 }
 
+/// How many runs may wait in the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Over the whole store; 0 for any number.
+    pub max_queued_runs: u64,
+}
+
+/// How long what has ended is kept; none for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Completed runs.
+    pub completed: Option<Seconds>,
+    /// Failed and timed-out runs.
+    pub failed: Option<Seconds>,
+    /// Cancelled runs.
+    pub cancelled: Option<Seconds>,
+    /// Skipped runs and skip ranges.
+    pub skipped: Option<Seconds>,
+    /// How many ended runs of a task are kept; 0 for any number.
+    pub runs_per_task: u64,
+    /// How often to look for what is to go.
+    pub pass: Seconds,
+}
+
 /// What is set for one agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentSettings {
@@ -122,6 +154,8 @@ pub struct AgentSettings {
     pub timeout: Option<Seconds>,
     /// How many runs of it may execute at once, over all daemons.
     pub max_running: Option<u32>,
+    /// How many runs of it may wait in the queue.
+    pub max_queued_runs: Option<u64>,
     /// Environment variables that the guest sees.
     pub env: BTreeMap<String, String>,
     /// Values for the agent.

@@ -62,6 +62,7 @@ impl Agents {
             name: None,
             timeout: None,
             max_running: None,
+            max_queued_runs: None,
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             limits: self.limits.clone(),

@@ -17,6 +17,7 @@ use super::executor::Start;
 use super::guest::AttemptHost;
 use super::inner::Inner;
 use super::live::LiveRun;
+use super::outage::tell_unless_out;
 use super::transitions;
 use super::txn::{Known, Stop as TxnStop, Txn};
 use crate::clock::BootInstant;
@@ -27,14 +28,14 @@ use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Run, Usage};
 use crate::domain::time::{Seconds, Timestamp};
 use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, Stop};
-use crate::store::{Claimed, MAX_BODY_BYTES, RecordId};
+use crate::store::{Claimed, MAX_BODY_BYTES, RecordId, StoreError};
 use crate::workspace::Created;
 
 /// How long a guest's reports gather before they are written.
 const GATHER: Duration = Duration::from_millis(100);
 /// The most that an attempt's log may take on disk, whatever the agent's limit.
 const LOG_BYTES: u64 = 64 * 1024 * 1024;
-/// How often an outcome is offered to a store that does not take it.
+/// How often an outcome is offered, at least, to a store that does not take it.
 const OFFERS: u32 = 20;
 
 /// How an attempt came out for its run.
@@ -54,7 +55,7 @@ pub async fn execute(inner: Arc<Inner>, claimed: Claimed, start: Arc<dyn Start>,
         tracing::info_span!("attempt", run = %claimed.run.run_id, attempt = claimed.run.attempt, fence = claimed.run.lease_generation);
     let fence = claimed.run.lease_generation;
     let run_id = claimed.run.run_id.clone();
-    let signals = AttemptSignals::new();
+    let signals = AttemptSignals::by(Arc::clone(&inner.clock));
     signals.set_lease_end(inner.lease_end(asked_at));
     let live = LiveRun::new(fence, Arc::clone(&signals));
     inner.live.add(run_id.clone(), live.clone());
@@ -152,17 +153,20 @@ impl Work<'_> {
         let mut grace = pin!(self.end_grace());
         loop {
             tokio::select! {
+                biased;
                 report = &mut executing => return report,
                 never = &mut grace => match never {},
                 () = host.told() => {}
             }
             tokio::select! {
+                biased;
                 report = &mut executing => return report,
                 never = &mut grace => match never {},
                 () = tokio::time::sleep(GATHER) => {}
             }
-            let mut appending = pin!(self.append(host.take()));
+            let mut appending = pin!(self.append(host.take(), host));
             let ended = tokio::select! {
+                biased;
                 report = &mut executing => Some(report),
                 never = &mut grace => match never {},
                 () = &mut appending => None,
@@ -183,12 +187,13 @@ impl Work<'_> {
     }
 
     /// Appends events to the run's history under the attempt's fence.
-    async fn append(&self, events: Vec<Event>) {
+    async fn append(&self, events: Vec<Event>, host: &AttemptHost) {
         if events.is_empty() {
             return;
         }
         self.live.move_history();
         let (run_id, fence) = (self.run.run_id.clone(), self.fence);
+        let kept = events.clone();
         let appended = self
             .inner
             .committer
@@ -198,8 +203,14 @@ impl Work<'_> {
                 Ok(())
             })
             .await;
-        if let Err(error) = appended {
-            tracing::warn!(error = %ManagerError::from(error), "events of the agent were not kept");
+        match appended {
+            Ok(()) => {}
+            // It has told that it wrote nothing, so that nothing is told twice.
+            Err(CommitError::Store(StoreError::Full(_))) => host.give_back(kept),
+            Err(error) => {
+                let error = ManagerError::from(error);
+                tell_unless_out!(error, warn, %error, "events of the agent were not kept");
+            }
         }
     }
 
@@ -246,10 +257,10 @@ impl Work<'_> {
             Word::HandBack(why) => lifecycle::hand_back(run, attempt, fence, why, now),
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
-        let now = self.inner.clock.now();
+        let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
         let Ok(expected) = decide(Run::clone(&self.run), self.claimed.attempt.clone(), now) else { return };
         self.mirror(&expected, &told).await;
-        for _ in 0..OFFERS {
+        for offer in 1.. {
             match self.commit(Arc::clone(&decide), now, told.clone()).await {
                 Ok(run) => {
                     if *run != expected.run {
@@ -263,7 +274,7 @@ impl Work<'_> {
                     return;
                 }
                 Err(CommitError::Store(error)) if error.is_transient() => {
-                    tracing::warn!(%error, "the attempt's outcome is not kept yet; it is offered again");
+                    tracing::debug!(%error, "the attempt's outcome is not kept yet; it is offered again");
                 }
                 Err(CommitError::Contended) => {
                     tracing::warn!("the attempt's outcome is not kept yet, for others change the same records; it is offered again");
@@ -273,8 +284,13 @@ impl Work<'_> {
                     return;
                 }
             }
+            // As long as the lease holds nobody else takes the run up, and the outcome is still worth keeping.
+            if offer >= OFFERS && self.live.signals.is_lease_over() {
+                break;
+            }
+            tokio::time::sleep(GATHER).await;
         }
-        tracing::error!("the store did not take the attempt's outcome; recovery takes the run up");
+        tracing::error!("the store did not take the attempt's outcome while its lease held; recovery takes the run up");
     }
 
     async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, told: Vec<Event>) -> Result<Arc<Run>, CommitError<ManagerError>>
@@ -318,7 +334,8 @@ impl Work<'_> {
         let mut mirrors = match self.inner.mirrors_of(run, self.known_history(), told.iter().chain(&decision.events)).await {
             Ok(mirrors) => mirrors,
             Err(error) => {
-                tracing::warn!(%error, "the history could not be read for the mirrors");
+                tell_unless_out!(error, warn, %error, "the history could not be read for the mirrors");
+                self.inner.owed_mirrors.note(&run.run_id);
                 return;
             }
         };

@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::inner::EVENTS_PAGE;
 use super::live::LiveRuns;
+use super::outage::tell_unless_out;
 use super::signals::Wakeups;
 use super::txn::{Cells, Footprint, Known, Stop, Txn, Write};
-use crate::clock::{Clock, Entropy};
+use crate::clock::Entropy;
 use crate::domain::id::RunId;
 use crate::store::{Change, ChangeId, Guard, Outcome, RecordId, Store, StoreError};
 
@@ -130,8 +131,6 @@ pub struct Committer {
 pub struct Parts {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// The clock of decisions.
-    pub clock: Arc<dyn Clock>,
     /// Where the names of changes come from.
     pub entropy: Arc<dyn Entropy>,
     /// Who is told of commits.
@@ -229,8 +228,8 @@ impl Work {
         while !jobs.is_empty() {
             let missing: Vec<RecordId> = std::mem::take(&mut wanted).into_iter().filter(|id| !cells.contains(id)).collect();
             if !missing.is_empty() {
-                match self.load(&missing).await {
-                    Ok(records) => missing.into_iter().zip(records).for_each(|(id, record)| cells.load(id, record)),
+                match self.patiently(|store| store.get(&missing)).await {
+                    Ok(records) => missing.iter().cloned().zip(records).for_each(|(id, record)| cells.load(id, record)),
                     Err(error) => {
                         jobs.into_iter().for_each(|waiting| waiting.job.failed(CommitError::Store(error.clone())));
                         jobs = Vec::new();
@@ -238,8 +237,19 @@ impl Work {
                     }
                 }
             }
-            // One present for all rounds: a decision that depends on it must not need other records each time it is asked.
-            let now = *present.get_or_insert_with(|| self.parts.clock.now());
+            // One present for all rounds: a decision that depends on it must not need other records each time it is asked. It is the
+            // store's, which judges what follows from it.
+            let now = match present {
+                Some(now) => now,
+                None => match self.patiently(|store| store.now()).await {
+                    Ok(now) => *present.insert(now),
+                    Err(error) => {
+                        jobs.into_iter().for_each(|waiting| waiting.job.failed(CommitError::Store(error.clone())));
+                        jobs = Vec::new();
+                        break;
+                    }
+                },
+            };
             let mut needy = Vec::new();
             for mut waiting in jobs {
                 if bytes > BATCH_BYTES {
@@ -269,10 +279,14 @@ impl Work {
         later
     }
 
-    async fn load(&self, ids: &[RecordId]) -> Result<Vec<Option<crate::store::Record>>, StoreError> {
+    /// Asks the store, again and again for a while where that can help.
+    async fn patiently<'a, T, F>(&'a self, ask: impl Fn(&'a dyn Store) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut patience = PATIENCE.iter();
         loop {
-            match self.parts.store.get(ids).await {
+            match ask(&*self.parts.store).await {
                 Err(error) if error.is_transient() => match patience.next() {
                     Some(wait) => tokio::time::sleep(*wait).await,
                     None => return Err(error),
@@ -314,7 +328,7 @@ impl Work {
                         groups = self.unresolved(groups, written);
                     }
                     if wait.is_none() {
-                        tracing::error!(%error, "a batch of {} changes could not be committed", groups.len());
+                        tell_unless_out!(error, error, %error, "a batch of {} changes could not be committed", groups.len());
                         groups.into_iter().for_each(|group| group.failed(&error));
                         return again;
                     }

@@ -1,5 +1,7 @@
 //! The records that only the daemon's own parts write.
 
+use std::time::Duration;
+
 use super::txn::Entity;
 use crate::domain::schedule::{ScheduleState, SkipRange};
 use crate::domain::time::Timestamp;
@@ -17,7 +19,7 @@ impl Entity for SkipRange {
     const KIND: Kind = Kind::SkipRange;
 
     fn index(&self, _now: Timestamp) -> Index {
-        Index { task: Some(self.task_id.clone()), ..Index::default() }
+        Index { task: Some(self.task_id.clone()), due: Some(When::In(Duration::ZERO)), ..Index::default() }
     }
 }
 

@@ -33,6 +33,14 @@ pub enum ManagerError {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// There is no room for more of it.
+    #[error("{message}")]
+    Full {
+        /// What is full, and the mend.
+        message: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The store does not answer or cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -42,6 +50,11 @@ pub enum ManagerError {
 }
 
 impl ManagerError {
+    /// Whether the store is away or full, which the daemon's log has told by then.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, ManagerError::Store(error) if error.is_transient())
+    }
+
     /// There is no such thing.
     pub fn not_found(what: &'static str, id: impl ToString) -> Self {
         ManagerError::NotFound { what, id: id.to_string() }

@@ -46,6 +46,12 @@ impl AttemptHost {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Puts back what could not be kept, ahead of what was told since.
+    pub fn give_back(&self, events: Vec<Event>) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).splice(0..0, events);
+        self.told.notify_one();
+    }
+
     /// Ends the log.
     pub fn close_logs(&self) {
         self.logs.finish();

@@ -3,18 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use super::admission::Admission;
+use super::bounds::Bounds;
 use super::committer::Committer;
 use super::error::ManagerError;
 use super::executor::Executor;
 use super::live::LiveRuns;
+use super::outage::{Outage, tell_unless_out};
+use super::owed::OwedMirrors;
 use super::signals::Wakeups;
+use super::spawn::Spawner;
 use crate::clock::{BootInstant, Clock, Entropy};
 use crate::domain::event::Event;
 use crate::domain::id::{RunId, WorkerId};
-use crate::domain::run::Run;
+use crate::domain::run::{Run, Status};
 use crate::domain::time::Seconds;
-use crate::store::{RecordId, Store, StoreError};
-use crate::workspace::{WorkspaceError, Workspaces};
+use crate::store::{Kind, RecordId, Store, StoreError};
+use crate::workspace::{EVENTS_JSONL, OUTPUT_MD, RUN_JSON, WorkspaceError, Workspaces};
 
 /// How many events are read at once.
 pub(super) const EVENTS_PAGE: usize = 1000;
@@ -46,11 +53,15 @@ pub struct DaemonSettings {
     pub heartbeat_events: Duration,
     /// The agent of tasks that name none.
     pub default_agent: crate::domain::id::AgentId,
+    /// What it bounds.
+    pub bounds: Bounds,
 }
 
 /// What the parts of one daemon share.
 pub struct Inner {
     pub(super) store: Arc<dyn Store>,
+    pub(super) outage: Arc<Outage>,
+    pub(super) owed_mirrors: OwedMirrors,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) committer: Committer,
@@ -58,11 +69,14 @@ pub struct Inner {
     pub(super) live: Arc<LiveRuns>,
     pub(super) executor: Arc<dyn Executor>,
     pub(super) workspaces: Workspaces,
+    pub(super) admission: Arc<Admission>,
+    pub(super) spawner: Arc<dyn Spawner>,
     pub(super) settings: DaemonSettings,
 }
 
 /// The files that tell of a run in its workspace.
 pub(super) struct Mirrors {
+    run: RunId,
     path: String,
     run_json: Option<Vec<u8>>,
     events_jsonl: Option<Vec<u8>>,
@@ -90,9 +104,12 @@ impl Inner {
         &self,
         work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
     ) -> Result<T, ManagerError> {
-        match tokio::task::spawn_blocking(work).await {
+        let (answer, answered) = oneshot::channel();
+        // Whoever asked may be gone by then; the work is done all the same.
+        self.spawner.block(Box::new(move || drop(answer.send(work()))));
+        match answered.await {
             Ok(done) => done.map_err(|error| ManagerError::Host(error.to_string())),
-            Err(error) => Err(ManagerError::Host(format!("work on the workspace was abandoned: {error}"))),
+            Err(_) => Err(ManagerError::Host("work on the workspace was abandoned, for it panicked or the daemon ends".to_owned())),
         }
     }
 
@@ -103,7 +120,8 @@ impl Inner {
         known: Option<Vec<Event>>,
         more: impl Iterator<Item = &Event>,
     ) -> Result<Mirrors, StoreError> {
-        let mut mirrors = Mirrors { path: run.workspace_path.clone(), run_json: None, events_jsonl: None, output: None };
+        let (run_id, path) = (run.run_id.clone(), run.workspace_path.clone());
+        let mut mirrors = Mirrors { run: run_id, path, run_json: None, events_jsonl: None, output: None };
         if run.policy.write_run_json {
             mirrors.run_json = serde_json::to_vec_pretty(run).ok();
         }
@@ -142,37 +160,61 @@ impl Inner {
         }
     }
 
-    /// Writes mirrors; a failure is told in the log, for the store has it all.
-    pub(super) async fn write_mirrors(&self, mirrors: Mirrors) {
+    /// Writes mirrors and answers whether that went well. A failure is told in the log once for each run, and they are owed.
+    pub(super) async fn write_mirrors(&self, mirrors: Mirrors) -> bool {
         if !mirrors.any() {
-            return;
+            return true;
         }
-        let workspaces = self.workspaces.clone();
-        let path = mirrors.path.clone();
-        let written = self
-            .blocking(move || {
-                if let Some(output) = &mirrors.output {
-                    workspaces.write_output_if_absent(&mirrors.path, output)?;
-                }
-                workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())
-            })
-            .await;
-        if let Err(error) = written {
-            tracing::warn!(%error, path, "the mirrors of a run could not be written; the store has its history");
+        let (run, path) = (mirrors.run.clone(), mirrors.path.clone());
+        let written = self.put_mirrors(mirrors).await;
+        if let Err(error) = &written
+            && self.owed_mirrors.note(&run)
+        {
+            tracing::warn!(%error, path, "the mirrors of a run cannot be written now; the store has its history, and they are written later");
         }
+        written.is_ok()
     }
 
-    /// Writes a run's mirrors from what the store has.
-    pub(super) async fn mirror_from_store(&self, run: &RunId) {
-        let written: Result<(), ManagerError> = async {
+    /// Writes mirrors; answers with the names of the files that are there then.
+    pub(super) async fn put_mirrors(&self, mirrors: Mirrors) -> Result<Vec<&'static str>, ManagerError> {
+        let workspaces = self.workspaces.clone();
+        self.blocking(move || {
+            if let Some(output) = &mirrors.output {
+                workspaces.write_output_if_absent(&mirrors.path, output)?;
+            }
+            workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())?;
+            let files = [
+                (mirrors.run_json.is_some(), RUN_JSON),
+                (mirrors.events_jsonl.is_some(), EVENTS_JSONL),
+                (mirrors.output.is_some(), OUTPUT_MD),
+            ];
+            Ok(files.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect())
+        })
+        .await
+    }
+
+    /// Writes a run's mirrors from what the store has; answers whether that went well.
+    pub(super) async fn mirror_from_store(&self, run: &RunId) -> bool {
+        let written: Result<bool, ManagerError> = async {
             let run = self.read_run(run).await?;
-            let mirrors = self.mirrors_of(&run, None, std::iter::empty()).await?;
-            self.write_mirrors(mirrors).await;
-            Ok(())
+            let mut mirrors = self.mirrors_of(&run, None, std::iter::empty()).await?;
+            if run.status == Status::Completed {
+                mirrors.output = Some(self.read_result(&run).await?.unwrap_or_default());
+            }
+            Ok(self.write_mirrors(mirrors).await)
         }
         .await;
-        if let Err(error) = written {
-            tracing::warn!(%error, %run, "the mirrors of a run could not be written again");
+        written.unwrap_or_else(|error| {
+            tell_unless_out!(error, warn, %error, %run, "the mirrors of a run could not be written again");
+            false
+        })
+    }
+
+    /// A run's whole result; none while it has none.
+    pub(super) async fn read_result(&self, run: &Run) -> Result<Option<String>, StoreError> {
+        match self.store.get(&[RecordId::new(Kind::Result, run.run_id.as_str())]).await?.pop().flatten() {
+            Some(record) => Ok(Some(record.decode()?)),
+            None => Ok(run.result_preview.clone()),
         }
     }
 

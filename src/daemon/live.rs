@@ -1,6 +1,6 @@
 //! The runs that this daemon executes right now, and how to reach their guests.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,7 +50,8 @@ impl LiveRun {
 
 #[derive(Default)]
 struct State {
-    runs: HashMap<RunId, LiveRun>,
+    /// In order, so that renewals and stops come in the same order whenever the runs are the same.
+    runs: BTreeMap<RunId, LiveRun>,
     /// Cancels that were committed after a claim and before the claim's answer came back.
     early: VecDeque<RunId>,
     /// Why every guest has to stop, those that come later too.

@@ -4,35 +4,45 @@
 //! api, cli ─→ manager ─┐
 //! scheduler ───────────┤→ committer ─→ store
 //! worker ─→ attempt ───┤
-//! recovery ────────────┘        renewals ─→ store (leases only)
+//! recovery, retention ─┘        renewals ─→ store (leases only)
 //! ```
 //!
 //! Invariants: only the committer applies changes, only `domain::lifecycle` chooses a status. How it fails: each part tells of an
 //! error in the log and goes on; what was not committed did not happen.
 
+mod admission;
 pub mod agents;
 mod attempt;
+mod bounds;
 pub mod committer;
 mod entities;
 pub mod error;
 pub mod executor;
 pub mod foreground;
 mod guest;
+mod idempotency;
 pub mod identity;
 mod inner;
 pub mod live;
 pub mod manager;
 pub mod open;
+mod outage;
+mod owed;
 mod recovery;
+mod removal;
 mod renewals;
+mod retention;
 mod run;
 mod scheduler;
 pub mod signals;
+pub mod spawn;
 mod transitions;
 pub mod txn;
 mod worker;
 
+pub use bounds::{Bounds, Retention};
 pub use error::ManagerError;
+pub use idempotency::Answered;
 pub use inner::{DaemonSettings, Inner};
 pub use manager::{Listing, Manager, RunWish, WorkspaceListing};
 pub use run::{Daemon, DaemonParts};

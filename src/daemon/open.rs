@@ -10,14 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::DaemonSettings;
 use super::agents::{Agents, SandboxPreparer};
+use super::bounds::{Bounds, Retention};
 use super::error::ManagerError;
 use super::identity::{Identity, IdentityError};
 use super::manager::{Manager, Registered};
 use super::run::{Daemon, DaemonParts};
+use super::spawn::OnRuntime;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{ConfigFaults, Loaded, Settings, StoreSettings};
 use crate::domain::id::TaskId;
 use crate::domain::task::Task;
+use crate::domain::time::Seconds;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 use crate::store::memory::MemoryStore;
@@ -150,6 +153,7 @@ impl Opened {
             executor: Arc::<Agents>::clone(&agents),
             offers: catalogue.changes(),
             agents: Some(agents),
+            spawner: Arc::new(OnRuntime),
             settings: daemon_settings(settings, &identity),
         })
         .await?;
@@ -202,6 +206,28 @@ fn daemon_settings(settings: &Settings, identity: &Identity) -> DaemonSettings {
         poll: settings.scheduler.poll.duration(),
         heartbeat_events: Duration::from_secs(60),
         default_agent: settings.default_agent.clone(),
+        bounds: bounds(settings),
+    }
+}
+
+fn bounds(settings: &Settings) -> Bounds {
+    let Settings { retention, queue, server, .. } = settings;
+    let span = |seconds: Option<Seconds>| seconds.map(|seconds| seconds.duration());
+    let number = |most: u64| (most > 0).then_some(most);
+    let of_agent = settings.agents.iter().filter_map(|(id, agent)| Some((id.clone(), agent.max_queued_runs?)));
+    Bounds {
+        retention: Retention {
+            completed: span(retention.completed),
+            failed: span(retention.failed),
+            cancelled: span(retention.cancelled),
+            skipped: span(retention.skipped),
+            runs_per_task: number(retention.runs_per_task),
+            pass: retention.pass.duration(),
+        },
+        max_queued_runs: number(queue.max_queued_runs),
+        max_queued_of_agent: of_agent.collect(),
+        idempotency: server.idempotency.duration(),
+        idempotency_keys: Some(server.idempotency_keys),
     }
 }
 

@@ -11,48 +11,60 @@ use tokio_util::sync::CancellationToken;
 use super::committer::CommitError;
 use super::error::ManagerError;
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use super::renewals::Heartbeat;
 use super::transitions::{self, Step};
 use super::txn::{Stop, Txn};
 use crate::domain::event::{Event, EventName};
 use crate::domain::id::RunId;
-use crate::domain::lifecycle;
+use crate::domain::lifecycle::{self, Refused};
 use crate::domain::run::{Attempt, Run};
 use crate::store::{Due, DueKind, Record, RecordId, StoreError};
 
 /// How many lost runs are taken up in one pass.
 const BATCH: usize = 256;
 
-/// Takes up the runs of this daemon's older incarnations: they are dead, for this one holds the daemon's id.
+/// Takes up the runs of this daemon's older incarnations: they are dead, for this one holds the daemon's id. Answers whether that
+/// were all of them; a store that has no room may keep some back.
 ///
 /// # Errors
 /// The store does not answer.
-pub async fn take_back(inner: &Inner) -> Result<usize, StoreError> {
+pub async fn take_back(inner: &Inner) -> Result<bool, StoreError> {
     let worker = &inner.settings.worker;
     let mut taken = 0;
-    loop {
+    let is_all = loop {
         let what = DueKind::OlderIncarnations { daemon: worker.daemon().to_owned(), current: worker.clone() };
         let due = inner.store.due(what, BATCH).await?;
         let found = due.records.len();
         let now_taken = recover(inner, &due.records).await;
         taken += now_taken;
         if found < BATCH || now_taken == 0 {
-            return Ok(taken);
+            break found == now_taken;
         }
+    };
+    if taken > 0 {
+        tracing::info!(runs = taken, "runs of the daemon's last incarnation were taken back");
     }
+    Ok(is_all)
 }
 
-/// Watches leases and waits until it is told to stop.
-pub async fn watch(inner: Arc<Inner>, stop: CancellationToken) {
+/// Watches leases and waits until it is told to stop. `are_back` says whether the runs of older incarnations have been taken back.
+pub async fn watch(inner: Arc<Inner>, mut are_back: bool, stop: CancellationToken) {
     loop {
-        let wait = match pass(&inner).await {
+        let done = async {
+            are_back = are_back || take_back(&inner).await?;
+            pass(&inner).await
+        };
+        let wait = match done.await {
             Ok(wait) => wait,
             Err(error) => {
-                tracing::warn!(%error, "lost runs could not be looked for");
+                tell_unless_out!(error, warn, %error, "lost runs could not be looked for");
                 inner.settings.poll
             }
         };
+        inner.pay_mirrors().await;
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
@@ -96,7 +108,8 @@ async fn recover_one(inner: &Inner, record: &Record) -> bool {
         }
         Ok(None) => false,
         Err(error) => {
-            tracing::error!(%run, error = %ManagerError::from(error), "a lost run could not be taken up");
+            let error = ManagerError::from(error);
+            tell_unless_out!(error, error, %run, %error, "a lost run could not be taken up");
             false
         }
     }
@@ -131,9 +144,12 @@ async fn expire(inner: &Inner, record: &Record) -> bool {
         Ok(())
     };
     match inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
-        Ok(()) => inner.mirror_from_store(&run).await,
+        Ok(()) => {
+            inner.mirror_from_store(&run).await;
+        }
         Err(error) => {
-            tracing::error!(%run, error = %ManagerError::from(error), "a run whose wait is over could not be ended");
+            let error = ManagerError::from(error);
+            tell_unless_out!(error, error, %run, %error, "a run whose wait is over could not be ended");
             return false;
         }
     }
@@ -146,6 +162,10 @@ pub async fn write_heartbeats(inner: Arc<Inner>, mut heartbeats: mpsc::Receiver<
         let id = RecordId::run(&run_id);
         let decide = move |txn: &mut Txn<'_>| -> Result<(), Stop<ManagerError>> {
             let run = transitions::run_of(txn, &run_id)?;
+            // The attempt's end may be in the same batch, and nothing comes behind that.
+            if !run.status.is_leased() || run.lease_generation != fence {
+                return Err(ManagerError::from(Refused::LeaseLost(run_id.clone())).into());
+            }
             txn.held(&run_id, fence);
             let now = txn.now();
             txn.event(&run_id, Event::of(&run, EventName::Heartbeat, now));
@@ -154,7 +174,10 @@ pub async fn write_heartbeats(inner: Arc<Inner>, mut heartbeats: mpsc::Receiver<
         match inner.committer.commit(vec![id], Vec::new(), decide).await {
             // The run has ended meanwhile.
             Ok(()) | Err(CommitError::LeaseLost | CommitError::Refused(_)) => {}
-            Err(error) => tracing::warn!(error = %ManagerError::from(error), "a heartbeat could not be written"),
+            Err(error) => {
+                let error = ManagerError::from(error);
+                tell_unless_out!(error, warn, %error, "a heartbeat could not be written");
+            }
         }
     }
 }

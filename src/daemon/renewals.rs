@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use crate::clock::BootInstant;
 use crate::domain::id::RunId;
 use crate::sandbox::Stop;
@@ -34,6 +35,7 @@ pub async fn renew(inner: Arc<Inner>, heartbeats: mpsc::Sender<Heartbeat>, stop:
     let mut wait = period;
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
@@ -52,7 +54,7 @@ pub async fn renew(inner: Arc<Inner>, heartbeats: mpsc::Sender<Heartbeat>, stop:
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, runs = batch.len(), "leases could not be renewed; trying again until they end");
+                    tell_unless_out!(error, warn, %error, runs = batch.len(), "leases could not be renewed; trying again until they end");
                     wait = (period / 8).max(Duration::from_millis(50));
                 }
             }

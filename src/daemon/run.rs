@@ -8,14 +8,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::Admission;
 use super::agents::Agents;
 use super::committer::{Committer, Parts};
 use super::executor::Executor;
 use super::inner::{DaemonSettings, Inner};
 use super::live::LiveRuns;
 use super::manager::Manager;
+use super::outage::{self, Outage, Watched};
+use super::owed::OwedMirrors;
 use super::signals::Wakeups;
-use super::{recovery, renewals, scheduler, worker};
+use super::spawn::{Part, Spawner};
+use super::{recovery, renewals, retention, scheduler, worker};
 use crate::clock::{Clock, Entropy};
 use crate::sandbox::Stop;
 use crate::store::{Store, StoreError};
@@ -42,6 +46,8 @@ pub struct DaemonParts {
     pub executor: Arc<dyn Executor>,
     /// Rises when what the executor offers has changed.
     pub offers: watch::Receiver<u64>,
+    /// Where its parts run.
+    pub spawner: Arc<dyn Spawner>,
     /// What it is told to do.
     pub settings: DaemonSettings,
 }
@@ -54,12 +60,13 @@ pub struct Daemon {
     offers: watch::Receiver<u64>,
     intake: CancellationToken,
     upkeep: CancellationToken,
-    /// What takes up work: the scheduler and the worker.
+    /// What takes up work: the scheduler, retention and the worker.
     takers: Vec<JoinHandle<()>>,
-    recovering: JoinHandle<()>,
+    /// What looks after the runs and the store until the end.
+    keepers: Vec<JoinHandle<()>>,
     committing: JoinHandle<()>,
     heartbeats: JoinHandle<()>,
-    renewing: std::thread::JoinHandle<()>,
+    renewing: Part,
 }
 
 impl Daemon {
@@ -80,16 +87,21 @@ impl Daemon {
     pub async fn open(parts: DaemonParts) -> Result<Daemon, StoreError> {
         let wakeups = Arc::new(Wakeups::default());
         let live = Arc::new(LiveRuns::default());
+        let outage = Arc::new(Outage::default());
+        let store: Arc<dyn Store> = Arc::new(Watched { store: parts.store, outage: Arc::clone(&outage) });
         let (committer, committing) = Committer::start(Parts {
-            store: Arc::clone(&parts.store),
-            clock: Arc::clone(&parts.clock),
+            store: Arc::clone(&store),
             entropy: Arc::clone(&parts.entropy),
             wakeups: Arc::clone(&wakeups),
             live: Arc::clone(&live),
         });
-        let committing = tokio::spawn(committing);
+        let committing = parts.spawner.spawn(Box::pin(committing));
+        let admission = Admission::new(&parts.settings.bounds);
+        admission.refresh(&*store, &*parts.clock).await;
         let inner = Arc::new(Inner {
-            store: parts.store,
+            store,
+            outage,
+            owed_mirrors: OwedMirrors::default(),
             clock: parts.clock,
             entropy: parts.entropy,
             committer,
@@ -97,28 +109,32 @@ impl Daemon {
             live,
             executor: parts.executor,
             workspaces: parts.workspaces,
+            admission,
+            spawner: parts.spawner,
             settings: parts.settings,
         });
         let (intake, upkeep) = (CancellationToken::new(), CancellationToken::new());
         let (beats, to_write) = mpsc::channel(HEARTBEATS);
-        let heartbeats = tokio::spawn(recovery::write_heartbeats(Arc::clone(&inner), to_write));
-        let renewing = renewing_thread(Arc::clone(&inner), beats, upkeep.clone())?;
-        let taken = recovery::take_back(&inner).await?;
-        if taken > 0 {
-            tracing::info!(runs = taken, "runs of the daemon's last incarnation were taken back");
-        }
+        let heartbeats = inner.spawner.spawn(Box::pin(recovery::write_heartbeats(Arc::clone(&inner), to_write)));
+        let renewing = inner.spawner.spawn_apart(Box::pin(renewals::renew(Arc::clone(&inner), beats, upkeep.clone())))?;
+        let are_back = recovery::take_back(&inner).await?;
         let (attempts, takers) = (TaskTracker::new(), Vec::new());
-        let recovering = tokio::spawn(recovery::watch(Arc::clone(&inner), upkeep.clone()));
+        let keepers = vec![
+            inner.spawner.spawn(Box::pin(recovery::watch(Arc::clone(&inner), are_back, upkeep.clone()))),
+            inner.spawner.spawn(Box::pin(outage::watch(Arc::clone(&inner), upkeep.clone()))),
+        ];
         let (manager, offers) = (Manager::new(Arc::clone(&inner), parts.agents), parts.offers);
-        Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, recovering, committing, heartbeats, renewing })
+        Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, keepers, committing, heartbeats, renewing })
     }
 
     /// Schedules from now on and, unless the settings say otherwise, executes. Once.
     pub fn take_up_work(&mut self) {
-        self.takers.push(tokio::spawn(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone())));
+        let spawner = &self.inner.spawner;
+        self.takers.push(spawner.spawn(Box::pin(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone()))));
+        self.takers.push(spawner.spawn(Box::pin(retention::keep_bounds(Arc::clone(&self.inner), self.intake.clone()))));
         if self.inner.settings.executes {
             let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
-            self.takers.push(tokio::spawn(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone())));
+            self.takers.push(spawner.spawn(Box::pin(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone()))));
         }
     }
 
@@ -142,6 +158,7 @@ impl Daemon {
             tracing::info!(running, grace_seconds = grace.as_secs_f64(), "waiting for running attempts to end");
         }
         tokio::select! {
+            biased;
             () = self.attempts.wait() => {}
             () = tokio::time::sleep(grace) => {}
             () = hurry.cancelled() => {}
@@ -151,10 +168,11 @@ impl Daemon {
             tracing::error!(left = self.attempts.len(), "attempts did not end; the next start takes their runs back");
         }
         self.upkeep.cancel();
-        finish(self.recovering).await;
-        // The thread holds the sender of heartbeats, whose end ends their writer.
-        let renewing = self.renewing;
-        finish(tokio::task::spawn_blocking(move || drop(renewing.join()))).await;
+        for keeper in self.keepers {
+            finish(keeper).await;
+        }
+        // The renewals hold the sender of heartbeats, whose end ends their writer.
+        self.renewing.await;
         finish(self.heartbeats).await;
         let store = Arc::clone(&self.inner.store);
         self.committing.abort();
@@ -169,17 +187,4 @@ async fn finish(part: JoinHandle<()>) {
     {
         tracing::error!(%error, "a part of the daemon ended in a panic");
     }
-}
-
-fn renewing_thread(
-    inner: Arc<Inner>,
-    beats: mpsc::Sender<renewals::Heartbeat>,
-    stop: CancellationToken,
-) -> Result<std::thread::JoinHandle<()>, StoreError> {
-    let no_thread = |error: std::io::Error| StoreError::Unavailable(format!("the system gives no thread for lease renewals: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
-    std::thread::Builder::new()
-        .name("renewals".to_owned())
-        .spawn(move || runtime.block_on(renewals::renew(inner, beats, stop)))
-        .map_err(no_thread)
 }

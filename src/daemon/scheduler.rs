@@ -11,16 +11,18 @@ use futures::StreamExt as _;
 use futures::stream;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::{Admission, Place};
 use super::entities::skip_range_id;
 use super::error::ManagerError;
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use super::transitions::{self, Step};
 use super::txn::{Known, Txn};
 use crate::clock::BootInstant;
-use crate::domain::id::{RunId, TaskId};
+use crate::domain::id::{AgentId, RunId, TaskId};
 use crate::domain::lifecycle::Draft;
 use crate::domain::run::{Run, Trigger};
-use crate::domain::schedule::{Schedule, ScheduleState};
+use crate::domain::schedule::{Schedule, ScheduleState, SkipReason, Skipped};
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
 use crate::store::{DueKind, Record, RecordId, StoreError};
@@ -37,11 +39,12 @@ pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
         let wait = match pass(&inner, &mut aside, &stop).await {
             Ok(wait) => wait,
             Err(error) => {
-                tracing::warn!(%error, "due schedules could not be looked for");
+                tell_unless_out!(error, warn, %error, "due schedules could not be looked for");
                 inner.settings.poll
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = inner.wakeups.schedules.notified() => {}
             () = tokio::time::sleep(wait) => {}
@@ -53,6 +56,8 @@ pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
 async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop: &CancellationToken) -> Result<Duration, StoreError> {
     // Where something is always due, only the stop ends this.
     while !stop.is_cancelled() {
+        inner.outage.room()?;
+        inner.admission.refresh(&*inner.store, &*inner.clock).await;
         let now = inner.clock.boot();
         aside.retain(|_, since| Duration::from_nanos(now.0.saturating_sub(since.0)) < SET_ASIDE);
         let batch = inner.settings.dispatch_batch + aside.len();
@@ -63,7 +68,7 @@ async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop
             return Ok(wait.min(inner.settings.poll));
         }
         let failed: Vec<(String, ManagerError)> = stream::iter(ready)
-            .map(|record| dispatch_one(Arc::clone(inner), record))
+            .map(|record| dispatch_one(Arc::clone(inner), record, due.now))
             .buffer_unordered(inner.settings.dispatch_batch.max(1))
             .filter_map(|failed| async move { failed })
             .collect()
@@ -89,8 +94,9 @@ async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop
     Ok(Duration::ZERO)
 }
 
-/// Dispatches one task; answers with its id and the error when that could not be done.
-async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<(String, ManagerError)> {
+/// Dispatches what of one task was due at `now` by the store's clock, which alone judges that: a daemon whose own is behind would find
+/// nothing to do and be told of it again and again. Answers with the task's id and the error when that could not be done.
+async fn dispatch_one(inner: Arc<Inner>, record: Record, now: Timestamp) -> Option<(String, ManagerError)> {
     let key = record.id.key.to_string();
     let result = async {
         let task = TaskId::parse(&key).map_err(|error| ManagerError::Host(error.to_string()))?;
@@ -99,16 +105,32 @@ async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<(String, Mana
         let occurrence = |nominal| RunId::of_occurrence(&task, &state.incarnation, state.schedule_revision, nominal);
         ids.extend(state.next_nominal_at.map(|nominal| RecordId::run(&occurrence(nominal))));
         let known = Known::at(record.id.clone(), record.rev, state);
-        let settings = inner.settings.clone();
-        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, &settings);
+        let (settings, mut queue) = (inner.settings.clone(), Queue { admission: Arc::clone(&inner.admission), places: Vec::new() });
+        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, &settings, &mut queue, now);
         inner.committer.commit(ids, vec![known], decide).await.map_err(ManagerError::from)
     }
     .await;
     result.err().map(|error| (key, error))
 }
 
+/// The room that one dispatch has taken in the queue; a decision that is made anew has it already.
+struct Queue {
+    admission: Arc<Admission>,
+    places: Vec<Place>,
+}
+
+impl Queue {
+    /// Whether one more run than `admitted` has room.
+    fn has_room(&mut self, admitted: usize, agent: &AgentId) -> bool {
+        if self.places.len() <= admitted {
+            self.places.extend(self.admission.run(agent));
+        }
+        self.places.len() > admitted
+    }
+}
+
 /// Decides about a task's due occurrences.
-fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSettings) -> Step<()> {
+fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSettings, queue: &mut Queue, now: Timestamp) -> Step<()> {
     let state_id = RecordId::schedule(task_id);
     let Some(state) = txn.get::<ScheduleState, _>(&state_id)? else { return Ok(()) };
     let Some(task) = txn.get::<Task, _>(&RecordId::task(task_id))? else {
@@ -116,24 +138,38 @@ fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSet
         txn.delete(state_id);
         return Ok(());
     };
-    let now = txn.now();
-    let due = state.due(&task.schedule, now, settings.misfire_grace, OCCURRENCES);
+    let mut due = state.due(&task.schedule, now, settings.misfire_grace, OCCURRENCES);
     if due.fire.is_empty() && due.skipped.is_none() {
         return Ok(());
     }
     let drafts: Vec<Draft> = due.fire.iter().map(|nominal| draft(&task, &state, *nominal, settings)).collect();
     txn.need(&drafts.iter().map(|draft| RecordId::run(&draft.run_id)).collect::<Vec<_>>())?;
+    let (mut admitted, mut refused) = (0, None);
     for draft in drafts {
         // The same occurrence was dispatched before: only the schedule has to move on.
-        if txn.get::<Run, _>(&RecordId::run(&draft.run_id))?.is_none() {
+        if txn.get::<Run, _>(&RecordId::run(&draft.run_id))?.is_some() {
+            continue;
+        }
+        if queue.has_room(admitted, &task.agent_id) {
+            admitted += 1;
             transitions::admit(txn, &task, draft)?;
+        } else if let Some(nominal) = draft.due_at {
+            due.fire.retain(|fires| *fires != nominal);
+            refused = Some(refuse(refused, nominal));
         }
     }
     let advance = state.dispatched(&task.schedule, &due, now);
-    if let Some(range) = advance.skipped {
+    let refused = advance.state.refused(refused, now);
+    for range in [advance.skipped, refused.skipped].into_iter().flatten() {
         txn.put(skip_range_id(&range), Arc::new(range))?;
     }
-    txn.put(state_id, Arc::new(advance.state))
+    txn.put(state_id, Arc::new(refused.state))
+}
+
+/// Adds an occurrence to those that the queue has no room for.
+fn refuse(before: Option<Skipped>, nominal: Timestamp) -> Skipped {
+    let (first, count) = before.map_or((nominal, 0), |before| (before.first, before.count));
+    Skipped { first, last: nominal, count: count + 1, reason: SkipReason::QueueFull }
 }
 
 fn draft(task: &Task, state: &ScheduleState, nominal: Timestamp, settings: &super::DaemonSettings) -> Draft {

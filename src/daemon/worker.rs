@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::attempt;
 use super::executor::Offer;
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use crate::store::{ChangeId, ClaimRequest, Claimed, DueKind};
 
 /// The most runs claimed in one call.
@@ -30,6 +31,7 @@ pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::R
     let mut idle: Option<Duration> = None;
     loop {
         let room = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             room = Arc::clone(&slots).acquire_owned() => room,
         };
@@ -38,19 +40,21 @@ pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::R
         permits.extend((1..CLAIM_BATCH).map_while(|_| Some((take_one(&slots)?, take_one(&open)?))));
         let offer = inner.executor.offer();
         let asked_at = inner.clock.boot();
-        let claimed = claim(&inner, &offer, permits.len()).await;
+        let claimed = claim(&inner, &offer, permits.len(), &stop).await;
         let full = claimed.len() == permits.len();
         let starts: HashMap<_, _> = offer.iter().map(|offered| (&offered.claim.agent, &offered.start)).collect();
         for (claimed, (slot, open)) in claimed.into_iter().zip(permits.drain(..)) {
             let Some(start) = starts.get(&claimed.run.agent_id) else { continue };
             let executing = attempt::execute(Arc::clone(&inner), claimed, Arc::clone(start), asked_at, slot);
             let wakes = Arc::clone(&inner.wakeups);
-            attempts.spawn(async move {
+            let attempt = attempts.track_future(async move {
                 executing.await;
                 drop(open);
                 // An agent at its limit may have room again.
                 wakes.ready.notify_one();
             });
+            // The tracker waits for it.
+            drop(inner.spawner.spawn(Box::pin(attempt)));
         }
         drop(permits);
         idle = match idle.take().filter(|_| !full) {
@@ -69,8 +73,8 @@ fn take_one(of: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     Arc::clone(of).try_acquire_owned().ok()
 }
 
-/// Claims, and asks again under the same token while the store does not answer.
-async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
+/// Claims, and asks again under the same token while the store does not answer, but for a worker that is to stop.
+async fn claim(inner: &Inner, offer: &Offer, limit: usize, stop: &CancellationToken) -> Vec<Claimed> {
     if offer.is_empty() {
         return Vec::new();
     }
@@ -86,8 +90,11 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
     for wait in [Duration::from_millis(50), Duration::from_millis(500), Duration::ZERO] {
         match inner.store.claim(request.clone()).await {
             Ok(claimed) => return claimed,
-            Err(error) if error.is_transient() && !wait.is_zero() => tokio::time::sleep(wait).await,
-            Err(error) => tracing::error!(%error, "no runs could be claimed"),
+            Err(error) if error.is_transient() && !wait.is_zero() && !stop.is_cancelled() => tokio::time::sleep(wait).await,
+            Err(error) => {
+                tell_unless_out!(error, error, %error, "no runs could be claimed");
+                break;
+            }
         }
     }
     Vec::new()
@@ -96,6 +103,7 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize) -> Vec<Claimed> {
 /// Returns when a claim may find something.
 async fn rest(inner: &Inner, wait: Duration, offers: &mut watch::Receiver<u64>, stop: &CancellationToken) {
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
         () = inner.wakeups.ready.notified() => {}
         // A catalogue that is gone changes no more.

@@ -7,12 +7,16 @@
 //! How it fails: [`Refused`] says why in a sentence, and nothing has changed.
 
 mod admit;
+mod again;
 mod control;
 mod finish;
 
 pub use admit::{Admission, Draft, admit};
+pub use again::{RERUN_OF, again};
 pub use control::{cancel, expire_parked, promote, request_cancel, resume};
 pub use finish::{Outcome, finish, hand_back, lose};
+
+use std::ops::Range;
 
 use super::event::{Event, EventName};
 use super::id::{AttemptId, WorkerId};
@@ -53,6 +57,22 @@ pub enum Refused {
         /// Its status.
         status: &'static str,
     },
+    /// Only a run that has ended can be run again.
+    #[error("Run {run} is {status}; only a run that has ended can be run again: wait for its end or cancel it first")]
+    NotEnded {
+        /// The run.
+        run: super::id::RunId,
+        /// Its status.
+        status: &'static str,
+    },
+    /// Its trigger metadata keeps something else under a name of sandclock's.
+    #[error("Run {run} has a `{name}` of its own in its trigger metadata, which a run that repeats it needs; give it other metadata")]
+    Taken {
+        /// The run.
+        run: super::id::RunId,
+        /// The name.
+        name: &'static str,
+    },
     /// The fence is not the run's any more.
     #[error("the lease of run {0} is lost: another worker has it, or it has ended")]
     LeaseLost(super::id::RunId),
@@ -67,13 +87,14 @@ pub struct ClaimPatch {
     pub events: [Event; 2],
 }
 
-/// Claims a ready run and starts its next attempt: queued → claimed → running under a new fence. Stores apply exactly this.
-pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Timestamp, until: Timestamp) -> ClaimPatch {
+/// Claims a ready run and starts its next attempt: queued → claimed → running under a new fence. Stores apply exactly this. `lease` is
+/// from when until when the run is held, by the clock that leases are judged by.
+pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Timestamp, lease: Range<Timestamp>) -> ClaimPatch {
     run.lease_owner = Some(worker.clone());
     run.lease_generation = fence;
-    run.lease_expires_at = Some(until);
-    run.heartbeat_at = Some(now);
-    run.claimed_at = Some(now);
+    run.lease_expires_at = Some(lease.end);
+    run.heartbeat_at = Some(lease.start);
+    run.claimed_at = Some(lease.start);
     let reason = match (run.attempt, run.recoveries, run.error_kind) {
         (0, ..) => AttemptReason::Initial,
         (_, 1.., _) => AttemptReason::LeaseExpired,
@@ -112,7 +133,7 @@ fn claim_events(run: &Run, digest: &str, now: Timestamp) -> [Event; 2] {
 
 /// The whole history of a run whose first attempt has just been claimed, which the run itself tells; none for a later attempt.
 pub fn history_at_first_claim(run: &Run, digest: &str) -> Option<Vec<Event>> {
-    let claimed_at = run.claimed_at.filter(|_| run.attempt == 1 && run.status == Status::Running)?;
+    let claimed_at = run.started_at.filter(|_| run.attempt == 1 && run.status == Status::Running)?;
     let mut fresh = run.clone();
     fresh.status = Status::Queued;
     fresh.attempt = 0;

@@ -2,7 +2,9 @@
 
 pub mod agent;
 pub mod event;
+pub mod filter;
 pub mod id;
+pub mod idempotency;
 pub mod input;
 pub mod lifecycle;
 pub mod policy;
@@ -11,3 +13,4 @@ pub mod schedule;
 pub mod task;
 pub mod text;
 pub mod time;
+pub mod why;

@@ -189,13 +189,14 @@ pub struct Run {
     pub lease_token: (),
     /// The fence: it rises with every claim and is never reset.
     pub lease_generation: u64,
-    /// When the lease ends unless it is renewed.
+    /// When the lease ends unless it is renewed. This and the other times of the lease are by the clock that the store judges leases
+    /// by, which a step of the wall clock does not move.
     pub lease_expires_at: Option<Timestamp>,
     /// When the lease was last taken or renewed.
     pub heartbeat_at: Option<Timestamp>,
     /// When it entered the queue, or the time before which it does not start.
     pub queued_at: Timestamp,
-    /// When it was last claimed.
+    /// When it was last claimed, by the clock of leases; `started_at` is the same by the wall clock.
     pub claimed_at: Option<Timestamp>,
     /// When its latest attempt started.
     pub started_at: Option<Timestamp>,

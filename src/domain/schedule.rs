@@ -6,6 +6,7 @@
 //! Invariant: a [`Schedule`] is valid and, unless it is manual, has an occurrence; everything is checked where it is read.
 //! [`Schedule::next`] is strictly later than what it is given.
 
+mod ahead;
 mod cron;
 mod due;
 mod read;
@@ -18,6 +19,7 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use self::ahead::ClockChange;
 pub use self::cron::{Cron, CronError};
 pub use self::due::{Due, Moment, SkipReason, Skipped};
 pub use self::state::{Advance, ScheduleState, SkipRange, Totals};

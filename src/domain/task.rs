@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::id::{AgentId, TaskId};
 use super::input::{Faults, Fields};
+use super::lifecycle::RERUN_OF;
 use super::policy::{Backoff, OnUnknown, OverlapPolicy, RetryOn, RetryPolicy, SessionMode, SessionPolicy, WorkspacePolicy};
 use super::schedule::Schedule;
 use super::time::{Seconds, Timestamp};
@@ -188,8 +189,11 @@ pub fn check_query_override(query: &str) -> Result<(), Faults> {
 /// Checks what somebody who asks for a run wants to be kept with it.
 ///
 /// # Errors
-/// It is too large.
+/// It is too large, or uses a name of sandclock's.
 pub fn check_trigger_metadata(metadata: &Map<String, Value>) -> Result<(), Faults> {
+    if metadata.contains_key(RERUN_OF) {
+        return Err(Faults::one("metadata", format!("may not have `{RERUN_OF}`: sandclock sets it in a run that repeats another one")));
+    }
     if serde_json::to_vec(metadata).map_or(0, |text| text.len()) > METADATA_BYTES {
         return Err(Faults::one("metadata", format!("is larger than {METADATA_BYTES} bytes of JSON")));
     }

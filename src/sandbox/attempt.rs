@@ -26,7 +26,7 @@ use super::host::walk;
 use super::limits::Limiter;
 use super::meter::Meter;
 use super::prepare::{Prepared, Shape};
-use super::signals::{AttemptSignals, Stop, boottime_nanos};
+use super::signals::{AttemptSignals, Stop};
 use super::spec::{AttemptReport, AttemptSpec, DiskUse, Ended, GuestHost, LogStream, MESSAGE_BYTES, Usage, bounded};
 use super::state::{Attempt, State};
 use crate::domain::agent::Limits;
@@ -89,7 +89,7 @@ pub(crate) async fn execute(
     };
     let _running = room.ticker.running();
     let started = Instant::now();
-    let deadline = spec.time_limit.map_or(0, |limit| boottime_nanos().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)));
+    let deadline = spec.time_limit.map_or(0, |limit| signals.now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)));
     let meter = Arc::new(Meter::new(&spec.limits));
     let mut cpu = Duration::ZERO;
     let (ended, workspace) = match open_disk(&spec, &meter, &signals).await {

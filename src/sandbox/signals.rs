@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock, SystemClock};
 
 /// The clock of leases and time limits: nanoseconds since the machine started, suspend included.
 pub fn boottime_nanos() -> u64 {
@@ -37,7 +37,7 @@ const STOPS: [Stop; 4] = [Stop::CancelGraceOver, Stop::LeaseLost, Stop::Shutting
 
 /// Why an attempt has to end now: the worker's stop or the attempt's own time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Halt {
+pub enum Halt {
     /// The worker says so.
     Stopped(Stop),
     /// The time limit passed.
@@ -45,20 +45,36 @@ pub(crate) enum Halt {
 }
 
 /// The worker's line to one attempt. All of it is lock-free and may be called from any thread.
-#[derive(Debug, Default)]
 pub struct AttemptSignals {
+    clock: Arc<dyn Clock>,
     cancel: AtomicBool,
     /// 0 for none, otherwise one more than the index in [`STOPS`].
     stop: AtomicU8,
-    /// By [`boottime_nanos`]; 0 for none.
+    /// By [`Clock::boot`]; 0 for none.
     lease_end: AtomicU64,
     changed: Notify,
 }
 
 impl AttemptSignals {
-    /// Signals of an attempt that nobody has cancelled, without a lease.
+    /// Signals of an attempt that nobody has cancelled, without a lease, by the machine's clock.
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Self::by(Arc::new(SystemClock))
+    }
+
+    /// The same by another clock.
+    pub fn by(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(AttemptSignals {
+            clock,
+            cancel: AtomicBool::default(),
+            stop: AtomicU8::default(),
+            lease_end: AtomicU64::default(),
+            changed: Notify::default(),
+        })
+    }
+
+    /// The present by the clock of leases and time limits, in nanoseconds.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.boot().0
     }
 
     /// Asks the guest to stop: `progress.cancelled` turns true and `progress.sleep` returns.
@@ -80,7 +96,7 @@ impl AttemptSignals {
         self.changed.notify_waiters();
     }
 
-    /// Sets when the guest must be stopped, by [`boottime_nanos`]; 0 for never. Each renewal calls it with a later instant.
+    /// Sets when the guest must be stopped, by [`Clock::boot`] in nanoseconds; 0 for never. Each renewal calls it with a later instant.
     pub fn set_lease_end(&self, boottime_nanos: u64) {
         let before = self.lease_end.swap(boottime_nanos, Ordering::AcqRel);
         // Whoever waits has set its alarm by the old end; a later one is found when that alarm rings.
@@ -91,7 +107,13 @@ impl AttemptSignals {
 
     /// Whether the attempt may begin anything that is seen outside: a file write, an event, a request.
     pub fn may_act(&self) -> bool {
-        self.stop_at(boottime_nanos()).is_none()
+        self.stop_at(self.now()).is_none()
+    }
+
+    /// Whether its lease has ended without a renewal.
+    pub fn is_lease_over(&self) -> bool {
+        let lease_end = self.lease_end.load(Ordering::Acquire);
+        lease_end != 0 && boottime_nanos() >= lease_end
     }
 
     fn stop_at(&self, now: u64) -> Option<Stop> {
@@ -103,9 +125,9 @@ impl AttemptSignals {
         (lease_end != 0 && now >= lease_end).then_some(Stop::LeaseLost)
     }
 
-    /// Why the attempt has to end now, if it has to. `deadline` is the end of its time limit, 0 for none.
-    pub(crate) fn halt(&self, deadline: u64) -> Option<Halt> {
-        let now = boottime_nanos();
+    /// Why the attempt has to end now, if it has to. `deadline` is the end of its time limit by [`Clock::boot`], 0 for none.
+    pub fn halt(&self, deadline: u64) -> Option<Halt> {
+        let now = self.now();
         if let Some(stop) = self.stop_at(now) {
             return Some(Halt::Stopped(stop));
         }
@@ -113,7 +135,7 @@ impl AttemptSignals {
     }
 
     /// Waits until the attempt has to end. Safe to drop at any point.
-    pub(crate) async fn halted(&self, deadline: u64) -> Halt {
+    pub async fn halted(&self, deadline: u64) -> Halt {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -124,6 +146,7 @@ impl AttemptSignals {
             match self.alarm(deadline) {
                 None => changed.await,
                 Some(wait) => tokio::select! {
+                    biased;
                     () = changed => {}
                     () = tokio::time::sleep(wait) => {}
                 },
@@ -135,13 +158,13 @@ impl AttemptSignals {
     fn alarm(&self, deadline: u64) -> Option<Duration> {
         let lease_end = self.lease_end.load(Ordering::Acquire);
         let first = [deadline, lease_end].into_iter().filter(|at| *at != 0).min()?;
-        let left = Duration::from_nanos(first.saturating_sub(boottime_nanos()));
+        let left = Duration::from_nanos(first.saturating_sub(self.now()));
         // The runtime's timers stand still while the machine is suspended, this clock does not.
         Some(left.min(Duration::from_secs(1)))
     }
 
     /// Waits until a cancel is asked for. Safe to drop at any point.
-    pub(crate) async fn cancelled(&self) {
+    pub async fn cancelled(&self) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);

@@ -31,7 +31,7 @@ pub(crate) struct Attempt {
     pub(crate) host: Arc<dyn GuestHost>,
     pub(crate) signals: Arc<AttemptSignals>,
     pub(crate) meter: Arc<Meter>,
-    /// By [`super::boottime_nanos`]; 0 for none.
+    /// By [`crate::clock::Clock::boot`]; 0 for none.
     pub(crate) deadline: u64,
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::request::Times;
 use super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page, PageRequest,
     Put, Record, RecordId, Renewal, Scope, Store, StoreError, When,
@@ -26,6 +27,12 @@ pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
+
+/// Records by a time and their order.
+type ByTime = BTreeMap<(Timestamp, i64), RecordId>;
+
+/// The groups of [`State::due`] that wait for an expiry.
+const PARKED: [(Kind, Option<Status>); 2] = [(Kind::Run, Some(Status::AwaitingApproval)), (Kind::Run, Some(Status::AwaitingBudget))];
 
 /// A record with what it is found by, due time made absolute.
 #[derive(Clone)]
@@ -45,8 +52,8 @@ struct State {
     ready: BTreeMap<AgentId, BTreeSet<(Timestamp, i64, RunId)>>,
     /// Leased runs by the lease's end.
     leased: BTreeSet<(Timestamp, i64, RunId)>,
-    /// Records other than ready runs that wait for a time, by kind: schedules and parked runs.
-    due: BTreeSet<(Kind, Timestamp, i64, RecordId)>,
+    /// Records other than ready runs that have a due time, by kind and, of runs, by status.
+    due: BTreeMap<(Kind, Option<Status>), ByTime>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
     by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
@@ -135,12 +142,7 @@ impl State {
             }
         }
         if let Some(due) = due {
-            let entry = (id.kind, *due, *order, id.clone());
-            if add {
-                self.due.insert(entry);
-            } else {
-                self.due.remove(&entry);
-            }
+            set(self.due.entry((id.kind, *status)).or_default(), (*due, *order), id.clone(), add);
         }
     }
 
@@ -153,7 +155,7 @@ impl State {
         self.records.insert(id, stored);
     }
 
-    fn holds(&self, guard: &Guard, now: Timestamp) -> bool {
+    fn holds(&self, guard: &Guard, steady: Timestamp) -> bool {
         match guard {
             Guard::Rev(id, rev) => self.records.get(id).is_some_and(|stored| stored.record.rev == *rev),
             Guard::Absent(id) => !self.records.contains_key(id),
@@ -161,7 +163,7 @@ impl State {
                 .records
                 .get(&RecordId::run(run))
                 .and_then(|stored| stored.record.lease.as_ref())
-                .is_some_and(|lease| lease.fence == *fence && lease.until.is_some_and(|until| until > now)),
+                .is_some_and(|lease| lease.fence == *fence && lease.until.is_some_and(|until| until > steady)),
         }
     }
 
@@ -199,8 +201,8 @@ impl State {
         }
     }
 
-    fn apply_one(&mut self, change: Change, now: Timestamp) -> Outcome {
-        if let Some(guard) = change.guards.iter().find(|guard| !self.holds(guard, now)) {
+    fn apply_one(&mut self, change: Change, Times { now, steady }: Times) -> Outcome {
+        if let Some(guard) = change.guards.iter().find(|guard| !self.holds(guard, steady)) {
             return Outcome::Refused(guard.clone());
         }
         for put in change.puts {
@@ -217,20 +219,21 @@ impl State {
         Outcome::Applied
     }
 
-    fn claim_one(&mut self, run_id: &RunId, request: &ClaimRequest, digest: &str, now: Timestamp) -> Result<Option<Claimed>, StoreError> {
+    fn claim_one(&mut self, run_id: &RunId, request: &ClaimRequest, digest: &str, at: Times) -> Result<Option<Claimed>, StoreError> {
         let id = RecordId::run(run_id);
         // A wish that names an agent twice has found the run twice.
         let Some(stored) = self.records.get(&id).filter(|stored| stored.index.ready) else { return Ok(None) };
         let mut run = stored.record.decode_run()?;
-        let until = now + request.lease;
+        let Times { now, steady } = at;
+        let until = steady + request.lease;
         let fence = stored.record.lease.as_ref().map_or(0, |lease| lease.fence) + 1;
-        let patch = lifecycle::claim(&mut run, digest, &request.worker, fence, now, until);
+        let patch = lifecycle::claim(&mut run, digest, &request.worker, fence, now, steady..until);
         let mut after = stored.clone();
         after.record.rev += 1;
         after.record.change = None;
         after.record.due = None;
         after.record.body = encode(&run)?;
-        after.record.lease = Some(Lease { fence, owner: Some(request.worker.clone()), until: Some(until), heartbeat_at: Some(now) });
+        after.record.lease = Some(Lease { fence, owner: Some(request.worker.clone()), until: Some(until), heartbeat_at: Some(steady) });
         after.index.status = Some(run.status);
         after.index.ready = false;
         after.index.due = None;
@@ -269,16 +272,16 @@ impl State {
         self.events.get(run).map(Vec::as_slice).unwrap_or_default()
     }
 
-    fn renew_one(&mut self, worker: &WorkerId, run: &RunId, fence: u64, lease: Duration, now: Timestamp) -> Renewal {
+    fn renew_one(&mut self, worker: &WorkerId, run: &RunId, fence: u64, lease: Duration, steady: Timestamp) -> Renewal {
         let id = RecordId::run(run);
-        if !self.holds(&Guard::Held(run.clone(), fence), now) {
+        if !self.holds(&Guard::Held(run.clone(), fence), steady) {
             return Renewal::Lost;
         }
         let Some(stored) = self.records.get_mut(&id) else { return Renewal::Lost };
-        let until = now + lease;
+        let until = steady + lease;
         let Some(held) = stored.record.lease.as_mut().filter(|held| held.owner.as_ref() == Some(worker)) else { return Renewal::Lost };
         let before = held.until.replace(until);
-        held.heartbeat_at = Some(now);
+        held.heartbeat_at = Some(steady);
         let order = stored.record.order;
         if let Some(before) = before {
             self.leased.remove(&(before, order, run.clone()));
@@ -341,7 +344,8 @@ impl State {
         }))
     }
 
-    fn due(&self, what: &DueKind, limit: usize, now: Timestamp) -> Due {
+    fn due(&self, what: &DueKind, limit: usize, at: Times) -> Due {
+        let now = at.of(what);
         let mut due = Due { now, ..Due::default() };
         let record = |id: &RecordId| self.records.get(id).map(|stored| stored.record.clone());
         match what {
@@ -366,14 +370,24 @@ impl State {
                 });
                 due.records = older.take(limit).collect();
             }
-            DueKind::Schedules | DueKind::Expiries => {
-                let kind = if *what == DueKind::Schedules { Kind::Schedule } else { Kind::Run };
-                let of_kind = || self.due.iter().skip_while(move |(of, ..)| *of < kind).take_while(move |(of, ..)| *of == kind);
-                due.records = of_kind().take_while(|(_, at, ..)| *at <= now).take(limit).filter_map(|(.., id)| record(id)).collect();
-                due.next = of_kind().map(|(_, at, ..)| *at).find(|at| *at > now);
-            }
+            DueKind::Schedules => self.aged(&mut due, &[(Kind::Schedule, None)], Duration::ZERO, limit),
+            DueKind::Expiries => self.aged(&mut due, &PARKED, Duration::ZERO, limit),
+            DueKind::Ended { status, for_at_least } => self.aged(&mut due, &[(Kind::Run, Some(*status))], *for_at_least, limit),
+            DueKind::Aged { kind, for_at_least } => self.aged(&mut due, &[(*kind, None)], *for_at_least, limit),
         }
         due
+    }
+
+    /// What has been due for at least so long among these groups of [`State::due`].
+    fn aged(&self, due: &mut Due, groups: &[(Kind, Option<Status>)], for_at_least: Duration, limit: usize) {
+        let until = due.now - for_at_least;
+        let groups: Vec<_> = groups.iter().filter_map(|group| self.due.get(group)).collect();
+        let mut passed: Vec<_> = groups.iter().flat_map(|group| group.range(..=(until, i64::MAX)).take(limit)).collect();
+        passed.sort_by_key(|(at, _)| **at);
+        let record = |(_, id): (_, &RecordId)| self.records.get(id).map(|stored| stored.record.clone());
+        due.records = passed.into_iter().take(limit).filter_map(record).collect();
+        let later = |group: &&ByTime| group.range((until, i64::MAX)..).next().map(|((at, _), _)| *at);
+        due.next = groups.iter().filter_map(later).min().map(|at| at + for_at_least);
     }
 }
 
@@ -385,33 +399,33 @@ fn encode<T: serde::Serialize>(value: &T) -> Result<Bytes, StoreError> {
 impl Store for MemoryStore {
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
         let mut state = self.state();
-        let now = self.clock.now();
+        let at = Times::of_clock(&*self.clock);
         changes.iter().try_for_each(Change::check)?;
-        Ok(changes.into_iter().map(|change| state.apply_one(change, now)).collect())
+        Ok(changes.into_iter().map(|change| state.apply_one(change, at)).collect())
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let mut state = self.state();
-        let now = self.clock.now();
+        let at = Times::of_clock(&*self.clock);
         let again = state.claimed_under(&request)?;
         if !again.is_empty() {
             return Ok(again);
         }
         let mut claimed = Vec::new();
-        for (run, digest) in state.claimable(&request, now) {
-            claimed.extend(state.claim_one(&run, &request, &digest, now)?);
+        for (run, digest) in state.claimable(&request, at.now) {
+            claimed.extend(state.claim_one(&run, &request, &digest, at)?);
         }
         Ok(claimed)
     }
 
     async fn renew(&self, worker: &WorkerId, leases: &[(RunId, u64)], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
         let mut state = self.state();
-        let now = self.clock.now();
-        Ok(leases.iter().map(|(run, fence)| state.renew_one(worker, run, *fence, lease, now)).collect())
+        let steady = self.clock.steady();
+        Ok(leases.iter().map(|(run, fence)| state.renew_one(worker, run, *fence, lease, steady)).collect())
     }
 
     async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
-        Ok(self.state().due(&what, limit, self.clock.now()))
+        Ok(self.state().due(&what, limit, Times::of_clock(&*self.clock)))
     }
 
     async fn get(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {

@@ -6,7 +6,10 @@
 //!   appended events do not raise it.
 //! - The store numbers a run's events 1, 2, 3 … in the commit of the change that carries them.
 //! - A fence rises with every claim of a run and is never reset.
-//! - Only the store's clock judges what is due and which leases hold.
+//! - Only the store's clock judges what is due and which leases hold. A store without a server of its own judges leases by
+//!   [`crate::clock::Clock::steady`], so that a step of the wall clock neither ends nor prolongs one.
+//! - Every put of an ended run, of a skip range and of an idempotency key has a due time; [`DueKind::Ended`] and [`DueKind::Aged`]
+//!   find them by it along an index, however many are not due yet.
 //! - Deleting a run deletes its attempts, events, checkpoints and result in the same change.
 //!
 //! How it fails: an error means that nothing is known of what was asked for. [`StoreError::is_transient`] tells whether asking
@@ -87,7 +90,8 @@ pub trait Store: Send + Sync + 'static {
     /// A run's events with numbers above `after`, in order.
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError>;
 
-    /// The store's clock.
+    /// The store's clock, by which decisions are made. It is asked for with each batch: a store behind a network reckons it from what its
+    /// server told last.
     async fn now(&self) -> Result<Timestamp, StoreError>;
 
     /// Writes out what can be, and lets go of files and connections.

@@ -42,14 +42,29 @@ pub enum Kind {
     Result,
     /// A range of occurrences that did not become runs; key: the task's id, `/`, and a text that sorts by time.
     SkipRange,
+    /// What was answered under an idempotency key; key: the hash of scope and key. Its due time is its end.
+    Idempotency,
+    /// The files of a deleted run that are still to be removed; key: the run's id.
+    Removal,
     /// A daemon; key: its id.
     Daemon,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 9] =
-        [Kind::Agent, Kind::Task, Kind::Schedule, Kind::Run, Kind::Attempt, Kind::Slot, Kind::Result, Kind::SkipRange, Kind::Daemon];
+    pub const ALL: [Kind; 11] = [
+        Kind::Agent,
+        Kind::Task,
+        Kind::Schedule,
+        Kind::Run,
+        Kind::Attempt,
+        Kind::Slot,
+        Kind::Result,
+        Kind::SkipRange,
+        Kind::Idempotency,
+        Kind::Removal,
+        Kind::Daemon,
+    ];
 
     /// The kind as stores spell it.
     pub const fn as_str(self) -> &'static str {
@@ -62,6 +77,8 @@ impl Kind {
             Kind::Slot => "slot",
             Kind::Result => "result",
             Kind::SkipRange => "skip_range",
+            Kind::Idempotency => "idempotency",
+            Kind::Removal => "removal",
             Kind::Daemon => "daemon",
         }
     }
@@ -141,7 +158,8 @@ pub struct Index {
     pub status: Option<Status>,
     /// Whether a run may be claimed once it is due. A run that waits for its turn is not ready.
     pub ready: bool,
-    /// When something is to be done about the record: a ready run started, a schedule dispatched, a parked run expired.
+    /// When something is to be done about the record: a ready run started, a schedule dispatched, a parked run expired, a key's
+    /// answer forgotten. Of what is kept for a while, an ended run or a skip range, it is since when.
     pub due: Option<When>,
     /// Whether a run's cancel was asked for; renewals tell its worker.
     pub cancel_requested: bool,
@@ -156,6 +174,8 @@ impl Index {
             Some(When::In(run.queued_at.since(now)))
         } else if run.status.is_waiting() {
             Some(When::In(PARKED_FOR))
+        } else if run.status.is_terminal() {
+            Some(When::In(Duration::ZERO))
         } else {
             None
         };
@@ -246,7 +266,7 @@ pub struct Record {
     pub change: Option<ChangeId>,
     /// Its place among all records of its kind, in order of first being put. The order of pages.
     pub order: i64,
-    /// When something is to be done about it.
+    /// When something is to be done about it, or since when it is kept; see [`Index::due`].
     pub due: Option<Timestamp>,
     /// JSON.
     pub body: Bytes,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{ChangeId, Kind, Record};
+use crate::clock::Clock;
 use crate::domain::id::{AgentId, RunId, TaskId, WorkerId};
 use crate::domain::run::{Attempt, Run, Status};
 use crate::domain::time::Timestamp;
@@ -76,6 +77,30 @@ pub enum DueKind {
     Schedules,
     /// Parked runs whose wait has expired.
     Expiries,
+    /// Runs that ended with this status, for at least so long.
+    Ended {
+        /// The status, a terminal one.
+        status: Status,
+        /// How long ago they ended at least.
+        for_at_least: Duration,
+    },
+    /// Records of this kind whose due time has passed for at least so long: skip ranges by their age, idempotency keys by their end.
+    Aged {
+        /// The kind; not that of runs.
+        kind: Kind,
+        /// How long ago they were due at least.
+        for_at_least: Duration,
+    },
+}
+
+impl DueKind {
+    /// How long ago a record must have been due to be answered with.
+    pub fn for_at_least(&self) -> Duration {
+        match self {
+            DueKind::Ended { for_at_least, .. } | DueKind::Aged { for_at_least, .. } => *for_at_least,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// What is due, and when to ask again.
@@ -85,8 +110,29 @@ pub struct Due {
     pub records: Vec<Record>,
     /// When the next one that is not due yet will be; none when there is none.
     pub next: Option<Timestamp>,
-    /// The store's present at the time of the answer.
+    /// The store's present at the time of the answer, by the clock that judged: for expired leases the one that does not step.
     pub now: Timestamp,
+}
+
+/// The present of a store without a server of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    /// By this, what waits for a time is due.
+    pub(super) now: Timestamp,
+    /// By this, leases hold.
+    pub(super) steady: Timestamp,
+}
+
+impl Times {
+    /// What the clock says.
+    pub(super) fn of_clock(clock: &dyn Clock) -> Times {
+        Times { now: clock.now(), steady: clock.steady() }
+    }
+
+    /// The present that judges records of that kind.
+    pub(super) fn of(self, what: &DueKind) -> Timestamp {
+        if *what == DueKind::ExpiredLeases { self.steady } else { self.now }
+    }
 }
 
 /// The closed set of what can be listed; each has its index on every store.

@@ -164,6 +164,22 @@ impl Workspaces {
         removed.map_err(WorkspaceError::making("remove", path))
     }
 
+    /// Removes what was set aside of a workspace: whatever lies beside it under its name, an `@` and more.
+    ///
+    /// # Errors
+    /// As [`Workspaces::remove`].
+    pub fn remove_set_aside(&self, path: &str) -> Result<(), WorkspaceError> {
+        beneath::check_workspace(path)?;
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = match beneath::directory(&self.shared.root, if above.is_empty() { "." } else { above }) {
+            Ok(parent) => parent,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(WorkspaceError::making("remove what was set aside of", path)(errno)),
+        };
+        let removed = removal::remove_beside(&parent, name).and_then(|()| removal::remove_empty_folders(&self.shared.root, above));
+        removed.map_err(WorkspaceError::making("remove what was set aside of", path))
+    }
+
     /// What a workspace takes of the disk, mirrors included, links not followed.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, Dir, unlinkat};
 use rustix::io::Errno;
 
 use super::{beneath, walk};
@@ -30,6 +30,17 @@ pub(super) fn remove_tree(parent: impl AsFd, name: &str) -> Result<(), Errno> {
         }
     }
     gone_is_done(unlinkat(&parent, name, AtFlags::REMOVEDIR))
+}
+
+/// Removes whatever in `parent` is called `name`, `@` and more.
+pub(super) fn remove_beside(parent: impl AsFd, name: &str) -> Result<(), Errno> {
+    let prefix = format!("{name}@");
+    let mut beside = Vec::new();
+    for entry in Dir::read_from(&parent)? {
+        let found = entry?.file_name().to_str().ok().filter(|found| found.starts_with(&prefix)).map(str::to_owned);
+        beside.extend(found);
+    }
+    beside.iter().try_for_each(|found| remove_tree(&parent, found))
 }
 
 /// Removes the folders of `path` from the deepest up, as far as they are empty.

@@ -4,6 +4,7 @@
 mod client;
 mod hostile;
 mod local;
+mod mend;
 mod real;
 pub mod stage;
 mod waiting;

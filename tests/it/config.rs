@@ -157,6 +157,23 @@ fn all_faults_come_at_once_each_with_its_line() {
 }
 
 #[test]
+fn retention_is_a_time_or_never_and_a_0_is_not_guessed_at() {
+    let retention = good("[retention]\ncompleted_seconds = 1\nfailed_seconds = \"never\"", &[]).settings.retention;
+    assert_eq!((retention.completed, retention.failed, retention.skipped), (Some(Seconds::whole(1)), None, Some(Seconds::whole(604_800))));
+    let never = good("", &[("SANDCLOCK_RETENTION_SKIPPED_SECONDS", "never")]);
+    assert_eq!(never.settings.retention.skipped, None);
+    assert!(never.entries.iter().any(|entry| entry.key == "retention.skipped_seconds" && entry.value == "never"));
+    for value in ["0", "0.5", "-1", "\"forever\"", "true", "1e99"] {
+        let mend = ["retention.cancelled_seconds", "from 1 to", "`never` keeps them for ever"];
+        one_fault(&format!("[retention]\ncancelled_seconds = {value}"), &[], &mend);
+    }
+    let bounds = good("[queue]\nmax_queued_runs = 0\n[agents.a]\nmax_queued_runs = 3", &[]).settings;
+    assert_eq!(bounds.queue.max_queued_runs, 0);
+    assert_eq!(bounds.agents.values().map(|agent| agent.max_queued_runs).collect::<Vec<_>>(), [Some(3), None]);
+    one_fault("[agents.a]\nmax_queued_runs = 0", &[], &["agents.a.max_queued_runs", "from 1 to"]);
+}
+
+#[test]
 fn what_is_not_toml_is_told_by_line_without_showing_it() {
     one_fault("[server]\ntoken = \"tiger-7421\n", &[], &["x.toml:2: this is not TOML"]);
     assert!(!bad("[server]\ntoken = \"tiger-7421\n", &[]).contains("tiger"));

@@ -14,5 +14,6 @@ mod plugins;
 mod process;
 mod sandbox;
 mod schedule;
+mod simulation;
 mod store;
 mod workspace;

@@ -4,7 +4,10 @@ mod download;
 mod events;
 mod list;
 mod logs;
+mod many;
+mod mend;
 mod show;
+mod why;
 mod workspace;
 
 use clap::{Args, Subcommand};
@@ -13,7 +16,7 @@ use super::Context;
 use super::caller::Caller;
 use super::exit::{Exit, Fault};
 use super::remote::ClientArgs;
-use super::wait;
+use super::{human, view, wait};
 use crate::domain::id::RunId;
 use crate::domain::time::Seconds;
 
@@ -40,10 +43,16 @@ enum Verb {
     List(list::ListArgs),
     /// Show one run
     Show(One),
-    /// Ask for a run's cancel
-    Cancel(One),
+    /// Say why a run is where it is
+    Why(One),
+    /// Ask for a run's cancel, or for that of many
+    Cancel(mend::CancelArgs),
+    /// Run an ended run's task again with the same query, or those of many
+    Rerun(Box<mend::RerunArgs>),
     /// Let a parked run go on
     Resume(One),
+    /// Write an ended run's run.json, events.jsonl and output.md again from the store
+    Mirror(One),
     /// Show what happened to a run, or watch it happen
     Events(events::EventsArgs),
     /// Show a run's attempts
@@ -73,9 +82,14 @@ pub async fn execute(args: RunsArgs, context: &Context) -> Result<Exit, Fault> {
     match args.verb {
         Verb::List(list) => list::execute(&caller, list).await,
         Verb::Show(One { run }) => show::run(&caller, &run).await,
-        Verb::Cancel(One { run }) => {
-            let answer = caller.remote.post(&["runs", run.as_str(), "cancel"], None).await?;
-            caller.show(&answer, |_| format!("asked for the cancel of {run}; `sandclock runs wait {run}` waits for its end\n"))
+        Verb::Why(One { run }) => why::execute(&caller, &run).await,
+        Verb::Cancel(cancel) => mend::cancel(&caller, cancel).await,
+        Verb::Rerun(rerun) => mend::rerun(&caller, *rerun).await,
+        Verb::Mirror(One { run }) => {
+            let answer = caller.remote.post(&["runs", run.as_str(), "mirror"], None).await?;
+            caller.show(&answer, |answer| {
+                format!("wrote the mirrors of {run} into {}\n", human::one_line(&view::shown(answer, "workspace_path")))
+            })
         }
         Verb::Resume(One { run }) => {
             let answer = caller.remote.post(&["runs", run.as_str(), "resume"], None).await?;

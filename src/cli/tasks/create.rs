@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::run::object;
+use super::run::{key, object};
 use super::show;
 use crate::cli::caller::Caller;
 use crate::cli::exit::{Exit, Fault};
@@ -64,10 +64,13 @@ pub(super) struct CreateArgs {
     /// Replace the task of that id if there is one
     #[arg(long)]
     replace: bool,
+    /// A name of your own for this request: given again with the same request, it changes nothing
+    #[arg(long, value_name = "KEY", value_parser = key)]
+    idempotency_key: Option<String>,
 }
 
 pub(super) async fn execute(caller: &Caller<'_>, args: CreateArgs) -> Result<Exit, Fault> {
-    let replace = args.replace;
+    let (replace, key) = (args.replace, args.idempotency_key.clone());
     let mut task = match &args.file {
         Some(file) => {
             let file = file.clone();
@@ -79,7 +82,7 @@ pub(super) async fn execute(caller: &Caller<'_>, args: CreateArgs) -> Result<Exi
     if replace {
         task.insert("replace".to_owned(), Value::Bool(true));
     }
-    let answer = caller.remote.post(&["tasks"], Some(&Value::Object(task))).await?;
+    let answer = caller.remote.post_once(&["tasks"], &Value::Object(task), key.as_deref()).await?;
     caller.show(&answer, |task| show::sheet(caller, task))
 }
 

@@ -7,6 +7,7 @@ use crate::cli::caller::Caller;
 use crate::cli::exit::{Exit, Fault};
 use crate::cli::{human, view, wait};
 use crate::domain::id::{RunId, TaskId};
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::time::Seconds;
 
 #[derive(Args, Clone, Debug)]
@@ -20,6 +21,9 @@ pub(super) struct RunArgs {
     /// A JSON object that goes with the run
     #[arg(long, value_name = "JSON", value_parser = object)]
     metadata: Option<Map<String, Value>>,
+    /// A name of your own for this request: given again with the same request, it makes no second run
+    #[arg(long, value_name = "KEY", value_parser = key)]
+    idempotency_key: Option<String>,
     /// Wait until the run has ended, and end as it did
     #[arg(long)]
     wait: bool,
@@ -29,8 +33,14 @@ pub(super) struct RunArgs {
 }
 
 /// Reads a JSON object.
-pub(super) fn object(text: &str) -> Result<Map<String, Value>, String> {
+pub(in crate::cli) fn object(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("write a JSON object such as {{\"key\": \"value\"}} ({error})"))
+}
+
+/// Reads an idempotency key.
+pub(super) fn key(text: &str) -> Result<String, String> {
+    let checked = IdempotencyKey::parse("", text, "", None);
+    checked.map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 pub(super) async fn execute(caller: &Caller<'_>, args: RunArgs) -> Result<Exit, Fault> {
@@ -41,7 +51,8 @@ pub(super) async fn execute(caller: &Caller<'_>, args: RunArgs) -> Result<Exit, 
     if let Some(metadata) = args.metadata {
         body.insert("metadata".to_owned(), Value::Object(metadata));
     }
-    let answer = caller.remote.post(&["tasks", args.task.as_str(), "run"], Some(&Value::Object(body))).await?;
+    let (path, body) = (["tasks", args.task.as_str(), "run"], Value::Object(body));
+    let answer = caller.remote.post_once(&path, &body, args.idempotency_key.as_deref()).await?;
     if !args.wait {
         return caller.show(&answer, text);
     }

@@ -68,12 +68,19 @@ pub(super) async fn status(caller: &Caller<'_>, task: &TaskId) -> Result<Exit, F
         sheet.maybe("last", view::moment(status, "schedule_state.last_dispatched_at", now));
         sheet.entry("runs", format!("{}, {} of them active", view::shown(status, "runs"), view::shown(status, "active_runs")));
         sheet.entry("by status", view::counts(status, "status_counts"));
-        let totals = |name: &str| view::count(status, &format!("schedule_state.totals.{name}")).filter(|count| *count > 0);
-        sheet.maybe("skipped", totals("skipped").map(|count| format!("{count} occurrences; `sandclock tasks skips` has them")));
+        sheet.maybe("occurrences", occurrences(task, status));
         if let Some(run) = view::at(status, "latest_run").filter(|run| run.is_object()) {
             let age = view::age(run, "triggered_at", now);
             sheet.entry("latest", format!("{} {} {age}", view::shown(run, "run_id"), view::shown(run, "status")));
         }
         sheet.render(&caller.context.screen)
     })
+}
+
+/// What has become of the schedule's occurrences; nothing while it has had none.
+fn occurrences(task: &TaskId, status: &Value) -> Option<String> {
+    let total = |name: &str| view::count(status, &format!("schedule_state.totals.{name}")).unwrap_or(0);
+    let (all, runs, skipped) = (total("occurrences"), total("runs"), total("skipped"));
+    let hint = if skipped > 0 { format!("; `sandclock tasks skips {task}` has those that were") } else { String::new() };
+    (all > 0).then(|| format!("{all} = {runs} runs + {skipped} skipped{hint}"))
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Manager;
 use crate::daemon::error::ManagerError;
 use crate::domain::id::RunId;
-use crate::domain::run::Run;
+use crate::domain::run::{Run, Status};
 use crate::workspace::{FileEntry, OpenFile, WorkspaceError};
 
 /// A page of a run's workspace.
@@ -86,22 +86,25 @@ impl Manager {
         }))
     }
 
-    /// Removes what a deleted run left on the disk; what cannot be removed is told in the log.
-    pub(super) async fn remove_files(&self, run: &Run) {
-        let workspaces = self.inner().workspaces.clone();
-        let (id, path) = (run.run_id.clone(), run.workspace_path.clone());
-        let removed = self
-            .inner()
-            .blocking(move || {
-                workspaces.logs().remove(&id)?;
-                match workspaces.remove(&path) {
-                    Err(WorkspaceError::NotFound { .. }) => Ok(()),
-                    removed => removed,
-                }
-            })
-            .await;
-        if let Err(error) = removed {
-            tracing::warn!(run = %run.run_id, %error, "the files of a deleted run could not be removed");
+    /// Writes an ended run's mirrors again from what the store has; answers with the names of the files that are there then.
+    ///
+    /// # Errors
+    /// There is no such run, it has not ended, its task wants no mirrors, or the disk refuses.
+    pub async fn mirror_run(&self, run: &RunId) -> Result<(Run, Vec<&'static str>), ManagerError> {
+        let of = self.run(run).await?;
+        if !of.status.is_terminal() {
+            let sentence =
+                format!("Run {run} is {}; its worker writes its mirrors, and they can be rebuilt when it has ended", of.status.as_str());
+            return Err(ManagerError::Conflict(sentence));
         }
+        let mut mirrors = self.inner().mirrors_of(&of, None, std::iter::empty()).await?;
+        if !mirrors.any() {
+            let sentence =
+                format!("Run {run} was made without mirrors (workspace_policy of its task); the API has its record and its history");
+            return Err(ManagerError::Conflict(sentence));
+        }
+        mirrors.output = self.result(run).await?.filter(|_| of.status == Status::Completed);
+        let written = self.inner().put_mirrors(mirrors).await?;
+        Ok((of, written))
     }
 }

@@ -1,26 +1,33 @@
 //! The façade that the API, the command line and programs go through.
 
+mod bulk;
 mod configured;
 mod files;
 mod runs;
 mod status;
 mod tasks;
+mod why;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::de::DeserializeOwned;
+
 use super::agents::Agents;
 use super::error::ManagerError;
+use super::idempotency::{Answered, Once};
 use super::inner::{DaemonSettings, Inner};
 use super::transitions::Step;
 use super::txn::{Known, Txn};
 use crate::domain::id::RunId;
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::lifecycle::Draft;
 use crate::domain::run::Trigger;
 use crate::domain::time::Timestamp;
 use crate::store::{PageRequest, Record, RecordId, Scope, StoreError};
 
 pub use super::signals::RunWatch;
+pub use bulk::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
 pub use files::WorkspaceListing;
 pub use runs::RunWish;
 pub use tasks::Registered;
@@ -79,6 +86,19 @@ impl Manager {
         decide: impl FnMut(&mut Txn<'_>) -> Step<T> + Send + 'static,
     ) -> Result<T, ManagerError> {
         Ok(self.inner().committer.commit(reads, known, decide).await?)
+    }
+
+    /// A request under a key. Whoever asks again asks for the same, whatever daemon made it.
+    async fn once(&self, key: IdempotencyKey) -> Once {
+        let inner = self.inner();
+        inner.admission.refresh(&*inner.store, &*inner.clock).await;
+        Once::new(key, inner.entropy.hex_name(), inner.settings.bounds.idempotency, Arc::clone(&inner.admission))
+    }
+
+    /// What was answered to a request before, if anything.
+    async fn answered<T: DeserializeOwned + Send + 'static>(&self, once: &Once) -> Result<Option<Answered<T>>, ManagerError> {
+        let once = once.clone();
+        self.commit(vec![once.id()], Vec::new(), move |txn| once.answered(txn)).await
     }
 
     async fn record(&self, id: RecordId) -> Result<Option<Record>, StoreError> {

@@ -1,15 +1,18 @@
 //! Runs: start, wait, cancel, resume, read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::{Listing, Manager};
 use crate::daemon::error::ManagerError;
+use crate::daemon::idempotency::{Answered, Once};
 use crate::daemon::signals::RunWatch;
 use crate::daemon::transitions::{self, task_of};
 use crate::daemon::txn::Known;
 use crate::domain::id::{RunId, TaskId};
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run, Status, Trigger};
 use crate::domain::task::{check_query_override, check_trigger_metadata};
@@ -31,34 +34,63 @@ impl Manager {
     /// Makes a run of a task, whatever its schedule; on a paused task too. Under skip_if_running the run may be a skipped one.
     ///
     /// # Errors
-    /// There is no such task, it is disabled, or the daemon stops.
+    /// There is no such task, it is disabled, too many runs wait, the store is full, or the daemon stops.
     pub async fn run_now(&self, task: &TaskId, wish: RunWish) -> Result<Run, ManagerError> {
+        Ok(self.make_run(task, wish, None).await?.answer)
+    }
+
+    /// Makes a run of a task, once under this key: asked again, it answers with the run as it was made first.
+    ///
+    /// # Errors
+    /// As [`Manager::run_now`]; or the key is another request's, or too many keys are kept.
+    pub async fn run_once(&self, task: &TaskId, wish: RunWish, key: IdempotencyKey) -> Result<Answered<Run>, ManagerError> {
+        let once = self.once(key).await;
+        self.make_run(task, wish, Some(once)).await
+    }
+
+    async fn make_run(&self, task: &TaskId, wish: RunWish, once: Option<Once>) -> Result<Answered<Run>, ManagerError> {
         let query = wish.query.filter(|query| !query.trim().is_empty());
         if let Some(query) = &query {
             check_query_override(query)?;
         }
         check_trigger_metadata(&wish.metadata)?;
         let inner = self.inner();
+        inner.outage.room()?;
+        inner.admission.refresh(&*inner.store, &*inner.clock).await;
         let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
         let made = RecordId::run(&run_id);
         let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
         draft.query = query;
         draft.trigger_metadata = wish.metadata;
-        let id = task.clone();
-        let run = self
-            .commit(vec![RecordId::task(task), RecordId::slot(task)], vec![Known::absent(made.clone())], move |txn| {
-                // A commit whose answer was lost has made it: nobody else knows this id.
-                if let Some(run) = txn.get::<Run, _>(&made)? {
-                    return Ok(run);
+        let (id, admission) = (task.clone(), Arc::clone(&inner.admission));
+        let (mut in_queue, mut of_key) = (None, None);
+        let mut reads = vec![RecordId::task(task), RecordId::slot(task)];
+        reads.extend(once.as_ref().map(Once::id));
+        self.commit(reads, vec![Known::absent(made.clone())], move |txn| {
+            // A commit whose answer was lost has made it: nobody else knows this id.
+            if let Some(run) = txn.get::<Run, _>(&made)? {
+                return Ok(Answered { answer: Run::clone(&run), replayed: false });
+            }
+            if let Some(once) = &once {
+                if let Some(answered) = once.answered(txn)? {
+                    return Ok(answered);
                 }
-                let task = task_of(txn, &id)?;
-                if !task.enabled {
-                    return Err(ManagerError::Conflict(format!("Task {id} is disabled; enable it to run it")).into());
-                }
-                transitions::admit(txn, &task, draft.clone())
-            })
-            .await?;
-        Ok(Run::clone(&run))
+                once.take_place(&mut of_key)?;
+            }
+            let task = task_of(txn, &id)?;
+            if !task.enabled {
+                return Err(ManagerError::Conflict(format!("Task {id} is disabled; enable it to run it")).into());
+            }
+            if in_queue.is_none() {
+                in_queue = Some(admission.run(&task.agent_id)?);
+            }
+            let run = transitions::admit(txn, &task, draft.clone())?;
+            if let Some(once) = &once {
+                once.keep(txn, &*run)?;
+            }
+            Ok(Answered { answer: Run::clone(&run), replayed: false })
+        })
+        .await
     }
 
     /// Waits until a run has ended or is parked, at most `limit`; answers with the run as it is then.
@@ -161,9 +193,6 @@ impl Manager {
     /// There is no such run.
     pub async fn result(&self, run: &RunId) -> Result<Option<String>, ManagerError> {
         let of = self.run(run).await?;
-        match self.record(RecordId::new(Kind::Result, run.as_str())).await? {
-            Some(record) => Ok(Some(record.decode()?)),
-            None => Ok(of.result_preview),
-        }
+        Ok(self.inner().read_result(&of).await?)
     }
 }

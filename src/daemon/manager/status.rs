@@ -8,7 +8,7 @@ use crate::domain::id::{AgentId, TaskId};
 use crate::domain::run::Status;
 use crate::domain::schedule::ScheduleState;
 use crate::plugins::PluginState;
-use crate::store::{CountScope, Counts, Kind, PageRequest, RecordId, Scope};
+use crate::store::{CountScope, Counts, Kind, PageRequest, RecordId, Scope, StoreError};
 
 fn by_status(counts: &Counts) -> Value {
     Value::Object(Status::ALL.into_iter().map(|status| (status.as_str().to_owned(), json!(counts.of(status)))).collect::<Map<_, _>>())
@@ -120,6 +120,14 @@ impl Manager {
     /// # Errors
     /// The reason, in a sentence.
     pub fn ready(&self) -> Result<(), String> {
-        if self.is_running() { Ok(()) } else { Err("the daemon is stopping".to_owned()) }
+        if !self.is_running() {
+            return Err("the daemon is stopping".to_owned());
+        }
+        // What the store says of itself may name files and servers; that is for the log.
+        match self.inner().outage.reason() {
+            None => Ok(()),
+            Some(StoreError::Full(_)) => Err("the store is full; free some space for it, it goes on by itself".to_owned()),
+            Some(_) => Err("the store is not available at the moment; the daemon's log says why".to_owned()),
+        }
     }
 }

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use chrono::FixedOffset;
 use serde_json::{Value, json};
 
 use super::{Listing, Manager};
 use crate::daemon::entities::skip_range_id;
 use crate::daemon::error::ManagerError;
+use crate::daemon::idempotency::{Answered, Once};
+use crate::daemon::removal;
 use crate::daemon::transitions::{self, Step, task_of};
 use crate::daemon::txn::Txn;
 use crate::domain::id::{AgentId, RunId, TaskId};
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::run::{Slot, Status};
 use crate::domain::schedule::{Advance, ScheduleState};
 use crate::domain::task::Task;
@@ -38,11 +42,30 @@ impl Manager {
     /// # Errors
     /// The body is wrong, the agent is unknown, or the task exists and `replace` is false.
     pub async fn register_task(&self, body: Value, replace: bool, source: Option<String>) -> Result<Task, ManagerError> {
+        let task = self.task_of_body(body, source)?;
+        Ok(self.keep_task(task, replace).await?.0)
+    }
+
+    /// Registers a task from JSON, once under this key: asked again, it answers with the task as it was registered first.
+    ///
+    /// # Errors
+    /// As [`Manager::register_task`]; or the key is another request's, or too many keys are kept.
+    pub async fn register_task_once(&self, body: Value, replace: bool, key: IdempotencyKey) -> Result<Answered<Task>, ManagerError> {
+        let once = self.once(key).await;
+        // What was registered under the key may be refused by now, as when its agent is gone.
+        if let Some(answered) = self.answered(&once).await? {
+            return Ok(answered);
+        }
+        let task = self.task_of_body(body, None)?;
+        self.put_task(task, replace, Some(once)).await.map(|(answered, _)| answered)
+    }
+
+    fn task_of_body(&self, body: Value, source: Option<String>) -> Result<Task, ManagerError> {
         let task = Task::parse(body, &self.inner().settings.default_agent, source, self.now())?;
         if self.0.agents.as_ref().is_some_and(|agents| !agents.knows(&task.agent_id)) {
             return Err(ManagerError::not_found("Agent", &task.agent_id));
         }
-        Ok(self.keep_task(task, replace).await?.0)
+        Ok(task)
     }
 
     /// Keeps a task. One that asks for the same as what is there changes nothing.
@@ -50,26 +73,27 @@ impl Manager {
     /// # Errors
     /// The task exists and `replace` is false, or the store does not answer.
     pub async fn keep_task(&self, task: Task, replace: bool) -> Result<(Task, Registered), ManagerError> {
-        let ids = vec![RecordId::task(&task.task_id), RecordId::schedule(&task.task_id), RecordId::slot(&task.task_id)];
+        let (kept, registered) = self.put_task(task, replace, None).await?;
+        Ok((kept.answer, registered))
+    }
+
+    async fn put_task(&self, task: Task, replace: bool, once: Option<Once>) -> Result<(Answered<Task>, Registered), ManagerError> {
+        let mut ids = vec![RecordId::task(&task.task_id), RecordId::schedule(&task.task_id), RecordId::slot(&task.task_id)];
+        ids.extend(once.as_ref().map(Once::id));
         let incarnation = self.inner().entropy.hex_name();
+        let mut place = None;
         self.commit(ids, Vec::new(), move |txn| {
-            let before = txn.get::<Task, _>(&RecordId::task(&task.task_id))?;
-            let Some(before) = before else {
-                let state = ScheduleState::new(task.task_id.clone(), incarnation.clone(), &task.schedule, txn.now());
-                put_state(txn, &task, state)?;
-                txn.put(RecordId::task(&task.task_id), Arc::new(task.clone()))?;
-                return Ok((task.clone(), Registered::Created));
-            };
-            if !replace {
-                return Err(ManagerError::Conflict(format!("Task already registered: {}", task.task_id)).into());
+            if let Some(once) = &once {
+                if let Some(answered) = once.answered(txn)? {
+                    return Ok((answered, Registered::Unchanged));
+                }
+                once.take_place(&mut place)?;
             }
-            if before.same_as(&task) {
-                return Ok((Task::clone(&before), Registered::Unchanged));
+            let (kept, registered) = put_task(txn, &task, replace, &incarnation)?;
+            if let Some(once) = &once {
+                once.keep(txn, &kept)?;
             }
-            let mut after = task.clone();
-            after.created_at = before.created_at;
-            replace_task(txn, &before, &after)?;
-            Ok((after, Registered::Replaced))
+            Ok((Answered { answer: kept, replayed: false }, registered))
         })
         .await
     }
@@ -156,17 +180,8 @@ impl Manager {
             loop {
                 let scope = Scope::Runs { task: Some(task.clone()), status: Some(status) };
                 let page = self.inner().store.list(scope, PageRequest::first(DELETE_PAGE)).await?;
-                for record in &page.records {
-                    let run = record.decode_run()?;
-                    let id = record.id.clone();
-                    self.commit(vec![id.clone()], Vec::new(), move |txn: &mut Txn<'_>| -> Step<()> {
-                        txn.delete(id.clone());
-                        Ok(())
-                    })
-                    .await?;
-                    self.remove_files(&run).await;
-                }
-                if page.next.is_none() {
+                let deleted = removal::delete_runs(self.inner(), &page.records).await?;
+                if deleted == 0 || page.next.is_none() {
                     break;
                 }
             }
@@ -228,7 +243,7 @@ impl Manager {
         .await
     }
 
-    /// A task's next occurrences, in its zone and in UTC.
+    /// A task's next occurrences, in its zone and in UTC, and the next change of its zone's clocks with the occurrences beside it.
     ///
     /// # Errors
     /// There is no such task.
@@ -237,21 +252,32 @@ impl Manager {
         let record = self.record(RecordId::schedule(task)).await?;
         let state: ScheduleState = record.ok_or_else(|| ManagerError::not_found("Task", task))?.decode()?;
         let schedule = &definition.schedule;
-        let zone = schedule.timezone();
+        let now = self.now();
         let mut occurrences = Vec::new();
         let mut next = state.next_nominal_at;
+        let mut offset = schedule.offset_at(now);
         while let Some(nominal) = next.filter(|_| occurrences.len() < count.min(MOST_AHEAD)) {
-            let due = nominal + schedule.jitter_of(task, &state.incarnation, nominal);
-            let local = nominal.to_datetime().with_timezone(&zone);
-            occurrences.push(json!({ "nominal": nominal, "local": local.format("%a %Y-%m-%d %H:%M:%S %Z").to_string(), "due": due }));
+            occurrences.push(occurrence(&definition, &state, nominal, offset));
+            offset = schedule.offset_at(nominal);
             next = schedule.next(nominal);
         }
+        let change = schedule.clock_change(now, state.next_nominal_at).map(|change| {
+            let show = |nominal: Option<Timestamp>| nominal.map(|nominal| occurrence(&definition, &state, nominal, change.from));
+            json!({
+                "at": change.at,
+                "from": change.from.to_string(),
+                "to": change.to.to_string(),
+                "last_before": show(change.last_before),
+                "first_after": show(change.first_after),
+            })
+        });
         Ok(json!({
             "task_id": task,
-            "timezone": zone.name(),
+            "timezone": schedule.timezone().name(),
             "enabled": definition.enabled,
             "paused": state.paused,
             "occurrences": occurrences,
+            "clock_change": change,
         }))
     }
 
@@ -268,6 +294,21 @@ impl Manager {
     }
 }
 
+/// A coming occurrence; `before` is its zone's distance from UTC at the one before it.
+fn occurrence(task: &Task, state: &ScheduleState, nominal: Timestamp, before: FixedOffset) -> Value {
+    let schedule = &task.schedule;
+    let due = nominal + schedule.jitter_of(&task.task_id, &state.incarnation, nominal);
+    let local = nominal.to_datetime().with_timezone(&schedule.timezone());
+    let offset = schedule.offset_at(nominal);
+    json!({
+        "nominal": nominal,
+        "local": local.format("%a %Y-%m-%d %H:%M:%S %Z").to_string(),
+        "offset": offset.to_string(),
+        "offset_change_seconds": offset.local_minus_utc() - before.local_minus_utc(),
+        "due": due,
+    })
+}
+
 pub(super) fn state_of(txn: &mut Txn<'_>, task: &TaskId) -> Step<Arc<ScheduleState>> {
     txn.get::<ScheduleState, _>(&RecordId::schedule(task))?.ok_or_else(|| ManagerError::not_found("Task", task).into())
 }
@@ -278,6 +319,27 @@ fn put_state(txn: &mut Txn<'_>, task: &Task, mut state: ScheduleState) -> Step<(
         state.next_due_at = None;
     }
     txn.put(RecordId::schedule(&task.task_id), Arc::new(state))
+}
+
+/// Keeps a task, as [`Manager::keep_task`] says.
+fn put_task(txn: &mut Txn<'_>, task: &Task, replace: bool, incarnation: &str) -> Step<(Task, Registered)> {
+    let before = txn.get::<Task, _>(&RecordId::task(&task.task_id))?;
+    let Some(before) = before else {
+        let state = ScheduleState::new(task.task_id.clone(), incarnation.to_owned(), &task.schedule, txn.now());
+        put_state(txn, task, state)?;
+        txn.put(RecordId::task(&task.task_id), Arc::new(task.clone()))?;
+        return Ok((task.clone(), Registered::Created));
+    };
+    if !replace {
+        return Err(ManagerError::Conflict(format!("Task already registered: {}", task.task_id)).into());
+    }
+    if before.same_as(task) {
+        return Ok((Task::clone(&before), Registered::Unchanged));
+    }
+    let mut after = task.clone();
+    after.created_at = before.created_at;
+    replace_task(txn, &before, &after)?;
+    Ok((after, Registered::Replaced))
 }
 
 fn put_advance(txn: &mut Txn<'_>, task: &Task, advance: Advance) -> Step<()> {

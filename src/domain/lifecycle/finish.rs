@@ -168,7 +168,8 @@ pub fn lose(mut run: Run, mut attempt: Attempt, now: Timestamp) -> Option<Decisi
     if !run.status.is_leased() || attempt.lease_generation != run.lease_generation {
         return None;
     }
-    let alive = run.heartbeat_at.unwrap_or(attempt.started_at).since(attempt.started_at);
+    // Both by the clock of leases, so that a step of the wall clock is no life.
+    let alive = run.heartbeat_at.zip(run.claimed_at).map_or(Duration::ZERO, |(beat, claimed)| beat.since(claimed));
     run.recoveries = if alive >= ALIVE_AFTER { 1 } else { run.recoveries.saturating_add(1) };
     run.max_attempts = run.max_attempts.saturating_add(1);
     run.error = Some("the worker was lost: its lease ended without a word from it".to_owned());

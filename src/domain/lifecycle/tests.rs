@@ -121,7 +121,7 @@ impl World {
         let now = self.now;
         let life = self.lives.get_mut(id).unwrap();
         let (fence, number) = (life.run.lease_generation + 1, life.run.attempt + 1);
-        let patch = claim(&mut life.run, "digest", &worker(), fence, now, now + Duration::from_secs(30));
+        let patch = claim(&mut life.run, "digest", &worker(), fence, now, now..now + Duration::from_secs(30));
         assert_eq!((life.run.lease_generation, life.run.attempt), (fence, number));
         assert_eq!((patch.attempt.attempt_number, patch.attempt.lease_generation), (number, fence));
         life.attempts.push(patch.attempt);

@@ -24,6 +24,8 @@ pub enum SkipReason {
     Disabled,
     /// More were missed than the schedule catches up.
     Bound,
+    /// They were due while more runs waited in the queue than may.
+    QueueFull,
 }
 
 /// Occurrences that do not run: all from the first to the last.

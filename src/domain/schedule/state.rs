@@ -125,6 +125,11 @@ impl ScheduleState {
         state.skipping(due.skipped, now)
     }
 
+    /// The state after occurrences that were due could not become runs, beside those of the same decision that did.
+    pub fn refused(&self, refused: Option<Skipped>, now: Timestamp) -> Advance {
+        self.clone().skipping(refused, now)
+    }
+
     /// The state of a task that is paused, with a reason where it was not a user who did it.
     pub fn paused(&self, reason: Option<String>, now: Timestamp) -> Self {
         ScheduleState { paused: true, paused_reason: reason, updated_at: now, ..self.clone() }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::sandbox::host::bindings::sandclock::agent::context::Host;
-use crate::sandbox::signals::boottime_nanos;
 use crate::sandbox::state::Attempt;
 
 impl Host for Attempt {
@@ -52,7 +51,7 @@ impl Host for Attempt {
         if self.deadline == 0 {
             return Ok(None);
         }
-        let left = Duration::from_nanos(self.deadline.saturating_sub(boottime_nanos())).as_millis();
+        let left = Duration::from_nanos(self.deadline.saturating_sub(self.signals.now())).as_millis();
         // Host numbers stay below 2^31: some languages have no unsigned ones.
         Ok(Some(u32::try_from(left).unwrap_or(u32::MAX).min(i32::MAX as u32)))
     }

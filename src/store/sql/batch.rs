@@ -6,10 +6,12 @@
 //! How it fails: a change whose guard does not hold leaves no trace.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::super::request::Times;
 use super::super::{Change, ChangeId, CountScope, Guard, Index, Kind, Outcome, Put, RecordId, StoreError, When};
 use super::{id_text, scope_text};
 use crate::domain::event::Event;
@@ -214,13 +216,13 @@ impl Batch {
         self.entries.get(id)?.now.as_ref()
     }
 
-    fn holds(&self, guard: &Guard, now: Timestamp) -> bool {
+    fn holds(&self, guard: &Guard, steady: Timestamp) -> bool {
         match guard {
             Guard::Rev(id, rev) => self.known(id).is_some_and(|known| known.rev == *rev),
             Guard::Absent(id) => self.known(id).is_none(),
-            Guard::Held(run, fence) => {
-                self.known(&RecordId::run(run)).is_some_and(|known| known.fence == *fence && known.until.is_some_and(|until| until > now))
-            }
+            Guard::Held(run, fence) => self
+                .known(&RecordId::run(run))
+                .is_some_and(|known| known.fence == *fence && known.until.is_some_and(|until| until > steady)),
         }
     }
 
@@ -228,8 +230,8 @@ impl Batch {
     ///
     /// # Errors
     /// An event cannot be written as JSON.
-    pub fn decide(&mut self, change: Change, now: Timestamp) -> Result<Outcome, StoreError> {
-        if let Some(guard) = change.guards.iter().find(|guard| !self.holds(guard, now)) {
+    pub(super) fn decide(&mut self, change: Change, Times { now, steady }: Times) -> Result<Outcome, StoreError> {
+        if let Some(guard) = change.guards.iter().find(|guard| !self.holds(guard, steady)) {
             return Ok(Outcome::Refused(guard.clone()));
         }
         for put in change.puts {
@@ -305,11 +307,11 @@ impl Batch {
     }
 
     /// Leases a run under its next fence.
-    pub fn lease(&mut self, run: &RecordId, until: Timestamp, now: Timestamp) {
+    pub fn lease(&mut self, run: &RecordId, lease: Range<Timestamp>) {
         if let Some(known) = self.entries.get_mut(run).and_then(|entry| entry.now.as_mut()) {
             known.fence += 1;
-            known.until = Some(until);
-            known.heartbeat_at = Some(now);
+            known.until = Some(lease.end);
+            known.heartbeat_at = Some(lease.start);
             self.leased.push(known.order);
         }
     }

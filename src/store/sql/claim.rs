@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 
+use super::super::request::Times;
 use super::super::{ClaimRequest, Claimed, Index, Lease, Put, Record, RecordId, StoreError};
 use super::batch::{Batch, Known};
 use super::id_of;
 use super::rows::Found;
 use crate::domain::lifecycle::{self, ClaimPatch};
 use crate::domain::run::Run;
-use crate::domain::time::Timestamp;
 
 /// A claim that was made before, of the record it left and of how many events the run had; the attempt comes of its own record.
 pub struct Earlier {
@@ -52,11 +52,11 @@ pub struct Candidate {
 ///
 /// # Errors
 /// A record is not a run.
-pub fn candidates(
+pub(super) fn candidates(
     found: Vec<Found>,
     mut bodies: &[u8],
     request: &ClaimRequest,
-    now: Timestamp,
+    Times { now, steady }: Times,
     batch: &mut Batch,
 ) -> Result<Vec<Candidate>, StoreError> {
     let mut candidates = Vec::with_capacity(found.len());
@@ -70,7 +70,7 @@ pub fn candidates(
         if batch.known(&id).is_none() {
             let known = found.known();
             let mut run = decode(&id, body, &known)?;
-            let patch = lifecycle::claim(&mut run, digest, &request.worker, known.fence + 1, now, now + request.lease);
+            let patch = lifecycle::claim(&mut run, digest, &request.worker, known.fence + 1, now, steady..steady + request.lease);
             batch.learn(id, known);
             batch.want(&RecordId::attempt(&run.run_id, patch.attempt.attempt_number));
             candidates.push(Candidate { run, patch });
@@ -91,13 +91,13 @@ impl Candidate {
     ///
     /// # Errors
     /// A value cannot be written as JSON.
-    pub fn take(self, request: &ClaimRequest, now: Timestamp, batch: &mut Batch) -> Result<Claimed, StoreError> {
+    pub(super) fn take(self, request: &ClaimRequest, Times { now, steady }: Times, batch: &mut Batch) -> Result<Claimed, StoreError> {
         let Candidate { run, patch } = self;
         let id = RecordId::run(&run.run_id);
         let before = batch.known(&id).map(|known| known.index.clone()).unwrap_or_default();
         let index = Index { status: Some(run.status), ready: false, due: None, ..before };
         batch.put(Put::of(id.clone(), index, &run)?, None, now);
-        batch.lease(&id, now + request.lease, now);
+        batch.lease(&id, steady..steady + request.lease);
         for event in &patch.events {
             batch.append(&run.run_id, event)?;
         }

@@ -4,10 +4,11 @@
 //! a second daemon cannot open the file while the first has it.
 //!
 //! How it fails: a full disk is [`StoreError::Full`] and an unreadable one [`StoreError::Unavailable`]; the store goes on by itself
-//! when that has passed.
+//! when that has passed. Before the disk is full, claims are refused as if it were.
 
 mod bind;
 mod open;
+mod room;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use sqlx::sqlite::{SqliteArguments, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _, Sqlite};
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::request::Times;
 use super::super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
     Scope, Store, StoreError,
@@ -38,6 +40,7 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 pub use open::OpenError;
+use room::Room;
 use writer::{Renew, Work, Writer};
 
 type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -78,7 +81,7 @@ impl SqliteStore {
         let opened = open::open(&file).await?;
         let options = open::options(&file);
         let statements = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(options.clone(), opened, Arc::clone(&clock), Arc::clone(&statements));
+        let writer = Writer::new(options.clone(), opened, Room::of(&file), Arc::clone(&clock), Arc::clone(&statements));
         let (renewals, renewals_in) = mpsc::channel(WAITING);
         let (work, work_in) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| unusable(error.to_string()))?;
@@ -212,8 +215,10 @@ impl Store for SqliteStore {
     }
 
     async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {
-        let now = self.clock.now();
+        let now = Times::of_clock(&*self.clock).of(&what);
+        let for_at_least = what.for_at_least();
         let timed = |sql: &'static str| sqlx::query(sql).bind(now.micros()).bind(number(limit));
+        let aged = |sql: String| sqlx::query(AssertSqlSafe(sql)).bind((now - for_at_least).micros()).bind(number(limit));
         let query = match &what {
             DueKind::Ready => sqlx::query(statements::NEXT_READY).bind(now.micros()),
             DueKind::ExpiredLeases => timed(&statements::EXPIRED_LEASES),
@@ -223,11 +228,13 @@ impl Store for SqliteStore {
                 .bind(current.as_str().to_owned()),
             DueKind::Schedules => timed(&statements::DUE_SCHEDULES),
             DueKind::Expiries => timed(&statements::DUE_RUNS),
+            DueKind::Ended { status, .. } => aged(statements::due_runs(&[*status])),
+            DueKind::Aged { kind, .. } => aged(statements::aged(*kind)),
         };
         let rows = self.fetch(query).await?;
         let mut due = Due { now, ..Due::default() };
         for row in &rows {
-            due.next = row.time(0)?;
+            due.next = row.time(0)?.map(|next| next + for_at_least);
             if what != DueKind::Ready && row.text(1)?.is_some() {
                 due.records.push(rows::record(row, 1)?);
             }

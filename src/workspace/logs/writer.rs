@@ -154,9 +154,11 @@ impl Log {
         let ready = std::mem::take(&mut self.ready);
         let bytes = std::mem::take(&mut self.ready_bytes);
         if let Err(errno) = self.append(&ready) {
-            self.is_torn = true;
+            // The line that tells of what was dropped may meet the same.
+            if !std::mem::replace(&mut self.is_torn, true) {
+                tracing::warn!(run = %self.run, attempt = self.attempt, error = %errno, "the attempt's log cannot be written; the rest of it is dropped");
+            }
             self.drop_bytes(bytes);
-            tracing::warn!(run = %self.run, attempt = self.attempt, error = %errno, "the attempt's log cannot be written; the rest of it is dropped");
         }
         self.ready = ready;
         self.ready.clear();

@@ -8,12 +8,13 @@ use sandclock::api::{ApiSettings, router, serve};
 use sandclock::clock::{SystemClock, SystemEntropy};
 use sandclock::config::Secret;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
-use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings, Manager};
+use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, Manager};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::time::Seconds;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, LogStream, Usage};
 use sandclock::store::ClaimAgent;
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::workspace::Workspaces;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -104,8 +105,24 @@ pub async fn house_with_token(token: &str) -> House {
 /// `grace` is what requests have to finish at the end.
 pub async fn house_with(settings: ApiSettings, grace: Duration) -> House {
     let directory = tempfile::tempdir().unwrap();
+    build(settings, grace, parts(&directory), directory).await
+}
+
+/// A house on the memory store, or on SQLite, with these bounds.
+pub async fn house_within(bounds: Bounds, on_sqlite: bool) -> House {
+    let directory = tempfile::tempdir().unwrap();
+    let mut parts = parts(&directory);
+    parts.settings.bounds = bounds;
+    if on_sqlite {
+        parts.store = Arc::new(SqliteStore::open(&directory.path().join("store.db"), Arc::new(SystemClock)).await.unwrap());
+    }
+    build(settings(), Duration::from_secs(30), parts, directory).await
+}
+
+async fn build(settings: ApiSettings, grace: Duration, mut parts: DaemonParts, directory: TempDir) -> House {
     let (orders, received) = mpsc::unbounded_channel();
-    let daemon = Daemon::start(parts(&directory, received)).await.unwrap();
+    parts.executor = Arc::new(Guests(offer(received)));
+    let daemon = Daemon::start(parts).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
@@ -114,10 +131,14 @@ pub async fn house_with(settings: ApiSettings, grace: Duration) -> House {
     House { base, manager: daemon.manager().clone(), client, orders, shutdown, serving, daemon, _directory: directory }
 }
 
-fn parts(directory: &TempDir, orders: mpsc::UnboundedReceiver<Order>) -> DaemonParts {
+fn offer(orders: mpsc::UnboundedReceiver<Order>) -> Offer {
     let start: Arc<dyn Start> = Arc::new(Guest(Arc::new(Mutex::new(orders))));
+    let claim = ClaimAgent { agent: AgentId::parse("default").unwrap(), digest: "00".repeat(32), max_running: None };
+    Arc::new(vec![Offered { claim, start }])
+}
+
+fn parts(directory: &TempDir) -> DaemonParts {
     let agent = AgentId::parse("default").unwrap();
-    let claim = ClaimAgent { agent: agent.clone(), digest: "00".repeat(32), max_running: None };
     let clock = Arc::new(SystemClock);
     DaemonParts {
         store: Arc::new(MemoryStore::new(clock.clone())),
@@ -125,8 +146,9 @@ fn parts(directory: &TempDir, orders: mpsc::UnboundedReceiver<Order>) -> DaemonP
         entropy: Arc::new(SystemEntropy),
         workspaces: Workspaces::open(&directory.path().join("workspaces")).unwrap(),
         agents: None,
-        executor: Arc::new(Guests(Arc::new(vec![Offered { claim, start }]))),
+        executor: Arc::new(Guests(Offer::default())),
         offers: watch::channel(0).1,
+        spawner: Arc::new(sandclock::daemon::spawn::OnRuntime),
         settings: DaemonSettings {
             worker: WorkerId::of("daemon", "1").unwrap(),
             executes: true,
@@ -140,6 +162,7 @@ fn parts(directory: &TempDir, orders: mpsc::UnboundedReceiver<Order>) -> DaemonP
             poll: Duration::from_secs(5),
             heartbeat_events: Duration::from_secs(60),
             default_agent: agent,
+            bounds: Bounds::default(),
         },
     }
 }

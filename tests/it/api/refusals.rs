@@ -25,6 +25,7 @@ async fn what_is_not_there_or_not_possible_is_said_in_the_one_shape() {
         ("/background/runs/run_x/workspace", "Run not found: run_x"),
         ("/background/runs/run_x/result", "Run not found: run_x"),
         ("/background/runs/run_x/logs", "Run not found: run_x"),
+        ("/background/runs/run_x/why", "Run not found: run_x"),
         ("/background/tasks/none/status", "Task not found: none"),
         ("/background/tasks/none/next", "Task not found: none"),
         ("/background/tasks/none/skips", "Task not found: none"),
@@ -122,6 +123,24 @@ async fn bad_bodies_are_refused_whole() {
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains("priority") && detail.contains("metadata"), "{detail}");
     assert_eq!(house.post("/background/tasks/t/pause", json!({"until": 5})).await.0, 422);
+    for (path, body) in [
+        ("/background/runs/run_x/rerun", json!({"priority": 1})),
+        ("/background/runs/run_x/rerun", json!({"metadata": {"rerun_of": "run_y"}})),
+        ("/background/runs/run_x/mirror", json!({"force": true})),
+        ("/background/runs/rerun", json!({})),
+        ("/background/runs/rerun", json!({"filter": {}})),
+        ("/background/runs/rerun", json!({"filter": {"status": ["running"]}})),
+        ("/background/runs/rerun", json!({"filter": {"task_id": "t"}, "dryrun": true})),
+        ("/background/runs/cancel", json!({"filter": {"status": ["failed"]}})),
+        ("/background/runs/cancel", json!({"filter": {"task_id": "t", "colour": "red"}})),
+        ("/background/runs/cancel", json!({"filter": {"since": "9999-12-31T23:59:60.9Z", "until": "0000-01-01T00:00:00Z"}})),
+    ] {
+        let (status, problem) = house.post(path, body.clone()).await;
+        assert_eq!(status, 422, "{path} {body}: {problem}");
+    }
+    for path in ["/background/runs/run_x/rerun", "/background/runs/run_x/mirror"] {
+        assert_eq!(house.post(path, json!({})).await.0, 404, "{path}");
+    }
     assert_eq!(house.get("/background/runs").await.1["total"], 0);
     house.close().await;
 }
@@ -262,8 +281,54 @@ fn no_json_makes_the_daemon_fail() {
             (Method::PATCH, "/background/tasks/t"),
             (Method::POST, "/background/tasks/t/pause"),
             (Method::POST, "/background/agents"),
+            (Method::POST, "/background/runs/rerun"),
+            (Method::POST, "/background/runs/cancel"),
+            (Method::POST, "/background/runs/run_x/rerun"),
+            (Method::POST, "/background/runs/run_x/mirror"),
         ] {
             let (status, told) = answer(house, method, path, body.to_string()).await;
+            assert!(status < 500, "{path} {body}: {status} {told}");
+        }
+    });
+}
+
+/// A wish about many runs that is right but for one field, or right.
+fn nearly_a_wish() -> impl Strategy<Value = Value> {
+    let names = prop_oneof![
+        Just("task_id"),
+        Just("agent_id"),
+        Just("status"),
+        Just("since"),
+        Just("until"),
+        Just("error_kind"),
+        Just("limit"),
+        Just("cursor"),
+        Just("dry_run"),
+        Just("all"),
+    ];
+    let times = prop_oneof![Just("2026-01-01T00:00:00Z"), Just("9999-12-31T23:59:59+14:00"), Just("0001-01-01T00:00:00-12:00")];
+    let value = prop_oneof![
+        4 => any_json(),
+        2 => times.prop_map(Value::from),
+        2 => prop::sample::select(vec!["failed", "queued", "trap", "t", "1.2.3", "-1.0", "9223372036854775807.11.0"]).prop_map(Value::from),
+        1 => prop::sample::subsequence(vec!["failed", "queued", "running", "skipped"], 0..4).prop_map(Value::from),
+        1 => any::<i64>().prop_map(Value::from),
+    ];
+    prop::collection::vec((names, value), 0..4).prop_map(|fields| {
+        let mut wish = json!({"filter": {}});
+        for (name, value) in fields {
+            let place = if ["limit", "cursor", "dry_run", "all"].contains(&name) { &mut wish } else { &mut wish["filter"] };
+            place[name] = value;
+        }
+        wish
+    })
+}
+
+#[test]
+fn no_wish_about_many_runs_makes_the_daemon_fail() {
+    for_any(500, nearly_a_wish(), async |house, body| {
+        for path in ["/background/runs/rerun", "/background/runs/cancel"] {
+            let (status, told) = answer(house, Method::POST, path, body.to_string()).await;
             assert!(status < 500, "{path} {body}: {status} {told}");
         }
     });
@@ -272,7 +337,7 @@ fn no_json_makes_the_daemon_fail() {
 #[test]
 fn no_bytes_make_the_daemon_fail() {
     for_any(300, prop::collection::vec(any::<u8>(), 0..200), async |house, body| {
-        for path in ["/background/tasks", "/background/tasks/t/run", "/background/runs/run_x/cancel"] {
+        for path in ["/background/tasks", "/background/tasks/t/run", "/background/runs/run_x/cancel", "/background/runs/cancel"] {
             let (status, told) = answer(house, Method::POST, path, body.clone()).await;
             assert!(status < 500, "{path} {body:?}: {status} {told}");
         }

@@ -109,6 +109,24 @@ async fn an_empty_list_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_request_carries_the_key_that_the_user_gives_it() {
+    let script = vec![
+        ("POST tasks", vec![ok(&json!({"task_id": "t"}))]),
+        ("POST tasks/t/run", vec![ok(&run("run_1", "queued")), problem(429, "7 runs wait already.")]),
+    ];
+    let stage = Stage::new(script).await;
+    assert_eq!(stage.run(&["tasks", "create", "--id", "t", "--query", "q", "--idempotency-key", "k-1"]).await.code, 0);
+    assert_eq!(stage.run(&["tasks", "run", "t", "--idempotency-key", "k-2"]).await.code, 0);
+    let full = stage.run(&["tasks", "run", "t"]).await;
+    assert_eq!((full.code, full.err.as_str()), (1, "sandclock: 7 runs wait already.\n"));
+    let keys: Vec<_> = stage.asked().into_iter().map(|asked| asked.headers[3].clone()).collect();
+    assert_eq!(keys, [Some("k-1".to_owned()), Some("k-2".to_owned()), None]);
+    let bad = stage.run(&["tasks", "run", "t", "--idempotency-key", "two words"]).await;
+    assert_eq!((bad.code, stage.asked().len()), (2, 3));
+    assert!(bad.err.contains("visible ASCII"), "{}", bad.err);
+}
+
+#[tokio::test]
 async fn a_task_is_made_of_flags() {
     let stage = Stage::new(vec![("POST tasks", vec![ok(&json!({"task_id": "t"}))])]).await;
     let line = [
@@ -175,6 +193,8 @@ async fn verbs_without_a_body_ask_for_what_they_say() {
         (vec!["agents", "delete", "a", "--force"], "DELETE agents/a?force=true"),
         (vec!["runs", "cancel", "run_1"], "POST runs/run_1/cancel"),
         (vec!["runs", "resume", "run_1"], "POST runs/run_1/resume"),
+        (vec!["runs", "mirror", "run_1"], "POST runs/run_1/mirror"),
+        (vec!["runs", "why", "run_1"], "GET runs/run_1/why"),
         (vec!["runs", "show", "run_1"], "GET runs/run_1"),
         (vec!["tasks", "status", "t"], "GET tasks/t/status"),
         (vec!["tasks", "next", "t", "--count", "3"], "GET tasks/t/next?count=3"),

@@ -44,19 +44,25 @@ fn record() -> Value {
         "attempt",
         "sequence",
         "paused_reason",
+        "sentence",
+        "code",
+        "timezone",
+        "offset",
     ] {
         record[name] = json!(HOSTILE);
     }
     record["metadata"] = json!({HOSTILE: HOSTILE});
     record["schedule"] = json!({"type": "cron", "expression": HOSTILE, "timezone": HOSTILE});
     record["status_counts"] = json!({HOSTILE: 3});
+    record["matched"] = json!(3);
+    record["clock_change"] = json!({"at": "2026-01-01T00:00:00Z", "from": HOSTILE, "to": HOSTILE});
     record
 }
 
 #[tokio::test]
 async fn every_view_escapes_what_it_shows() {
     let mut list = record();
-    for name in ["runs", "tasks", "agents", "plugins", "events", "files", "occurrences", "skips"] {
+    for name in ["runs", "tasks", "agents", "plugins", "events", "files", "occurrences", "skips", "sample"] {
         list[name] = json!([record()]);
     }
     let answer = || vec![ok(&list)];
@@ -73,6 +79,10 @@ async fn every_view_escapes_what_it_shows() {
         ("POST tasks/t/run", vec!["tasks", "run", "t"]),
         ("GET runs?limit=50&order=desc", vec!["runs", "list"]),
         ("GET runs/r", vec!["runs", "show", "r"]),
+        ("GET runs/r/why", vec!["runs", "why", "r"]),
+        ("POST runs/r/rerun", vec!["runs", "rerun", "r"]),
+        ("POST runs/r/mirror", vec!["runs", "mirror", "r"]),
+        ("POST runs/rerun", vec!["runs", "rerun", "--task", "t", "--dry-run"]),
         ("GET runs/r/events", vec!["runs", "events", "r"]),
         ("GET runs/r/workspace?limit=1000", vec!["runs", "workspace", "r"]),
         ("GET runs/r/logs?after=0&limit=1000", vec!["runs", "logs", "r"]),
@@ -100,14 +110,21 @@ async fn results_events_and_errors_are_escaped_too() {
     let mut all = frames(&[(1, "background_run_queued", "queued")]);
     all.push(frame);
     let done = json!({"run_id": "r", "status": "completed", "error": HOSTILE});
+    let refused = json!({"done": 1, "refused": 1, "by_status": {HOSTILE: 1}, "refusals": [{"run_id": HOSTILE, "reason": HOSTILE}]});
     let stage = Stage::new(vec![
         ("GET runs/r/events", vec![Reply::Stream(all, true)]),
         ("GET runs/r", vec![ok(&done)]),
         ("GET runs/r/result", vec![Reply::Plain(200, "text/plain", format!("a\n{HOSTILE}").into_bytes())]),
         ("GET runs/bad", vec![super::stage::problem(404, HOSTILE)]),
+        ("POST runs/rerun", vec![ok(&refused)]),
     ])
     .await;
-    for line in [vec!["runs", "wait", "r"], vec!["runs", "events", "r", "--follow"], vec!["runs", "show", "bad"]] {
+    for line in [
+        vec!["runs", "wait", "r"],
+        vec!["runs", "events", "r", "--follow"],
+        vec!["runs", "show", "bad"],
+        vec!["runs", "rerun", "--all", "-y"],
+    ] {
         let ended = stage.run(&line).await;
         assert_harmless(&ended.out, &format!("{line:?}"));
         assert_harmless(&ended.err, &format!("{line:?}"));

@@ -67,6 +67,33 @@ async fn watch_a_run(daemon: &Daemon, run: &str) {
     assert_eq!(daemon.run(&["runs", "cancel", run]).await.code, 4, "a finished run is not touched");
 }
 
+/// Why runs are where they are, and runs once more, one and many.
+async fn mend(daemon: &Daemon) {
+    daemon.good(&["tasks", "create", "--id", "b", "--agent", "bad", "--query", "q"]).await;
+    let stuck = value(&daemon.good(&["tasks", "run", "b", "--json"]).await)["run_id"].as_str().unwrap().to_owned();
+    let why = value(&daemon.good(&["runs", "why", &stuck, "--json"]).await);
+    assert_eq!(why["code"], "agent_not_serving", "{why}");
+    let told = daemon.good(&["runs", "why", &stuck]).await;
+    assert!(told.contains("agent bad cannot start here: its plugin `bad` was rejected:") && !told.contains('T'), "{told}");
+
+    let preview = daemon.good(&["runs", "rerun", "--task", "f", "--status", "failed", "--since", "2h", "--dry-run"]).await;
+    assert!(preview.starts_with("1 run to rerun:"), "{preview}");
+    let again = daemon.good(&["runs", "rerun", "--task", "f", "--status", "failed", "--since", "2h", "--yes"]).await;
+    assert_eq!(again, "repeated 1 run, now 1 queued\n");
+    let runs = value(&daemon.good(&["runs", "list", "--task", "f", "--json"]).await);
+    let (again, first) = (runs["runs"][0]["run_id"].as_str().unwrap(), runs["runs"][1]["run_id"].as_str().unwrap());
+    assert_eq!(runs["runs"][0]["trigger_metadata"]["rerun_of"], first);
+    assert_eq!(daemon.run(&["runs", "wait", again]).await.code, 1);
+    assert!(daemon.good(&["runs", "why", again]).await.contains("guest_permanent"));
+    assert_eq!(daemon.run(&["runs", "rerun", again, "--wait"]).await.code, 1);
+    assert!(daemon.good(&["runs", "mirror", again]).await.contains(&format!("/{again}\n")));
+
+    assert_eq!(daemon.run(&["runs", "rerun", &stuck]).await.code, 4);
+    assert_eq!(daemon.good(&["runs", "cancel", "--agent", "bad", "-y"]).await, "asked for the cancel of 1 run, now 1 cancelled\n");
+    assert!(daemon.good(&["runs", "why", &stuck]).await.contains("by api"));
+    assert_eq!(daemon.run(&["runs", "why", "run_0"]).await.code, 3);
+}
+
 async fn keep_a_task(daemon: &Daemon) {
     let made =
         daemon.good(&["tasks", "create", "--id", "t", "--agent", "echo", "--query", "first question", "--schedule", "every 1h"]).await;
@@ -100,6 +127,7 @@ async fn a_daemon_is_fed_and_watched_from_the_command_line() {
 
     daemon.good(&["tasks", "create", "--id", "f", "--agent", "trouble", "--query", "q"]).await;
     assert_eq!(daemon.run(&["tasks", "run", "f", "--wait"]).await.code, 1);
+    mend(&daemon).await;
     assert_eq!(daemon.run(&["tasks", "create", "--id", "c", "--query", "q", "--schedule", "cron 61 * * * *"]).await.code, 2);
     for line in [["tasks", "show", "nowhere"], ["runs", "show", "run_0"], ["runs", "events", "run_0"], ["agents", "show", "nowhere"]] {
         assert_eq!(daemon.run(&line).await.code, 3, "{line:?}");

@@ -1,6 +1,7 @@
 //! A daemon that plays fixed answers over real HTTP, and the binary run against it.
 
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -23,8 +24,8 @@ use tokio::sync::Notify;
 pub struct Asked {
     /// Method, path and query below the API's base: `GET runs?limit=50`.
     pub line: String,
-    /// The headers `authorization`, `accept` and `last-event-id`.
-    pub headers: [Option<String>; 3],
+    /// The headers `authorization`, `accept`, `last-event-id` and `idempotency-key`.
+    pub headers: [Option<String>; 4],
     /// The body.
     pub body: String,
 }
@@ -112,7 +113,7 @@ async fn play(script: &Script, asked: &Mutex<Vec<Asked>>, heard: &Notify, reques
     let target = parts.uri.path_and_query().unwrap().as_str();
     let line = format!("{} {}", parts.method, target.strip_prefix("/background/").unwrap_or(target));
     let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
-    let headers = [header("authorization"), header("accept"), header("last-event-id")];
+    let headers = [header("authorization"), header("accept"), header("last-event-id"), header("idempotency-key")];
     let body = String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap();
     asked.lock().unwrap().push(Asked { line: line.clone(), headers, body });
     heard.notify_one();
@@ -143,10 +144,22 @@ fn respond(reply: Reply) -> Response {
     }
 }
 
+/// The binary: the one that was built with the tests, or another one that the environment names.
+pub fn binary() -> OsString {
+    std::env::var_os("SANDCLOCK_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_sandclock").into())
+}
+
 /// The binary in a directory, with nothing of this process's environment that it reads.
 pub fn sandclock(directory: &Path, line: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sandclock"));
-    command.args(line).current_dir(directory).env_clear().env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
+    let mut command = program(directory, &binary());
+    command.args(line);
+    command
+}
+
+/// A program in a directory, with nothing of this process's environment.
+pub fn program(directory: &Path, program: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(directory).env_clear().env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

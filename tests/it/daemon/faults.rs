@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use sandclock::store::StoreError;
+
 use super::faulty::{Fault, Faulty};
 use super::*;
 
@@ -234,4 +236,67 @@ async fn whatever_calls_fail_every_run_ends_once() {
             assert_eq!((names.iter().filter(|name| *name == "queued").count(), run.attempt), (1, 1), "seed {seed}: {names:?}");
         }
     }
+}
+
+/// Everything that writes meets a full store, until the flag is taken back.
+fn fill(store: &Faulty) -> Arc<std::sync::atomic::AtomicBool> {
+    let full = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let is_full = Arc::clone(&full);
+    *store.plan.lock().unwrap() =
+        Box::new(move |call| (["apply", "claim", "renew"].contains(&call) && is_full.load(Ordering::SeqCst)).then_some(Fault::Full));
+    full
+}
+
+#[tokio::test]
+async fn what_an_agent_tells_a_full_store_is_kept_in_its_order() {
+    let (world, store) = faulty().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({})).await;
+    let run = daemon.fire(&task).await.run_id;
+    let guest = world.stage.guest().await;
+    let full = fill(&store);
+    let before = store.at_gate.load(Ordering::SeqCst);
+    guest.host.report("first".to_owned(), None);
+    // The committer gives up after six tries.
+    until("more tries than one commit makes", async || store.at_gate.load(Ordering::SeqCst) >= before + 7).await;
+    guest.host.report("second".to_owned(), None);
+    full.store(false, Ordering::SeqCst);
+    until("both reports", async || daemon.names(&run).await.len() == 5).await;
+    guest.complete("done");
+    daemon.settled(&run).await;
+    assert_eq!(daemon.names(&run).await, ["queued", "claimed", "started", "progress", "progress", "completed"]);
+    let messages: Vec<Value> = daemon.payloads(&run).await[3..5].iter().map(|payload| payload["message"].clone()).collect();
+    assert_eq!(messages, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_full_store_is_told_and_nothing_new_is_begun_until_it_has_room() {
+    let (world, store) = faulty().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"agent_id": "echo", "overlap_policy": "allow_parallel"})).await;
+    let full = fill(&store);
+    let taken = daemon.run_now(&task, RunWish::default()).await;
+    assert!(matches!(taken, Err(ManagerError::Store(StoreError::Full(_)))), "{taken:?}");
+    let reason = daemon.ready().unwrap_err();
+    assert!(reason.contains("full") && !reason.contains("as the test wants"), "{reason}");
+    let before = store.at_gate.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        assert!(daemon.run_now(&task, RunWish::default()).await.is_err());
+    }
+    assert_eq!(store.at_gate.load(Ordering::SeqCst), before, "a store that is known to be full is not asked for each wish");
+    full.store(false, Ordering::SeqCst);
+    until("readiness", async || daemon.ready().is_ok()).await;
+    assert_eq!(daemon.run_to_end(&task).await.status, Status::Completed);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_told_and_asked_all_the_same() {
+    let (world, store) = faulty().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"agent_id": "echo"})).await;
+    let met = plan(&store, vec![("apply", Fault::Before)]);
+    let run = daemon.fire(&task).await;
+    assert_eq!(met.load(Ordering::SeqCst), 1);
+    assert_eq!(daemon.settled(&run.run_id).await.status, Status::Completed);
+    until("readiness", async || daemon.ready().is_ok()).await;
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use sandclock::domain::id::WorkerId;
 use sandclock::domain::time::Timestamp;
 use sandclock::store::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
-    Scope, Store, StoreError,
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Kind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
+    Renewal, Scope, Store, StoreError,
 };
 use tokio::sync::RwLock;
 
@@ -21,6 +21,8 @@ pub enum Fault {
     Before,
     /// It is carried out and the answer is lost.
     After,
+    /// There is no room for it.
+    Full,
 }
 
 pub type Plan = Box<dyn FnMut(&'static str) -> Option<Fault> + Send>;
@@ -50,6 +52,7 @@ impl Faulty {
             None => made.await,
             Some(Fault::Before) => lost,
             Some(Fault::After) => made.await.and(lost),
+            Some(Fault::Full) => Err(StoreError::Full("no room, as the test wants".to_owned())),
         }
     }
 }
@@ -59,7 +62,8 @@ impl Store for Faulty {
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
         self.at_gate.fetch_add(1, Ordering::SeqCst);
         let _open = self.gate.read().await;
-        self.through("apply", self.store.apply(changes)).await
+        let deletes_a_run = changes.iter().flat_map(|change| &change.deletes).any(|id| id.kind == Kind::Run);
+        self.through(if deletes_a_run { "delete" } else { "apply" }, self.store.apply(changes)).await
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {

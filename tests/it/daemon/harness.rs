@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sandclock::clock::{BootInstant, Clock, SystemClock, SystemEntropy};
-use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings};
+use sandclock::daemon::spawn::OnRuntime;
+use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
@@ -29,17 +30,32 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The machine's clock, and what the test adds to it.
 #[derive(Default)]
-pub struct TestClock(AtomicI64);
+pub struct TestClock {
+    wall: AtomicI64,
+    steady: AtomicI64,
+}
 
 impl TestClock {
+    /// Lets time pass.
     pub fn advance(&self, span: Duration) {
-        self.0.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::SeqCst);
+        let span = i64::try_from(span.as_micros()).unwrap();
+        self.steady.fetch_add(span, Ordering::SeqCst);
+        self.step_wall(span);
+    }
+
+    /// Sets the wall clock forward, or back, by these microseconds.
+    pub fn step_wall(&self, micros: i64) {
+        self.wall.fetch_add(micros, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(SystemClock.now().micros() + self.0.load(Ordering::SeqCst))
+        Timestamp::from_micros(SystemClock.now().micros() + self.wall.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> Timestamp {
+        Timestamp::from_micros(SystemClock.steady().micros() + self.steady.load(Ordering::SeqCst))
     }
 
     fn boot(&self) -> BootInstant {
@@ -109,6 +125,7 @@ impl World {
             poll: Duration::from_secs(3600),
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
+            bounds: Bounds::default(),
         };
         change(&mut settings);
         let parts = DaemonParts {
@@ -119,6 +136,7 @@ impl World {
             agents: None,
             executor: Arc::<Stage>::clone(&self.stage),
             offers: self.stage.offers(),
+            spawner: Arc::new(OnRuntime),
             settings,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -135,7 +153,7 @@ impl World {
 /// A daemon. It is the manager, with what tests need beside.
 pub struct TestDaemon {
     manager: Manager,
-    store: Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     daemon: Option<Daemon>,
     runtime: Option<Runtime>,
 }

@@ -1,17 +1,23 @@
 //! The whole daemon below its façade, against a store that the tests hold and agents that they steer.
 
 mod cancel;
+mod clocks;
 mod events;
 mod faults;
 mod faulty;
 mod harness;
+mod mend;
 mod mirrors;
 mod overlap;
+mod queue;
 mod restart;
+mod retention;
 mod runs;
 mod schedules;
 mod stage;
 mod tasks;
+mod twice;
+mod why;
 
 use std::time::Duration;
 

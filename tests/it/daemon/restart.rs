@@ -75,6 +75,26 @@ async fn a_stop_leaves_no_run_behind_that_it_has_just_claimed() {
 }
 
 #[tokio::test]
+async fn a_stop_claims_no_more_from_a_store_that_is_away() {
+    for _ in 0..8 {
+        let world = World::new().await;
+        let daemon = world.start_polling().await;
+        daemon.fire(&daemon.task(json!({"agent_id": "later"})).await).await;
+        let claims = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = std::sync::Arc::clone(&claims);
+        *world.faulty.plan.lock().unwrap() = Box::new(move |call| {
+            (call == "claim").then(|| count.fetch_add(1, std::sync::atomic::Ordering::SeqCst)).map(|_| faulty::Fault::Before)
+        });
+        let claims = || claims.load(std::sync::atomic::Ordering::SeqCst);
+        until("a claim", async || claims() > 0).await;
+        let before = claims();
+        daemon.stop(Duration::ZERO).await;
+        // One may be on its way, one may be about to be repeated, and one asks whether the store is back.
+        assert!(claims() <= before + 3, "{before} claims, and {} more", claims() - before);
+    }
+}
+
+#[tokio::test]
 async fn what_is_queued_at_a_stop_runs_after_the_start() {
     let world = World::new().await;
     let daemon = world.start_as("a", |settings| settings.executes = false).await;

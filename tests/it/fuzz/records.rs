@@ -36,7 +36,7 @@ fn sample() -> (Run, Attempt) {
         default_max_recoveries: 3,
     };
     let mut run = lifecycle::admit(&task, &Slot::default(), draft, NOW).decision.run;
-    let attempt = lifecycle::claim(&mut run, "digest", &WorkerId::of("w", "1").unwrap(), 7, NOW, NOW).attempt;
+    let attempt = lifecycle::claim(&mut run, "digest", &WorkerId::of("w", "1").unwrap(), 7, NOW, NOW..NOW).attempt;
     (run, attempt)
 }
 
@@ -147,7 +147,7 @@ proptest! {
         ];
         decided.iter().flatten().try_for_each(still_reads)?;
         let mut claimed = run;
-        let patch = lifecycle::claim(&mut claimed, "d", &WorkerId::of("w", "2").unwrap(), fence, now, now);
+        let patch = lifecycle::claim(&mut claimed, "d", &WorkerId::of("w", "2").unwrap(), fence, now, now..now);
         prop_assert_eq!(patch.attempt.attempt_number, claimed.attempt);
         let _ = lifecycle::history_at_first_claim(&claimed, "d");
     }

@@ -409,7 +409,7 @@ fn claim(state: &mut State, worker: usize, number: usize, local: u8, keeps_fence
     let life = &mut state.lives[number];
     let fence = life.run.lease_generation + u64::from(!keeps_fence);
     let run = Arc::make_mut(&mut life.run);
-    let patch = lifecycle::claim(run, "digest", &id, fence, NOW, NOW);
+    let patch = lifecycle::claim(run, "digest", &id, fence, NOW, NOW..NOW);
     life.attempt = Some(Arc::new(patch.attempt));
     (life.left, life.token) = (lease, Some(worker));
     state.workers[worker].job = Job::Claiming { local, answer: Some((number, fence)) };

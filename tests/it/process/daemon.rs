@@ -68,16 +68,7 @@ impl Home {
 
     /// Starts a daemon; it may not listen yet.
     pub fn spawn(&self, more: &[&str]) -> Starting {
-        let mut child = self.serve(more).spawn().unwrap();
-        let log = watch::Sender::new(Vec::new());
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let tell = log.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                tell.send_modify(|log| log.push(line));
-            }
-        });
-        Starting { child, log }
+        Starting::new(self.serve(more))
     }
 
     /// Starts a daemon and waits until it is ready.
@@ -100,15 +91,51 @@ pub struct Starting {
 }
 
 impl Starting {
+    /// Starts what serves.
+    pub fn new(mut serve: Command) -> Starting {
+        let mut child = serve.spawn().unwrap();
+        let log = watch::Sender::new(Vec::new());
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let tell = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                tell.send_modify(|log| log.push(line));
+            }
+        });
+        Starting { child, log }
+    }
+
     /// Waits until it says where it listens and that it is ready.
-    pub async fn ready(mut self) -> Daemon {
+    pub async fn ready(self) -> Daemon {
+        let daemon = self.listening().await;
+        assert_eq!(daemon.get("/ready").await["status"], "ready");
+        daemon
+    }
+
+    /// Waits until it says where it listens.
+    pub async fn listening(mut self) -> Daemon {
         let mut lines = BufReader::new(self.child.stdout.take().unwrap()).lines();
         let line = patiently("the line that says where it listens", lines.next_line()).await.unwrap();
         let line = line.unwrap_or_else(|| panic!("it ended: {:#?}", self.log.borrow()));
         let url = line.rsplit_once(" listens on ").unwrap_or_else(|| panic!("{line}")).1.to_owned();
-        let daemon = Daemon { process: self, url, client: reqwest::Client::builder().no_proxy().build().unwrap() };
-        assert_eq!(daemon.get("/ready").await["status"], "ready");
-        daemon
+        Daemon { process: self, url, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+    }
+
+    /// Waits for a line of its log that has this text.
+    pub async fn told(&self, text: &str) -> String {
+        let mut log = self.log.subscribe();
+        let found = patiently(text, log.wait_for(|log| log.iter().any(|line| line.contains(text)))).await.unwrap();
+        found.iter().find(|line| line.contains(text)).unwrap().clone()
+    }
+
+    /// Sends a signal.
+    pub fn send(&self, sent: Signal) {
+        signal(&self.child, sent);
+    }
+
+    /// Waits for its end.
+    pub async fn end(mut self) -> ExitStatus {
+        patiently("the daemon's end", self.child.wait()).await.unwrap()
     }
 
     /// `kill -9`.
@@ -133,6 +160,13 @@ impl Daemon {
     /// The answer to a request, which is good.
     pub async fn post(&self, path: &str, body: Value) -> Value {
         good(self.client.post(format!("{}{path}", self.url)).json(&body)).await
+    }
+
+    /// The status and the body of an answer, good or not.
+    pub async fn ask(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let response = patiently("an answer", request.send()).await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap())
     }
 
     /// Asks until an answer is as wanted, for what has no stream that tells of it.
@@ -215,9 +249,7 @@ impl Daemon {
 
     /// Waits for a line of its log that has this text.
     pub async fn logged(&self, text: &str) -> String {
-        let mut log = self.process.log.subscribe();
-        let found = patiently(text, log.wait_for(|log| log.iter().any(|line| line.contains(text)))).await.unwrap();
-        found.iter().find(|line| line.contains(text)).unwrap().clone()
+        self.process.told(text).await
     }
 
     /// What it has logged so far.
@@ -232,14 +264,24 @@ impl Daemon {
         ended(command).await
     }
 
+    /// Sends a signal.
+    pub fn send(&self, sent: Signal) {
+        self.process.send(sent);
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        signal(&self.process.child, Signal::TERM);
+        self.send(Signal::TERM);
+    }
+
+    /// Its process's number.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id().unwrap()
     }
 
     /// Waits for its end.
-    pub async fn end(mut self) -> ExitStatus {
-        patiently("the daemon's end", self.process.child.wait()).await.unwrap()
+    pub async fn end(self) -> ExitStatus {
+        self.process.end().await
     }
 
     /// Stops it in an orderly way, and wants that it does so.

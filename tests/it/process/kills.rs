@@ -1,73 +1,122 @@
-//! `kill -9`.
+//! `kill -9`, and other ways in which a daemon's life may end.
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
+use super::chaos::Chaos;
 use super::daemon::{Daemon, Home, id};
 use super::guests::second_time;
 use super::oracle;
-use super::workload::{self, Clients, Dice, FED};
+use super::vitals::{self, Vitals};
+use super::workload::{self, Clients, FED};
+
+/// From so many kills on it is a soak: there is time for a long life too.
+const SOAK: u64 = 200;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_was_acknowledged_survives_kills_at_any_moment() {
-    let home = workload::home();
-    let (mut dice, mut clients) = (Dice::new(), Clients::default());
-    for _ in 0..workload::setting("SANDCLOCK_TEST_KILLS").unwrap_or(12) {
-        let starting = home.spawn(&[]);
-        if dice.roll(4) == 0 {
-            // A kill while it starts: it may be at its files, at its plugins or at what it takes back.
-            tokio::time::sleep(Duration::from_millis(dice.roll(400))).await;
-            starting.kill().await;
-            continue;
+    let wanted = workload::setting("SANDCLOCK_TEST_KILLS").unwrap_or(20);
+    let mut chaos = Chaos::new();
+    let most = if wanted < SOAK { 40 } else { 12 };
+    let mut told = 0;
+    while chaos.kills < wanted {
+        chaos.life(most).await;
+        if chaos.kills >= told + 50 {
+            told = chaos.kills;
+            println!("{told} kills, {} runs acknowledged", chaos.clients.acknowledged().len());
         }
-        let daemon = starting.ready().await;
-        clients.feed(&daemon);
-        clients.doom(&daemon);
-        clients.more(1 + usize::try_from(dice.roll(40)).unwrap()).await;
-        tokio::time::sleep(Duration::from_micros(dice.roll(40_000))).await;
-        daemon.kill().await;
-        clients.done().await;
     }
 
-    let acknowledged = clients.done().await;
-    let daemon = home.start(&[]).await;
+    chaos.release();
+    let daemon = chaos.home.start(&[]).await;
+    let mut report = vec![vitals::flat("many short lives", &chaos.vitals)];
+    if wanted >= SOAK {
+        report.push(long_life(&mut chaos.clients, &daemon).await);
+        report.push(vitals::flat_store(&chaos.store));
+    }
     daemon.post("/background/tasks/tick/pause", json!({})).await;
-    for run in oracle::all_runs(&daemon, None).await {
-        daemon.terminal(&run).await;
-    }
-    let runs = oracle::all_runs(&daemon, None).await;
+    let runs = settled(&daemon).await;
+    let acknowledged = chaos.clients.acknowledged();
+    let kept: std::collections::HashSet<&str> = runs.iter().map(id).collect();
     for run in &acknowledged {
-        assert!(runs.iter().any(|kept| id(kept) == id(run)), "an acknowledged run is lost: {run}");
+        assert!(kept.contains(run.as_str()), "an acknowledged run is lost: {run}");
     }
-    check_all(&home, &daemon, &runs).await;
-    for run in clients.cancelled() {
-        assert_eq!(daemon.run(&run).await["status"], "cancelled", "an acknowledged cancel is lost: {run}");
+    let lost = check_all(&chaos.home, &daemon, &runs).await;
+    for run in chaos.clients.cancelled() {
+        let run = daemon.get(&format!("/background/runs/{run}")).await;
+        assert_eq!(run["status"], "cancelled", "an acknowledged cancel is lost: {run}");
     }
-    println!("{} runs, {} acknowledged, {} cancelled", runs.len(), acknowledged.len(), clients.cancelled().len());
     oracle::check_counts(&daemon, &runs).await;
     oracle::check_occurrences(&daemon, "tick").await;
     daemon.stop().await;
+    oracle::check_file(&chaos.home.path(".sandclock/sandclock.db")).await;
+    report.iter().for_each(|line| println!("{line}"));
+    println!(
+        "kills {}, orderly stops {}, sleeps past the lease {}, runs {}, acknowledged {}, cancelled {}, lost attempts {lost}, violations 0, \
+         from a restart to the run's execution {}",
+        chaos.kills,
+        chaos.stops,
+        chaos.pauses,
+        runs.len(),
+        acknowledged.len(),
+        chaos.clients.cancelled().len(),
+        percentiles(chaos.restarts),
+    );
 }
 
-/// Checks every run, and those of each task together.
-async fn check_all(home: &Home, daemon: &Daemon, runs: &[Value]) {
-    let mut lost = 0;
-    for run in runs {
+/// A daemon that is busy for long, and takes no more of the machine at the end than at the beginning.
+async fn long_life(clients: &mut Clients, daemon: &Daemon) -> String {
+    let mut seen = Vec::new();
+    for _ in 0..40 {
+        clients.feed(daemon);
+        clients.doom(daemon);
+        clients.more(100).await;
+        clients.rest().await;
+        seen.push(Vitals::of(daemon).await);
+        daemon.until("/background/tasks/serial/status", |status| status["active_runs"].as_u64() < Some(50)).await;
+    }
+    vitals::flat("a long life", &seen)
+}
+
+/// All runs, when all have ended. Those that lost their worker several times in a row wait for minutes.
+async fn settled(daemon: &Daemon) -> Vec<Value> {
+    let ending = async {
+        while daemon.get("/background/status").await["active_runs"] != 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1200), ending).await.expect("all runs end");
+    oracle::all_runs(daemon, None).await
+}
+
+/// Checks every run, and those of each task together. Returns how many attempts were lost.
+async fn check_all(home: &Home, daemon: &Daemon, runs: &[Value]) -> usize {
+    let checks = runs.iter().map(async |run| {
         let attempts = oracle::check(daemon, run).await;
-        lost += attempts.iter().filter(|attempt| attempt["status"] == "interrupted").count();
-        if ["marker", "flaky"].contains(&run["agent_id"].as_str().unwrap()) {
+        if ["marker", "flaky", "sentry"].contains(&run["agent_id"].as_str().unwrap()) {
             oracle::check_marks(home, run, &attempts);
         }
-    }
-    println!("{lost} attempts were lost");
+        attempts.iter().filter(|attempt| attempt["status"] == "interrupted").count()
+    });
+    let lost = futures::stream::iter(checks).buffer_unordered(8).fold(0, async |sum, lost| sum + lost).await;
     for (task, end) in FED {
-        let runs = oracle::all_runs(daemon, Some(task)).await;
-        assert!(runs.iter().all(|run| run["status"] == end), "{runs:#?}");
+        let of_task: Vec<Value> = runs.iter().filter(|run| run["task_id"] == task).cloned().collect();
+        let other = of_task.iter().find(|run| run["status"] != end);
+        assert!(other.is_none(), "{other:#?}");
         if task == "serial" {
-            oracle::check_turns(daemon, &runs).await;
+            oracle::check_turns(daemon, &of_task).await;
         }
     }
+    lost
+}
+
+fn percentiles(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let Some(last) = times.len().checked_sub(1) else { return "never measured".to_owned() };
+    let at = |share: usize| times[(last * share).div_ceil(100)].as_millis();
+    format!("p50 {} ms, p99 {} ms, max {} ms of {}", at(50), at(99), at(100), times.len())
 }
 
 #[tokio::test]

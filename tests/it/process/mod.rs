@@ -3,8 +3,11 @@
 //!
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
+mod chaos;
 mod daemon;
+mod disk;
 mod events;
+mod full;
 mod guests;
 mod kills;
 mod oracle;
@@ -13,4 +16,5 @@ mod refusals;
 mod reload;
 mod stops;
 mod tasks;
+mod vitals;
 mod workload;

@@ -1,8 +1,11 @@
 //! What must hold of every run that has ended, whatever was done to the daemon meanwhile.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Row as _};
 
 use super::daemon::{Daemon, Home, TERMINAL, id};
 
@@ -71,10 +74,15 @@ fn check_attempts(run: &Value, attempts: &[Value], story: &str) {
     assert!(failures as u64 <= run["policy"]["retry"]["max_retries"].as_u64().unwrap() + 1, "too many retries: {story}");
 }
 
+/// What a marking guest left so far: letters and attempts.
+pub fn marks(home: &Home, run: &Value) -> Vec<(char, u64)> {
+    let text = std::fs::read_to_string(home.workspace(run).join("marks")).unwrap_or_default();
+    text.lines().map(|line| (line.chars().next().unwrap(), line[1..].parse().unwrap())).collect()
+}
+
 /// Checks what a marking guest left: once a later attempt has written, no earlier one does, and one that completed wrote all it had to.
 pub fn check_marks(home: &Home, run: &Value, attempts: &[Value]) {
-    let text = std::fs::read_to_string(home.workspace(run).join("marks")).unwrap_or_default();
-    let marks: Vec<(char, u64)> = text.lines().map(|line| (line.chars().next().unwrap(), line[1..].parse().unwrap())).collect();
+    let marks = marks(home, run);
     assert!(marks.is_sorted_by_key(|mark| mark.1), "two attempts of {} ran at once: {marks:?}", id(run));
     let last = attempts.len() as u64;
     assert!(run["status"] != "completed" || marks.ends_with(&[('s', last), ('e', last)]), "{}: {marks:?}", id(run));
@@ -131,6 +139,19 @@ pub async fn check_occurrences(daemon: &Daemon, task: &str) {
     let mut due: Vec<&str> = runs.iter().map(|run| run["due_at"].as_str().unwrap()).collect();
     due.sort_unstable();
     assert!(due.is_sorted_by(|earlier, later| earlier < later), "an occurrence became two runs: {due:?}");
+}
+
+/// Checks the file of a store whose daemon has ended, in a copy.
+pub async fn check_file(store: &Path) {
+    let copy = tempfile::tempdir().unwrap();
+    let log = store.with_extension("db-wal");
+    std::fs::copy(store, copy.path().join("store.db")).unwrap();
+    if log.exists() {
+        std::fs::copy(log, copy.path().join("store.db-wal")).unwrap();
+    }
+    let mut connection = SqliteConnectOptions::new().filename(copy.path().join("store.db")).connect().await.unwrap();
+    let said: String = sqlx::query("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap().get(0);
+    assert_eq!(said, "ok");
 }
 
 fn name(event: &Value) -> &str {

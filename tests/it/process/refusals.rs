@@ -52,6 +52,20 @@ async fn a_second_daemon_is_refused_and_the_first_one_undisturbed() {
     daemon.stop().await;
 }
 
+#[tokio::test]
+async fn what_a_dead_daemon_has_left_hinders_nobody() {
+    let home = Home::new("", &[("echo", plain::echo())]);
+    for holder in ["", "1\n", "999999999\n", "nonsense"] {
+        let daemon = home.start(&[]).await;
+        let store = home.path(".sandclock/sandclock.db.lock");
+        assert_eq!(std::fs::read_to_string(&store).unwrap().trim(), daemon.pid().to_string());
+        daemon.kill().await;
+        // The number of the dead process may be anybody's by now.
+        std::fs::write(store, holder).unwrap();
+    }
+    home.start(&[]).await.stop().await;
+}
+
 /// A database of another program.
 async fn photos(path: &Path) {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true).busy_timeout(Duration::ZERO);

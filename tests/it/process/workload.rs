@@ -1,20 +1,30 @@
 //! Work for a daemon that is killed again and again: tasks of every kind, and clients that ask for runs as fast as they are answered.
 
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::daemon::{Daemon, Home, id};
-use super::guests::marker;
+use super::daemon::{Daemon, Home, id, patiently};
+use super::guests::{marker, sentry};
 use crate::guest::plain;
 
 /// The tasks that clients ask for, each with what its runs end as.
 pub const FED: [(&str, &str); 4] = [("parallel", "completed"), ("serial", "completed"), ("flaky", "completed"), ("hopeless", "failed")];
 
-const TASKS: &str = r#"
+/// How long a lease of these daemons lasts.
+pub const LEASE: Duration = Duration::from_secs(4);
+
+const CONFIG: &str = r#"
+[worker]
+lease_seconds = 4
+shutdown_grace_seconds = 0.1
+
+[scheduler]
+poll_seconds = 0.5
+
 [[tasks]]
 task_id = "parallel"
 agent_id = "marker"
@@ -58,6 +68,14 @@ overlap_policy = "allow_parallel"
 max_recoveries = 1000
 
 [[tasks]]
+task_id = "sentry"
+agent_id = "sentry"
+query = "q"
+schedule = { type = "manual" }
+overlap_policy = "allow_parallel"
+max_recoveries = 1000
+
+[[tasks]]
 task_id = "tick"
 agent_id = "echo"
 query = "q"
@@ -67,15 +85,26 @@ max_recoveries = 1000
 
 /// A daemon's home with these tasks and their agents.
 pub fn home() -> Home {
-    let plugins = [("marker", marker(15, 1)), ("flaky", marker(5, 3)), ("hopeless", plain::permanent()), ("echo", plain::echo())];
-    Home::new(TASKS, &plugins)
+    let plugins = [
+        ("marker", marker(15, 1)),
+        ("flaky", marker(5, 3)),
+        ("hopeless", plain::permanent()),
+        ("echo", plain::echo()),
+        ("sentry", sentry()),
+    ];
+    Home::new(CONFIG, &plugins)
+}
+
+/// Replaces a plugin by one that does the same and is another.
+pub fn replace_plugin(home: &Home, version: u32) {
+    home.plugin("marker", &marker(10 + version % 10, 1));
 }
 
 /// Clients that record what was acknowledged to them.
 #[derive(Default)]
 pub struct Clients {
-    acknowledged: watch::Sender<Vec<Value>>,
-    cancelled: Arc<Mutex<Vec<Value>>>,
+    acknowledged: watch::Sender<Vec<String>>,
+    cancelled: Arc<Mutex<Vec<String>>>,
     feeding: JoinSet<()>,
 }
 
@@ -100,18 +129,29 @@ impl Clients {
         self.feeding.spawn(async move {
             while let Some(run) = ask(client.post(format!("{url}/background/tasks/doomed/run"))).await {
                 acknowledged.send_modify(|runs| runs.push(run.clone()));
-                let Ok(response) = client.post(format!("{url}/background/runs/{}/cancel", id(&run))).send().await else { return };
+                let Ok(response) = client.post(format!("{url}/background/runs/{run}/cancel")).send().await else { return };
                 match response.status().as_u16() {
                     200 => cancelled.lock().unwrap().push(run),
                     // It was faster.
-                    other => assert_eq!(other, 409),
+                    409 => {}
+                    other => assert_eq!(other, 503),
                 }
             }
         });
     }
 
+    /// Keeps a run that was acknowledged to somebody else.
+    pub fn note(&self, run: &Value) {
+        self.acknowledged.send_modify(|runs| runs.push(id(run).to_owned()));
+    }
+
+    /// The runs that were acknowledged.
+    pub fn acknowledged(&self) -> Vec<String> {
+        self.acknowledged.borrow().clone()
+    }
+
     /// The runs whose cancel was acknowledged.
-    pub fn cancelled(&self) -> Vec<Value> {
+    pub fn cancelled(&self) -> Vec<String> {
         self.cancelled.lock().unwrap().clone()
     }
 
@@ -119,25 +159,32 @@ impl Clients {
     pub async fn more(&self, count: usize) {
         let mut acknowledged = self.acknowledged.subscribe();
         let enough = acknowledged.borrow().len() + count;
-        acknowledged.wait_for(|runs| runs.len() >= enough).await.unwrap();
+        patiently("acknowledged runs", acknowledged.wait_for(|runs| runs.len() >= enough)).await.unwrap();
     }
 
-    /// Waits until the clients have noticed that the daemon is gone, and tells what was acknowledged so far.
-    pub async fn done(&mut self) -> Vec<Value> {
+    /// Waits until the clients have noticed that the daemon is gone.
+    pub async fn done(&mut self) {
         while let Some(client) = self.feeding.join_next().await {
             client.unwrap();
         }
-        self.acknowledged.borrow().clone()
+    }
+
+    /// Ends the clients. What they asked for last may happen, and nobody knows of it.
+    pub async fn rest(&mut self) {
+        self.feeding.shutdown().await;
     }
 }
 
-/// A run that was acknowledged; none when the daemon is gone before it has answered whole.
-async fn ask(request: reqwest::RequestBuilder) -> Option<Value> {
+/// A run that was acknowledged; none when the daemon is gone before it has answered whole, or is about to go.
+async fn ask(request: reqwest::RequestBuilder) -> Option<String> {
     let response = request.send().await.ok()?;
     let status = response.status();
     let text = response.text().await.ok()?;
+    if status == 503 {
+        return None;
+    }
     assert_eq!(status, 200, "{text}");
-    Some(serde_json::from_str(&text).unwrap())
+    Some(id(&serde_json::from_str(&text).unwrap()).to_owned())
 }
 
 /// A number of the environment.

@@ -7,7 +7,7 @@ use sandclock::domain::id::WorkerId;
 use sandclock::domain::lifecycle;
 use sandclock::domain::run::{Run, Status};
 use sandclock::domain::time::Timestamp;
-use sandclock::store::{Change, DueKind, Index, Kind, PARKED_FOR, Put, RecordId, Renewal, When};
+use sandclock::store::{Change, DueKind, Guard, Index, Kind, Outcome, PARKED_FOR, Put, RecordId, Renewal, When};
 
 use super::{Place, on_every_store, plain, queued, request, run_id, schedule};
 
@@ -25,6 +25,7 @@ on_every_store!(
     older_incarnations_are_found,
     schedules_and_parked_runs_are_due,
     the_next_ready_run_is_told,
+    a_step_of_the_wall_clock_moves_no_lease,
 );
 
 const AGENT: &[(&str, Option<u32>)] = &[("agent", None)];
@@ -49,7 +50,7 @@ async fn a_claim_is_what_the_lifecycle_says(place: Place) {
     let claimed = place.claim(7, AGENT, 10).await.remove(0);
     let worker = WorkerId::parse("daemon.one").unwrap();
     let mut expected = run;
-    let patch = lifecycle::claim(&mut expected, "digest of agent", &worker, 1, place.now(), at(&place, 30));
+    let patch = lifecycle::claim(&mut expected, "digest of agent", &worker, 1, place.now(), place.now()..at(&place, 30));
     assert_eq!(claimed.run, expected);
     assert_eq!((claimed.rev, claimed.events), (2, 2));
     assert_eq!(claimed.attempt, patch.attempt);
@@ -288,4 +289,29 @@ async fn a_run_that_is_deleted_by_a_stranger_is_not_missed() {
         assert_eq!(place.apply(change).await, sandclock::store::Outcome::Applied);
         assert_eq!(place.events(&run.run_id).await, []);
     }
+}
+
+async fn a_step_of_the_wall_clock_moves_no_lease(place: Place) {
+    let (worker, lease) = (WorkerId::parse("daemon.one").unwrap(), Duration::from_secs(30));
+    let (held, steady) = (vec![Guard::Held(run_id(1), 1)], place.now());
+    place.put_runs(&[queued(1, "task", "agent", place.now())]).await;
+    place.claim(1, AGENT, 1).await;
+    for step in [600_000_000, -1_200_000_000] {
+        place.clock.step_wall(step);
+        assert_eq!(place.apply(Change { guards: held.clone(), ..place.change() }).await, Outcome::Applied);
+        let due = place.store.due(DueKind::ExpiredLeases, 9).await.unwrap();
+        assert_eq!((due.records.len(), due.next, due.now), (0, Some(steady + lease), steady), "it is judged by the steady clock");
+        let renewed = place.store.renew(&worker, &[(run_id(1), 1)], lease).await.unwrap();
+        assert_eq!(renewed, [Renewal::Held(steady + lease)]);
+        let run = place.run(&run_id(1)).await;
+        assert_eq!((run.heartbeat_at, run.claimed_at), (Some(steady), Some(steady)));
+    }
+    place.advance(30);
+    assert!(matches!(place.apply(Change { guards: held, ..place.change() }).await, Outcome::Refused(Guard::Held(..))));
+    assert_eq!(place.store.due(DueKind::ExpiredLeases, 9).await.unwrap().records.len(), 1);
+    assert_eq!(place.store.renew(&worker, &[(run_id(1), 1)], lease).await.unwrap(), [Renewal::Lost]);
+    // What waits for a time is due by the wall clock.
+    place.put_runs(&[later(2, &place, 60)]).await;
+    place.clock.step_wall(60_000_000);
+    assert_eq!(place.claim(2, AGENT, 1).await.len(), 1);
 }

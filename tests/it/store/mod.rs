@@ -1,5 +1,6 @@
 //! The stores: one suite for all of them, random traces compared with the memory store, and what each promises beyond that.
 
+mod bounds;
 mod claims;
 mod conformance;
 mod lists;
@@ -26,21 +27,37 @@ use sandclock::store::{
 use tempfile::TempDir;
 
 /// A clock that only moves when it is told to.
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    steady: AtomicI64,
+}
 
 impl ManualClock {
     pub fn new() -> Arc<Self> {
-        Arc::new(ManualClock(AtomicI64::new(Timestamp::from_seconds(1_800_000_000).micros())))
+        let start = Timestamp::from_seconds(1_800_000_000).micros();
+        Arc::new(ManualClock { wall: AtomicI64::new(start), steady: AtomicI64::new(start) })
     }
 
+    /// Lets time pass.
     pub fn advance(&self, span: Duration) {
-        self.0.fetch_add(i64::try_from(span.as_micros()).unwrap(), Ordering::Relaxed);
+        let span = i64::try_from(span.as_micros()).unwrap();
+        self.steady.fetch_add(span, Ordering::Relaxed);
+        self.step_wall(span);
+    }
+
+    /// Sets the wall clock forward, or back, by these microseconds.
+    pub fn step_wall(&self, micros: i64) {
+        self.wall.fetch_add(micros, Ordering::Relaxed);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(Ordering::Relaxed))
+        Timestamp::from_micros(self.wall.load(Ordering::Relaxed))
+    }
+
+    fn steady(&self) -> Timestamp {
+        Timestamp::from_micros(self.steady.load(Ordering::Relaxed))
     }
 
     fn boot(&self) -> BootInstant {

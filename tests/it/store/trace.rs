@@ -124,7 +124,14 @@ impl Trace {
                 vec![schedule(task, self.chance.of(&due))]
             }
             1 => vec![Put { index, ..plain(Kind::Task, task, "{\"a\":\"task\"}") }],
-            2 => vec![Put { index, ..plain(Kind::SkipRange, &format!("{task}/{}", self.chance.below(3)), "{}") }],
+            2 => {
+                let due = Some(When::In(Duration::from_secs(self.chance.below(60) as u64)));
+                let key = format!("{task}/{}", self.chance.below(3));
+                match self.chance.below(3) {
+                    0 => vec![Put { index: Index { due, ..Index::default() }, ..plain(Kind::Idempotency, &key, "{}") }],
+                    _ => vec![Put { index: Index { due, ..index }, ..plain(Kind::SkipRange, &key, "{}") }],
+                }
+            }
             3 => {
                 let run = self.any_run();
                 vec![Put { index: Index { run: Some(run.clone()), ..Index::default() }, ..plain(Kind::Result, run.as_str(), "\"long\"") }]
@@ -156,8 +163,11 @@ impl Trace {
             change.deletes.push(RecordId::run(&self.any_run()));
         }
         if self.chance.one_in(12) {
-            let kind = self.chance.of(&[Kind::Task, Kind::Schedule, Kind::Slot]);
-            change.deletes.push(RecordId::new(kind, self.chance.of(&TASKS)));
+            let kind = self.chance.of(&[Kind::Task, Kind::Schedule, Kind::Slot, Kind::SkipRange, Kind::Idempotency]);
+            let task = self.chance.of(&TASKS);
+            let numbered = format!("{task}/{}", self.chance.below(3));
+            let key = if matches!(kind, Kind::SkipRange | Kind::Idempotency) { &numbered } else { task };
+            change.deletes.push(RecordId::new(kind, key));
         }
         change
     }
@@ -198,6 +208,7 @@ impl Trace {
                 let lease = Duration::from_secs(1 + self.chance.below(60) as u64);
                 both!(self, store => store.renew(&worker, &leases, lease));
             }
+            _ if self.chance.one_in(4) => self.clock.step_wall(self.chance.below(1_200_000_000) as i64 - 600_000_000),
             _ => self.clock.advance(Duration::from_millis(self.chance.below(20_000) as u64)),
         }
     }
@@ -229,7 +240,10 @@ impl Trace {
         let older =
             WORKERS.map(|worker| DueKind::OlderIncarnations { daemon: "one".to_owned(), current: WorkerId::parse(worker).unwrap() });
         let kinds = [DueKind::Ready, DueKind::ExpiredLeases, DueKind::Schedules, DueKind::Expiries];
-        for kind in kinds.into_iter().chain(older) {
+        let for_at_least = Duration::from_secs(self.chance.below(30) as u64);
+        let ended = [Status::Completed, Status::Failed].map(|status| DueKind::Ended { status, for_at_least });
+        let aged = [Kind::SkipRange, Kind::Idempotency].map(|kind| DueKind::Aged { kind, for_at_least });
+        for kind in kinds.into_iter().chain(older).chain(ended).chain(aged) {
             let limit = 1 + self.chance.below(6);
             both!(self, store => async { store.due(kind.clone(), limit).await.map(|due| (due.records, due.next, due.now)) });
         }

@@ -16,7 +16,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/sqlite/0001_records.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/sqlite/0001_records.sql"), include_str!("../migrations/sqlite/0002_retention.sql")];
 
 /// How the one writer uses the database.
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; \
@@ -99,8 +100,10 @@ pub fn prepare(path: &Path) -> Result<Claimed, OpenError> {
         Err(TryLockError::Error(error)) => return Err(unusable(error)),
     }
     inspect(&path)?;
-    // The process number only helps whoever is refused.
-    lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(unusable)?;
+    // The process number only helps whoever is refused, and a full disk has no room for it.
+    if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
+        tracing::debug!(%error, "the store's lock file does not name this process");
+    }
     Ok(Claimed { path, lock })
 }
 
@@ -168,7 +171,11 @@ pub async fn open(path: &Path) -> Result<Opened, OpenError> {
     }
     connection.execute(WRITER).await.map_err(told)?;
     migrate(path, &mut connection).await?;
-    connection.execute("DELETE FROM count WHERE n = 0").await.map_err(told)?;
+    // Counts of nothing only take room, and a full disk has none for their removal.
+    match connection.execute("DELETE FROM count WHERE n = 0").await {
+        Err(error) if !matches!(super::failed(&error), super::StoreError::Full(_)) => return Err(told(error)),
+        Ok(_) | Err(_) => {}
+    }
     let last_order = last_order(&mut connection).await.map_err(told)?;
     Ok(Opened { connection, last_order })
 }

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use super::super::super::Kind;
 use super::super::batch::{NOTHING, Writes};
 use super::super::rows::{KNOWN, RECORD};
+use crate::domain::run::Status;
 
 /// What is known of the records named in $1, with their places in it, and of the records that hang on the runs in $2: two rows.
 pub static LOAD: LazyLock<String> = LazyLock::new(|| {
@@ -81,17 +82,28 @@ pub static EXPIRED_LEASES: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Schedules that are due at $1, at most $2, and when the next one is.
-pub static DUE_SCHEDULES: LazyLock<String> = LazyLock::new(|| due_of_kind(Kind::Schedule));
+pub static DUE_SCHEDULES: LazyLock<String> = LazyLock::new(|| aged(Kind::Schedule));
 
-/// Runs other than ready ones that are due at $1, at most $2, and when the next one is.
-pub static DUE_RUNS: LazyLock<String> = LazyLock::new(|| due_of_kind(Kind::Run));
+/// Parked runs whose wait has expired at $1, at most $2, and when the next one's does.
+pub static DUE_RUNS: LazyLock<String> = LazyLock::new(|| due_runs(&[Status::AwaitingApproval, Status::AwaitingBudget]));
 
-fn due_of_kind(kind: Kind) -> String {
-    let kind = kind.as_str();
-    due_sql(
-        &format!("SELECT min(due) FROM record WHERE kind = '{kind}' AND ready = 0 AND due > $1"),
-        &format!("SELECT due, ord FROM record WHERE kind = '{kind}' AND ready = 0 AND due <= $1 ORDER BY due, ord LIMIT $2 + 0"),
-    )
+/// Records of a kind other than runs that were due at $1, at most $2, and when the next one is.
+pub fn aged(kind: Kind) -> String {
+    due_where(&[format!("kind = '{}' AND status IS NULL", kind.as_str())])
+}
+
+/// Runs with one of these statuses, other than ready ones, that were due at $1, at most $2, and when the next one is.
+pub fn due_runs(statuses: &[Status]) -> String {
+    let conditions: Vec<String> = statuses.iter().map(|status| format!("status = '{}' AND ready = 0", status.as_str())).collect();
+    due_where(&conditions)
+}
+
+/// Each condition is walked along an index of its own.
+fn due_where(conditions: &[String]) -> String {
+    let next = |condition: &String| format!("SELECT min(due) AS due FROM record WHERE {condition} AND due > $1");
+    let due = |condition: &String| format!("SELECT due, ord FROM record WHERE {condition} AND due <= $1");
+    let all = |part: &dyn Fn(&String) -> String| conditions.iter().map(part).collect::<Vec<_>>().join(" UNION ALL ");
+    due_sql(&format!("SELECT min(due) FROM ({})", all(&next)), &format!("{} ORDER BY due, ord LIMIT $2 + 0", all(&due)))
 }
 
 fn due_sql(next: &str, due: &str) -> String {

@@ -25,7 +25,7 @@ async fn filled(path: &Path) -> SqliteConnection {
     let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) \
          INSERT INTO record (ord, id, kind, rev, task, agent, status, live, ready, due, cancel_requested, fence, body) \
          SELECT i, 'run/' || i, 'run', 3, 'task' || (i % 7), 'agent' || (i % 3), iif(i % 100, 'completed', 'queued'), i % 100 = 0, \
-           i % 100 = 0, iif(i % 100, NULL, i), 0, 1, x'7b7d' FROM n; \
+           i % 100 = 0, i, 0, 1, x'7b7d' FROM n; \
          INSERT INTO record (id, kind, rev, run, live, ready, cancel_requested, fence, body) \
          SELECT 'attempt/' || ord || '/1', 'attempt', 2, ord, 0, 0, 0, 0, x'7b7d' FROM record; \
          INSERT INTO event (run, seq, body) SELECT r.ord, s.value, x'7b7d' FROM record AS r, json_each('[1,2,3,4]') AS s; \
@@ -84,7 +84,18 @@ async fn no_statement_walks_over_a_table() {
     efficient(connection, "expired leases", &statements::EXPIRED_LEASES, &["lease_until (until>?)", "lease_until (until<?)"]).await;
     let due = ["record_due (kind=? AND due>?)", "record_due (kind=? AND due<?)"];
     efficient(connection, "due schedules", &statements::DUE_SCHEDULES, &due).await;
-    efficient(connection, "due runs", &statements::DUE_RUNS, &due).await;
+    let run_due = ["record_run_due (status=? AND due>?)", "record_run_due (status=? AND due<?)"];
+    efficient(connection, "due runs", &statements::DUE_RUNS, &run_due).await;
+    for status in Status::ALL.into_iter().filter(|status| status.is_terminal()) {
+        let ended = statements::due_runs(&[status]);
+        efficient(connection, "ended runs", &ended, &run_due).await;
+        let plan = plan(connection, &ended).await;
+        let sorted = plan.iter().filter(|step| step.contains("TEMP B-TREE")).count();
+        assert!(sorted <= 1, "only what was found is sorted: {plan:#?}");
+    }
+    for kind in [Kind::SkipRange, Kind::Idempotency] {
+        efficient(connection, "aged records", &statements::aged(kind), &due).await;
+    }
     efficient(connection, "older incarnations", &statements::OLDER_INCARNATIONS, &["lease_owner (owner>? AND owner<?)"]).await;
     efficient(connection, "get", &statements::GET, &["record_id (id=?)"]).await;
     efficient(connection, "events", statements::EVENTS, &["record_id (id=?)", "PRIMARY KEY (run=? AND seq>?)"]).await;

@@ -15,11 +15,13 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::super::super::request::Times;
 use super::super::super::{Change, ChangeId, ClaimRequest, Claimed, Outcome, Renewal, StoreError};
 use super::super::batch::{Batch, Writes};
 use super::super::claim::{self, Earlier};
 use super::super::rows::{self, Fields, Found};
 use super::super::{id_of, id_text, names};
+use super::room::Room;
 use super::statements::{self, Rows};
 use super::{SqliteQuery, bind, failed, open};
 use crate::clock::Clock;
@@ -60,6 +62,7 @@ pub struct Writer {
     clock: Arc<dyn Clock>,
     last_order: i64,
     statements: Arc<AtomicU64>,
+    room: Room,
     /// When the log is to be moved into the database unless more is written; none when it has been.
     checkpoint_at: Option<Instant>,
 }
@@ -68,18 +71,20 @@ pub struct Writer {
 struct Holder<'a> {
     worker: &'a WorkerId,
     token: ChangeId,
+    from: Timestamp,
     until: Timestamp,
 }
 
 impl Writer {
     /// A writer over an open connection.
-    pub fn new(options: SqliteConnectOptions, opened: open::Opened, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
+    pub fn new(options: SqliteConnectOptions, opened: open::Opened, room: Room, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
         let open::Opened { connection, last_order } = opened;
-        Writer { options, connection: Some(connection), clock, last_order, statements, checkpoint_at: None }
+        Writer { options, connection: Some(connection), clock, last_order, statements, room, checkpoint_at: None }
     }
 
     /// Works until nobody can ask any more, then moves the whole log into the database.
     pub async fn run(mut self, mut renewals: mpsc::Receiver<Renew>, mut work: mpsc::Receiver<Work>) {
+        self.set_aside();
         loop {
             tokio::select! {
                 biased;
@@ -105,27 +110,43 @@ impl Writer {
         match job {
             Work::Apply(changes, answer) => {
                 let result = self.apply(changes).await;
-                self.settle(result.is_err()).await;
+                self.settle(&result).await;
                 let _ = answer.send(result);
             }
-            Work::Claim(request, answer) => {
+            Work::Claim(mut request, answer) => {
+                let room = self.room.check();
+                if room.is_err() {
+                    // Only what was claimed before under this token.
+                    request.agents.clear();
+                }
                 let result = self.claim(&request).await;
-                self.settle(result.is_err()).await;
-                let _ = answer.send(result);
+                self.settle(&result).await;
+                let _ = answer.send(result.and_then(|claimed| if claimed.is_empty() { room.map(|()| claimed) } else { Ok(claimed) }));
             }
         }
     }
 
     async fn answer_renewal(&mut self, renew: Renew) {
         let result = self.renew(&renew).await;
-        self.settle(result.is_err()).await;
+        self.settle(&result).await;
         let _ = renew.answer.send(result);
     }
 
     /// A connection that failed may be within a transaction, so it goes; closing rolls back.
-    async fn settle(&mut self, failed: bool) {
-        if failed {
+    async fn settle<T: Sync>(&mut self, result: &Result<T, StoreError>) {
+        if let Err(error) = result {
+            if matches!(error, StoreError::Full(_)) {
+                self.room.was_full();
+            }
             self.disconnect().await;
+        }
+    }
+
+    /// What cannot be set aside is missed only when the disk is full.
+    fn set_aside(&mut self) {
+        if let Err(error) = self.room.set_aside() {
+            tracing::debug!(%error, "the store has nothing in reserve");
+            self.room.was_full();
         }
     }
 
@@ -142,6 +163,7 @@ impl Writer {
             let opened = open::connect(&self.options).await.map_err(|error| failed(&error))?;
             self.last_order = opened.last_order;
             self.connection = Some(opened.connection);
+            self.set_aside();
         }
         self.connection.as_mut().ok_or_else(|| StoreError::Unavailable("there is no connection to the database".to_owned()))
     }
@@ -158,7 +180,12 @@ impl Writer {
         if let Some(connection) = &mut self.connection
             && let Err(error) = connection.execute(checkpoint).await
         {
-            tracing::warn!(%error, "the log could not be moved into the database; it is tried again");
+            // A full disk is told of when somebody's wish fails; the log has room of its own.
+            if let StoreError::Full(_) = failed(&error) {
+                self.room.was_full();
+            } else {
+                tracing::warn!(%error, "the log could not be moved into the database; it is tried again");
+            }
         }
     }
 
@@ -166,9 +193,9 @@ impl Writer {
         let mut batch = Batch::new(self.last_order);
         changes.iter().for_each(|change| batch.want_change(change));
         self.load(&mut batch, true).await?;
-        let now = self.clock.now();
-        let outcomes = changes.into_iter().map(|change| batch.decide(change, now)).collect::<Result<Vec<_>, _>>()?;
-        self.write(batch.writes()?, now, None).await?;
+        let at = Times::of_clock(&*self.clock);
+        let outcomes = changes.into_iter().map(|change| batch.decide(change, at)).collect::<Result<Vec<_>, _>>()?;
+        self.write(batch.writes()?, None).await?;
         Ok(outcomes)
     }
 
@@ -191,7 +218,7 @@ impl Writer {
     }
 
     /// Writes a batch and commits.
-    async fn write(&mut self, writes: Writes, now: Timestamp, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
+    async fn write(&mut self, writes: Writes, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
         let (clearing, closing) = (statements::clearing(&writes), statements::closing(&writes));
         if !clearing.is_empty() {
             let query = sqlx::query(AssertSqlSafe(clearing.concat())).bind(writes.deleted).bind(writes.unleased);
@@ -206,7 +233,7 @@ impl Writer {
             .bind(holder.as_ref().map(|holder| holder.worker.as_str().to_owned()))
             .bind(holder.as_ref().map(|holder| holder.worker.daemon().to_owned()))
             .bind(holder.as_ref().map(|holder| holder.until.micros()))
-            .bind(now.micros())
+            .bind(holder.as_ref().map(|holder| holder.from.micros()))
             .bind(holder.as_ref().map(|holder| holder.token.0.to_be_bytes().to_vec()));
         self.fetch(closing.len(), query).await?;
         self.checkpoint_at = Some(Instant::now() + IDLE);
@@ -226,14 +253,14 @@ impl Writer {
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
-        let now = self.clock.now();
+        let at = Times::of_clock(&*self.clock);
         let agents: Vec<(&str, Option<u32>)> = request.agents.iter().map(|wanted| (wanted.agent.as_str(), wanted.max_running)).collect();
         let agents = serde_json::to_string(&agents).map_err(|error| StoreError::Invalid(error.to_string()))?;
         let query = sqlx::query(statements::BEGIN_CLAIM.as_str())
             .bind(request.token.0.to_be_bytes().to_vec())
             .bind(request.worker.as_str().to_owned())
             .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
-            .bind(now.micros())
+            .bind(at.now.micros())
             .bind(agents);
         let mut earlier = Vec::new();
         let mut batch = Batch::new(self.last_order);
@@ -243,7 +270,7 @@ impl Writer {
                 Some(_) => earlier.push(Earlier::new(&rows::record(&row, 1)?, row.count(0)?)?),
                 None if earlier.is_empty() => {
                     let bodies = row.bytes(2)?.unwrap_or_default();
-                    candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, now, &mut batch)?;
+                    candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, at, &mut batch)?;
                 }
                 None => {}
             }
@@ -252,9 +279,9 @@ impl Writer {
             return self.claimed_before(earlier).await;
         }
         self.load(&mut batch, false).await?;
-        let claimed = candidates.into_iter().map(|candidate| candidate.take(request, now, &mut batch)).collect::<Result<Vec<_>, _>>()?;
-        let holder = Holder { worker: &request.worker, token: request.token, until: now + request.lease };
-        self.write(batch.writes()?, now, Some(holder)).await?;
+        let claimed = candidates.into_iter().map(|candidate| candidate.take(request, at, &mut batch)).collect::<Result<Vec<_>, _>>()?;
+        let holder = Holder { worker: &request.worker, token: request.token, from: at.steady, until: at.steady + request.lease };
+        self.write(batch.writes()?, Some(holder)).await?;
         Ok(claimed)
     }
 
@@ -271,13 +298,13 @@ impl Writer {
     }
 
     async fn renew(&mut self, renew: &Renew) -> Result<Vec<Renewal>, StoreError> {
-        let now = self.clock.now();
-        let until = now + renew.lease;
+        let steady = self.clock.steady();
+        let until = steady + renew.lease;
         let names: Vec<(String, u64)> = renew.leases.iter().map(|(run, fence)| (id_text(&RecordId::run(run)), *fence)).collect();
         let query = sqlx::query(statements::RENEW)
             .bind(serde_json::to_string(&names).map_err(|error| StoreError::Invalid(error.to_string()))?)
             .bind(renew.worker.as_str().to_owned())
-            .bind(now.micros())
+            .bind(steady.micros())
             .bind(until.micros());
         let mut held: HashMap<(String, u64), bool> = HashMap::new();
         for row in self.fetch(1, query).await? {

@@ -1,0 +1,187 @@
+//! Whether there is room for another run in the queue, and for another idempotency key in the store.
+//!
+//! What is there is read from the store's counts once a second at most, and only while somebody asks; in between, what this daemon
+//! admits is added. So one daemon never admits too many, and several together exceed a bound by what they admit in that second.
+//!
+//! How it fails: while the store does not answer, the last counts stand.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::bounds::Bounds;
+use super::error::ManagerError;
+use crate::clock::{BootInstant, Clock};
+use crate::domain::id::AgentId;
+use crate::domain::run::Status;
+use crate::store::{CountScope, Kind, Store, StoreError};
+
+/// How long counts are good for.
+const FRESH: Duration = Duration::from_secs(1);
+/// When to ask again where there was no room.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Runs,
+    RunsOf(AgentId),
+    Keys,
+}
+
+/// One bound, and how far it is used up.
+#[derive(Debug)]
+struct Room {
+    what: What,
+    most: u64,
+    /// What the store told last.
+    there: u64,
+    /// What was admitted since that was asked for.
+    since: u64,
+    /// What was admitted and is not committed yet.
+    open: u64,
+    /// Whether the last who asked was refused.
+    full: bool,
+}
+
+#[derive(Default)]
+struct State {
+    rooms: Vec<Room>,
+    read_at: Option<BootInstant>,
+}
+
+/// The bounds of one daemon.
+pub struct Admission(Mutex<State>);
+
+/// Room that was taken. It is kept until the commit is over, so that no count misses it.
+pub struct Place {
+    admission: Arc<Admission>,
+    rooms: Vec<usize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.admission.state();
+        for at in &self.rooms {
+            if let Some(room) = state.rooms.get_mut(*at) {
+                room.open = room.open.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl Admission {
+    /// Nothing is counted yet.
+    pub fn new(bounds: &Bounds) -> Arc<Self> {
+        let room = |what, most| Room { what, most, there: 0, since: 0, open: 0, full: false };
+        let all = bounds.max_queued_runs.map(|most| room(What::Runs, most));
+        let agents = bounds.max_queued_of_agent.iter().map(|(agent, most)| room(What::RunsOf(agent.clone()), *most));
+        let keys = bounds.idempotency_keys.map(|most| room(What::Keys, most));
+        let rooms = all.into_iter().chain(agents).chain(keys).collect();
+        Arc::new(Admission(Mutex::new(State { rooms, read_at: None })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts again when the last counts are too old.
+    pub async fn refresh(&self, store: &dyn Store, clock: &dyn Clock) {
+        let now = clock.boot();
+        let asked: Vec<What> = {
+            let mut state = self.state();
+            let is_fresh = |at: BootInstant| Duration::from_nanos(now.0.saturating_sub(at.0)) < FRESH;
+            if state.rooms.is_empty() || state.read_at.is_some_and(is_fresh) {
+                return;
+            }
+            // Whoever else comes meanwhile goes by the counts before.
+            state.read_at = Some(now);
+            for room in &mut state.rooms {
+                // What is not committed yet may be in the count or not; and what follows adds to it.
+                room.there = room.there.saturating_add(room.since).saturating_sub(room.open);
+                room.since = room.open;
+            }
+            state.rooms.iter().map(|room| room.what.clone()).collect()
+        };
+        for (at, what) in asked.into_iter().enumerate() {
+            match count(store, &what).await {
+                Ok(count) => {
+                    if let Some(room) = self.state().rooms.get_mut(at) {
+                        room.there = count;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "what waits could not be counted; the last count stands"),
+            }
+        }
+    }
+
+    /// Takes room for a run of this agent.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn run(self: &Arc<Self>, agent: &AgentId) -> Result<Place, ManagerError> {
+        self.take(|what| match what {
+            What::Runs => true,
+            What::RunsOf(of) => of == agent,
+            What::Keys => false,
+        })
+    }
+
+    /// Takes room for an idempotency key.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn key(self: &Arc<Self>) -> Result<Place, ManagerError> {
+        self.take(|what| *what == What::Keys)
+    }
+
+    fn take(self: &Arc<Self>, wanted: impl Fn(&What) -> bool) -> Result<Place, ManagerError> {
+        let mut state = self.state();
+        let mut rooms = Vec::new();
+        for (at, room) in state.rooms.iter_mut().enumerate().filter(|(_, room)| wanted(&room.what)) {
+            if room.there.saturating_add(room.since) >= room.most {
+                if !std::mem::replace(&mut room.full, true) {
+                    tracing::warn!("{}", room.refusal());
+                }
+                return Err(ManagerError::Full { message: room.refusal(), retry_after: RETRY_AFTER });
+            }
+            room.full = false;
+            rooms.push(at);
+        }
+        for at in &rooms {
+            if let Some(room) = state.rooms.get_mut(*at) {
+                room.since += 1;
+                room.open += 1;
+            }
+        }
+        drop(state);
+        Ok(Place { admission: Arc::clone(self), rooms })
+    }
+}
+
+impl Room {
+    fn refusal(&self) -> String {
+        let most = self.most;
+        match &self.what {
+            What::Runs => format!("{most} runs wait already; ask again when some have run, cancel some, or raise queue.max_queued_runs"),
+            What::RunsOf(agent) => {
+                format!(
+                    "{most} runs of agent {agent} wait already; ask again when some have run, cancel some, or raise agents.{agent}.max_queued_runs"
+                )
+            }
+            What::Keys => {
+                format!(
+                    "{most} idempotency keys are kept already; ask again when some have expired, ask without one, or raise server.idempotency_keys"
+                )
+            }
+        }
+    }
+}
+
+async fn count(store: &dyn Store, what: &What) -> Result<u64, StoreError> {
+    let queued = |scope| async { Ok(store.counts(scope).await?.of(Status::Queued)) };
+    match what {
+        What::Runs => queued(CountScope::All(Kind::Run)).await,
+        What::RunsOf(agent) => queued(CountScope::RunsOfAgent(agent.clone())).await,
+        What::Keys => Ok(store.counts(CountScope::All(Kind::Idempotency)).await?.total),
+    }
+}

@@ -1,0 +1,70 @@
+//! Runs that a worker has, and runs that are parked.
+
+use serde_json::json;
+
+use super::{Code, Situation, Why, one_line};
+use crate::domain::policy::ErrorKind;
+use crate::domain::run::Status;
+
+/// A worker has it under a lease.
+pub(super) fn leased(known: &Situation<'_>) -> Why {
+    let run = known.run;
+    let worker = run.lease_owner.as_ref().map(|worker| format!(" {worker}")).unwrap_or_default();
+    let started = run.started_at.unwrap_or(run.queued_at);
+    let answer = match run.lease_expires_at.filter(|until| *until <= known.lease_now) {
+        Some(until) => {
+            let silent = run.heartbeat_at.unwrap_or(started);
+            let sentence = format!(
+                "Worker{worker} is silent since {silent} in attempt {}: its lease passed at {until}, and recovery takes the run up",
+                run.attempt
+            );
+            known.answer(Code::LeaseOverdue, sentence).with("silent_since", silent)
+        }
+        None => executing(known, &worker),
+    };
+    let answer = answer
+        .with("attempt", run.attempt)
+        .with("started_at", started)
+        .with("worker_id", &run.lease_owner)
+        .with("lease_expires_at", run.lease_expires_at)
+        .with("times_out_at", started + run.policy.timeout_seconds.duration());
+    match run.cancel_requested_at {
+        Some(asked) => {
+            let until = asked + run.policy.cancel_grace_seconds.duration();
+            answer.with("cancel", json!({"at": asked, "by": run.cancel_requested_by, "reason": known.reason, "grace_until": until}))
+        }
+        None => answer,
+    }
+}
+
+fn executing(known: &Situation<'_>, worker: &str) -> Why {
+    let run = known.run;
+    let started = run.started_at.unwrap_or(run.queued_at);
+    let lease = run.lease_expires_at.map(|until| format!(" under a lease until {until}")).unwrap_or_default();
+    let runs = format!("Attempt {} runs since {started} on worker{worker}{lease}", run.attempt);
+    let Some(asked) = run.cancel_requested_at else { return known.answer(Code::Running, runs) };
+    let by = run.cancel_requested_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let until = asked + run.policy.cancel_grace_seconds.duration();
+    let why = known.reason.map(|reason| format!(" ({})", one_line(reason))).unwrap_or_default();
+    known.answer(Code::CancelRequested, format!("{runs}; its cancel was asked for{by} at {asked}{why}, and its grace ends at {until}"))
+}
+
+/// It waits for somebody.
+pub(super) fn parked(known: &Situation<'_>) -> Why {
+    let run = known.run;
+    let until = known.due.map(|until| format!(" until {until}, when it fails,")).unwrap_or_default();
+    let unknown = run.error_kind == Some(ErrorKind::Lost);
+    let answer = if unknown {
+        let sentence = format!(
+            "It is held{until} because attempt {} was lost after it had begun to change something outside, so that its outcome is unknown: \
+             resume it to let it run again, or cancel it",
+            run.attempt
+        );
+        known.answer(Code::OutcomeUnknown, sentence).with("attempt", run.attempt)
+    } else {
+        let whom = if run.status == Status::AwaitingBudget { "for budget" } else { "for a person's approval" };
+        let why = known.reason.map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
+        known.answer(Code::Parked, format!("It waits {whom}{until} unless somebody resumes or cancels it{why}"))
+    };
+    answer.with("until", known.due).with("released_by", "resume").with("reason", known.reason)
+}

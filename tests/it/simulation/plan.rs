@@ -1,0 +1,68 @@
+//! What a seed is about. Each seed has some kinds of trouble and lacks others, so that none hides another.
+
+use std::time::Duration;
+
+use super::chance::Chance;
+use super::server::Weather;
+
+/// What may happen to a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blow {
+    /// kill -9, and started again after a while.
+    Kill,
+    /// SIGSTOP, and SIGCONT after a while.
+    Freeze,
+    /// SIGTERM, and started again.
+    Stop,
+    /// Its wall clock is set.
+    Step,
+    /// kill -9, and never seen again.
+    Vanish,
+}
+
+const BLOWS: [Blow; 5] = [Blow::Kill, Blow::Freeze, Blow::Stop, Blow::Step, Blow::Vanish];
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub daemons: usize,
+    pub tasks: usize,
+    /// How long clients want something and things go wrong.
+    pub trouble: Duration,
+    pub lease: Duration,
+    pub poll: Duration,
+    pub max_running: usize,
+    pub heartbeat_events: Duration,
+    pub weather: Weather,
+    /// Whether the store is away now and then.
+    pub outages: bool,
+    pub blows: Vec<Blow>,
+    /// The longest that a guest wants to work, in milliseconds.
+    pub longest: u64,
+    /// The longest wait between two wishes about a task, in milliseconds.
+    pub pace: u64,
+}
+
+impl Plan {
+    pub fn of(chance: &mut Chance) -> Plan {
+        let daemons = chance.of(&[1, 1, 2, 2, 3]);
+        let mut blows: Vec<Blow> = BLOWS.into_iter().filter(|_| chance.percent(45)).collect();
+        // Somebody has to be left.
+        blows.retain(|blow| *blow != Blow::Vanish || daemons > 1);
+        let kinds = [Weather::default(), Weather { delayed: 30, ..Weather::default() }];
+        let bad = Weather { delayed: 30, slow: chance.below(6), before: chance.below(8), after: chance.below(8) };
+        Plan {
+            daemons,
+            tasks: chance.within(1, 4) as usize,
+            trouble: chance.millis(15_000, 50_000),
+            lease: Duration::from_secs(chance.of(&[3, 4, 6, 10, 20])),
+            poll: chance.millis(500, 3000),
+            max_running: chance.of(&[1, 2, 4, 16]),
+            heartbeat_events: chance.of(&[Duration::from_secs(3), Duration::from_secs(60)]),
+            weather: chance.of(&[kinds[0], kinds[1], bad, bad]),
+            outages: chance.percent(40),
+            blows,
+            longest: chance.of(&[200, 3000, 15_000]),
+            pace: chance.of(&[500, 3000, 8000]),
+        }
+    }
+}
