@@ -237,8 +237,15 @@ async fn what_was_deleted_makes_room_in_a_full_store() {
     for at in 0..60 {
         daemon.task(&large(at), "echo", json!({"metadata": {"text": "x".repeat(60_000)}, "query": "x".repeat(200_000)})).await;
     }
-    // Too little to begin anything, and enough to move the log into the database.
-    disk.fill(6 * MIB);
+    // The log is in the database when nobody has written for a second.
+    super::daemon::patiently("the log's move", async {
+        while disk.path("store.db").metadata().unwrap().len() < 60 * 260_000 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // Too little to begin anything, and enough to move the log again.
+    disk.fill(4 * MIB);
     let mut runs = fire_until_full(&daemon, "t").await;
     for at in 0..60 {
         let request = daemon.client.delete(format!("{}/background/tasks/{}", daemon.url, large(at)));
