@@ -61,6 +61,9 @@ async fn a_rerun_asks_the_same_again_and_names_whom_it_repeats() {
     let third = daemon.rerun(&second.run_id, wish).await.unwrap();
     assert_eq!(third.query_snapshot, "That.");
     assert_eq!(json!(third.trigger_metadata), json!({"ticket": 8, "rerun_of": second.run_id}));
+    daemon.settled(&third.run_id).await;
+    let fourth = daemon.rerun(&third.run_id, RunWish::default()).await.unwrap();
+    assert_eq!(json!(fourth.trigger_metadata), json!({"ticket": 8, "rerun_of": third.run_id}), "the last one is named, not the first");
     assert_eq!(daemon.run(&first.run_id).await.unwrap().trigger_metadata, metadata, "the run that is repeated stays as it was");
 }
 
