@@ -234,13 +234,20 @@ async fn what_was_deleted_makes_room_in_a_full_store() {
     let daemon = disk.spawn().ready().await;
     daemon.task("t", "echo", json!({"overlap_policy": "allow_parallel"})).await;
     let large = |at: usize| format!("large_{at}");
-    for at in 0..60 {
-        daemon.task(&large(at), "echo", json!({"metadata": {"text": "x".repeat(60_000)}, "query": "x".repeat(200_000)})).await;
+    for at in 0..120 {
+        daemon.task(&large(at), "echo", json!({"metadata": {"text": "x".repeat(60_000)}})).await;
     }
-    // Too little to begin anything, and enough to move the log into the database.
-    disk.fill(6 * MIB);
+    // The log is in the database when nobody has written for a second.
+    super::daemon::patiently("the log's move", async {
+        while disk.path("store.db").metadata().unwrap().len() < 120 * 60_000 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // Too little to begin anything, and enough to move the log again.
+    disk.fill(4 * MIB);
     let mut runs = fire_until_full(&daemon, "t").await;
-    for at in 0..60 {
+    for at in 0..120 {
         let request = daemon.client.delete(format!("{}/background/tasks/{}", daemon.url, large(at)));
         let (status, told) = daemon.ask(request).await;
         assert_eq!(status, 200, "who makes room is not kept from it: {told}");

@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, StatVfs, fallocate, statvfs};
@@ -90,8 +91,12 @@ impl Room {
     /// [`StoreError::Full`].
     pub fn set_aside(&self) -> Result<(), StoreError> {
         let (Ok(disk), Ok(log)) = (statvfs(&self.file), OpenOptions::new().write(true).open(&self.log)) else { return Ok(()) };
-        let has = log.metadata().map_or(0, |metadata| metadata.len());
+        let (has, blocks) = log.metadata().map_or((0, 0), |metadata| (metadata.len(), metadata.blocks()));
         let wanted = share(&disk, LOG_BYTES).max(has + share(&disk, LEAST_BYTES));
+        // An attempt that fails half way would take what the database needs.
+        if wanted.saturating_sub(blocks * 512) > bytes(&disk, disk.f_bavail) {
+            return Err(StoreError::Full("its log has no room to grow".to_owned()));
+        }
         match fallocate(&log, FallocateFlags::KEEP_SIZE, 0, wanted) {
             Err(errno @ (Errno::NOSPC | Errno::DQUOT)) => Err(StoreError::Full(format!("its log has no room to grow ({errno})"))),
             Err(errno) => {
@@ -116,8 +121,6 @@ fn share(disk: &StatVfs, most: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
 
     #[test]
