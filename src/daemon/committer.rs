@@ -17,7 +17,7 @@ use super::live::LiveRuns;
 use super::outage::tell_unless_out;
 use super::signals::Wakeups;
 use super::txn::{Cells, Footprint, Known, Stop, Txn, Write};
-use crate::clock::Entropy;
+use crate::clock::{Clock, Entropy};
 use crate::domain::id::RunId;
 use crate::store::{Change, ChangeId, Guard, Outcome, RecordId, Store, StoreError};
 
@@ -30,6 +30,9 @@ const TRIES: u32 = 12;
 /// The waits between tries on a store that is away.
 const PATIENCE: [Duration; 5] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)];
+
+/// How long after a change was tried its absence tells that it was not made: what is deleted has been there for longer.
+const TOLD_APART: Duration = Duration::from_secs(30);
 
 /// Why a decision was not committed.
 #[derive(Debug)]
@@ -138,6 +141,8 @@ pub struct Committer {
 pub struct Parts {
     /// The store.
     pub store: Arc<dyn Store>,
+    /// What tells how long ago a change was tried.
+    pub clock: Arc<dyn Clock>,
     /// Where the names of changes come from.
     pub entropy: Arc<dyn Entropy>,
     /// Who is told of commits.
@@ -311,6 +316,7 @@ impl Work {
         }
         let mut again = Vec::new();
         let mut patience = PATIENCE.iter();
+        let began = self.parts.clock.boot();
         while !groups.is_empty() {
             let changes = groups.iter().map(|group| group.change.clone()).collect();
             match self.parts.store.apply(changes).await {
@@ -334,7 +340,9 @@ impl Work {
                     if let Ok(written) = &written {
                         groups = self.unresolved(groups, written);
                     }
-                    if wait.is_none() {
+                    // A daemon that slept meanwhile cannot tell any more what was made and deleted from what was not made.
+                    let is_late = Duration::from_nanos(self.parts.clock.boot().0.saturating_sub(began.0)) >= TOLD_APART;
+                    if wait.is_none() || is_late {
                         tell_unless_out!(error, error, %error, "a batch of {} changes could not be committed", groups.len());
                         groups.into_iter().for_each(|group| group.failed(&error));
                         return again;

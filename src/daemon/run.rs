@@ -91,6 +91,7 @@ impl Daemon {
         let store: Arc<dyn Store> = Arc::new(Watched { store: parts.store, outage: Arc::clone(&outage), live: Arc::clone(&live) });
         let (committer, committing) = Committer::start(Parts {
             store: Arc::clone(&store),
+            clock: Arc::clone(&parts.clock),
             entropy: Arc::clone(&parts.entropy),
             wakeups: Arc::clone(&wakeups),
             live: Arc::clone(&live),

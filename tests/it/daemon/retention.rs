@@ -181,6 +181,9 @@ async fn a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
     daemon.crash();
     drop(guest);
     let daemon = start(&world, number(2)).await;
+    // What has just ended stays for a minute.
+    assert_eq!(daemon.runs_of(&steered).await.len(), 7);
+    world.clock.advance(Duration::from_secs(61));
     let ids = |runs: &[Run]| runs.iter().map(|run| run.run_id.clone()).collect::<Vec<_>>();
     until("the number", async || daemon.runs_of(&steered).await.len() == 3).await;
     let left = daemon.runs_of(&steered).await;

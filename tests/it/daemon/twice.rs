@@ -157,7 +157,7 @@ async fn scenario_28_pages_miss_and_repeat_nothing_while_runs_come_and_go() {
             let behind = there.iter().find(|run| !seen.contains(run));
             for gone in seen.last().into_iter().chain(behind).cloned().collect::<Vec<_>>() {
                 daemon.cancel_run(&gone, "test").await.unwrap();
-                world.clock.advance(Duration::from_secs(2));
+                world.clock.advance(Duration::from_secs(61));
                 until("the run's end", async || daemon.run(&gone).await.is_err()).await;
                 there.retain(|run| *run != gone);
             }

@@ -46,7 +46,10 @@ pub async fn machine(world: Arc<World>, machine: Arc<Machine>, mut chance: Chanc
             Blow::Stop => {
                 let grace = chance.millis(0, 4000);
                 note(format!("is stopped within {grace:?}"));
-                machine.stop(grace).await;
+                let stopped = machine.stop(grace).await;
+                if world.plan.is_near() {
+                    world.oracle.stopped(machine.name(), stopped.as_ref());
+                }
                 sleep(chance.millis(0, 2000)).await;
                 world.start(&machine).await;
             }

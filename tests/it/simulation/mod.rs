@@ -134,8 +134,10 @@ async fn settle(world: &World, mut clients: Vec<Client>) {
     }
     world.oracle.trace.note(|| "everything has settled".to_owned());
     for machine in &world.machines {
-        if !machine.stop(Duration::ZERO).await {
-            world.oracle.fault(format!("{} does not stop", machine.name()));
+        let is_up = machine.is_up();
+        let stopped = machine.stop(Duration::ZERO).await;
+        if is_up {
+            world.oracle.stopped(machine.name(), stopped.as_ref());
         }
     }
     if world.oracle.guests() > 0 {

@@ -348,10 +348,17 @@ pub fn short(run: &RunId) -> &str {
 
 fn said(put: &Put) -> String {
     let key = &put.id.key[put.id.key.len().saturating_sub(17)..];
-    match put.index.status {
-        Some(status) => format!("{} {key} {}", put.id.kind.as_str(), status.as_str()),
-        None => format!("{} {key}", put.id.kind.as_str()),
-    }
+    let body: serde_json::Value = serde_json::from_slice(&put.body).unwrap_or_default();
+    let told = match put.id.kind {
+        Kind::Run => vec!["status", "due_at", "slot"],
+        Kind::Attempt => vec!["status"],
+        Kind::Schedule => vec!["schedule_revision", "next_nominal_at", "paused"],
+        Kind::SkipRange => vec!["first", "last", "count", "reason"],
+        Kind::Task => vec!["query", "schedule", "enabled"],
+        _ => Vec::new(),
+    };
+    let told: Vec<String> = told.into_iter().map(|name| body[name].to_string()).collect();
+    format!("{} {key} {}", put.id.kind.as_str(), told.join(" "))
 }
 
 impl Oracle {

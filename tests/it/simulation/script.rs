@@ -6,6 +6,7 @@ use std::time::Duration;
 use sandclock::clock::Clock;
 use sandclock::daemon::{Manager, ManagerError, RunWish};
 use sandclock::domain::id::{RunId, TaskId};
+use sandclock::domain::idempotency::IdempotencyKey;
 use sandclock::domain::run::Status;
 use sandclock::store::PageRequest;
 use serde_json::{Value, json};
@@ -27,6 +28,12 @@ enum Answer<T> {
     None,
 }
 
+/// Whether an error says that nothing was done.
+fn is_refusal(error: &ManagerError) -> bool {
+    use ManagerError::{Conflict, Full, Invalid, NotFound};
+    matches!(error, NotFound { .. } | Conflict(_) | Invalid(_) | Full { .. })
+}
+
 pub struct Client {
     world: Arc<World>,
     chance: Chance,
@@ -35,12 +42,14 @@ pub struct Client {
     wishes: u64,
     /// Runs that it knows of.
     runs: Vec<RunId>,
+    /// How many keys it has used.
+    keys: u64,
 }
 
 impl Client {
     pub fn new(world: &Arc<World>, chance: Chance, index: usize) -> Client {
         let task = TaskId::parse(&format!("t{index}")).unwrap();
-        Client { world: Arc::clone(world), chance, task, wishes: 0, runs: Vec::new() }
+        Client { world: Arc::clone(world), chance, task, wishes: 0, runs: Vec::new(), keys: 0 }
     }
 
     async fn ask<T, F>(&mut self, what: &str, wish: impl FnOnce(Manager) -> F) -> Answer<T>
@@ -58,7 +67,7 @@ impl Client {
         trace.note(|| format!("{} is asked to {what} {}", machine.name(), self.task));
         let answer = match machine.ask(PATIENCE, wish).await {
             Some(Ok(answer)) => Answer::Yes(answer),
-            Some(Err(error @ (ManagerError::NotFound { .. } | ManagerError::Conflict(_) | ManagerError::Invalid(_)))) => Answer::No(error),
+            Some(Err(error)) if is_refusal(&error) => Answer::No(error),
             Some(Err(_)) | None => Answer::None,
         };
         trace.note(|| {
@@ -78,7 +87,9 @@ impl Client {
         while Instant::now() < until {
             sleep(self.chance.millis(20, self.world.plan.pace)).await;
             match self.chance.below(100) {
-                0..45 => self.run_now().await,
+                0..35 => self.run_now().await,
+                35..42 => self.run_once().await,
+                42..45 => self.rerun().await,
                 45..50 => {
                     for _ in 0..self.chance.within(2, 6) {
                         self.run_now().await;
@@ -164,6 +175,44 @@ impl Client {
     async fn run_now(&mut self) {
         let task = self.task.clone();
         if let Answer::Yes(run) = self.ask("run", move |manager| async move { manager.run_now(&task, RunWish::default()).await }).await {
+            self.world.oracle.made(&run.run_id);
+            self.runs.push(run.run_id);
+        }
+    }
+
+    /// Wants one run, and asks until it knows that there is one.
+    async fn run_once(&mut self) {
+        self.keys += 1;
+        let text = format!("{}-{}", self.task, self.keys);
+        let metadata = json!({ "key": text });
+        let mut first: Option<RunId> = None;
+        for _ in 0..4 {
+            let (task, key) = (self.task.clone(), IdempotencyKey::parse("run", &text, self.task.as_str(), Some(&metadata)).unwrap());
+            let wish = RunWish { metadata: metadata.as_object().unwrap().clone(), ..RunWish::default() };
+            match self.ask("run once", move |manager| async move { manager.run_once(&task, wish, key).await }).await {
+                Answer::Yes(answered) => {
+                    let run = answered.answer.run_id;
+                    self.world.oracle.made(&run);
+                    let before = first.get_or_insert_with(|| run.clone());
+                    if *before != run {
+                        self.world.oracle.fault(format!("the key {text} answered with {before} and with {run}"));
+                    }
+                    // Now and then it is asked for once more all the same.
+                    if self.chance.percent(70) {
+                        break;
+                    }
+                }
+                Answer::No(_) => break,
+                Answer::None => {}
+            }
+        }
+        self.runs.extend(first);
+    }
+
+    async fn rerun(&mut self) {
+        let Some(run) = self.runs.last().cloned() else { return };
+        let wish = RunWish { metadata: json!({"again": true}).as_object().unwrap().clone(), ..RunWish::default() };
+        if let Answer::Yes(run) = self.ask("rerun", move |manager| async move { manager.rerun(&run, wish).await }).await {
             self.world.oracle.made(&run.run_id);
             self.runs.push(run.run_id);
         }

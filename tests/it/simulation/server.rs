@@ -127,13 +127,13 @@ pub struct Line {
     server: Arc<Server>,
     worker: WorkerId,
     lease: Duration,
-    /// When the wish under this token was first told.
-    asked: Mutex<(ChangeId, Duration)>,
+    /// When the wishes under the latest tokens were first told.
+    asked: Mutex<Vec<(ChangeId, Duration)>>,
 }
 
 impl Line {
     pub fn new(server: &Arc<Server>, worker: &WorkerId, lease: Duration) -> Arc<dyn Store> {
-        let asked = Mutex::new((ChangeId(0), Duration::ZERO));
+        let asked = Mutex::default();
         Arc::new(Line { server: Arc::clone(server), worker: worker.clone(), lease, asked })
     }
 
@@ -192,10 +192,13 @@ impl Store for Line {
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let asked = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.0 != request.token {
-                *asked = (request.token, self.server.clock.elapsed());
-            }
-            asked.1
+            let known = asked.iter().find(|(token, _)| *token == request.token).map(|(_, at)| *at);
+            known.unwrap_or_else(|| {
+                let now = self.server.clock.elapsed();
+                asked.insert(0, (request.token, now));
+                asked.truncate(8);
+                now
+            })
         };
         let server = Arc::clone(&self.server);
         let made = async move {

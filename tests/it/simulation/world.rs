@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, Manager};
+use sandclock::daemon::{Daemon, DaemonParts, DaemonSettings, Manager};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::time::Seconds;
 use sandclock::store::Store;
@@ -60,6 +60,7 @@ pub struct Machine {
 }
 
 struct Process {
+    worker: WorkerId,
     gate: Arc<Gate>,
     manager: Manager,
     daemon: Option<Daemon>,
@@ -102,7 +103,7 @@ impl World {
 
     /// Those daemons that take wishes.
     pub fn up(&self) -> Vec<Arc<Machine>> {
-        self.machines.iter().filter(|machine| machine.process().is_some()).cloned().collect()
+        self.machines.iter().filter(|machine| machine.is_up()).cloned().collect()
     }
 
     fn settings(&self, worker: WorkerId) -> DaemonSettings {
@@ -119,7 +120,7 @@ impl World {
             poll: self.plan.poll,
             heartbeat_events: self.plan.heartbeat_events,
             default_agent: AgentId::parse("many").unwrap(),
-            bounds: Bounds::default(),
+            bounds: self.plan.bounds.clone(),
         }
     }
 
@@ -130,6 +131,7 @@ impl World {
             let worker = WorkerId::of(&machine.name, &incarnation.to_string()).unwrap();
             self.oracle.trace.note(|| format!("{worker} is started"));
             let gate = Gate::new();
+            let name = worker.clone();
             let dice = machine.dice.lock().unwrap_or_else(PoisonError::into_inner).fork();
             let parts = DaemonParts {
                 store: (self.line)(Line::new(&self.server, &worker, self.plan.lease)),
@@ -145,7 +147,7 @@ impl World {
             match timeout(PATIENCE, gate.inside(Daemon::start(parts))).await {
                 Ok(Some(Ok(daemon))) => {
                     let manager = daemon.manager().clone();
-                    *machine.process() = Some(Process { gate, manager, daemon: Some(daemon) });
+                    *machine.process() = Some(Process { worker: name, gate, manager, daemon: Some(daemon) });
                     return;
                 }
                 // The store does not answer.
@@ -159,6 +161,10 @@ impl World {
 impl Machine {
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.process().is_some()
     }
 
     pub fn name(&self) -> &str {
@@ -185,15 +191,16 @@ impl Machine {
         }
     }
 
-    /// SIGTERM; answers whether the daemon ended by itself.
-    pub async fn stop(&self, grace: Duration) -> bool {
-        let Some((gate, daemon)) = self.process().as_mut().and_then(|process| Some((Arc::clone(&process.gate), process.daemon.take()?)))
-        else {
-            return true;
+    /// SIGTERM; answers with the worker that ended by itself.
+    pub async fn stop(&self, grace: Duration) -> Option<WorkerId> {
+        let (worker, gate, daemon) = {
+            let mut process = self.process();
+            let process = process.as_mut()?;
+            (process.worker.clone(), Arc::clone(&process.gate), process.daemon.take()?)
         };
         let stopped = timeout(PATIENCE, gate.inside(daemon.stop(grace, CancellationToken::new()))).await;
         self.kill();
-        matches!(stopped, Ok(Some(())))
+        stopped.ok().flatten().map(|()| worker)
     }
 
     /// Asks the daemon for something; none when no answer came.

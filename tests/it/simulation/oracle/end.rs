@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sandclock::domain::id::WorkerId;
 use sandclock::domain::run::{AttemptStatus, Run, Status};
 use sandclock::domain::time::Timestamp;
 use sandclock::store::{CountScope, Counts, DueKind, Kind, PageRequest, Record, Scope, Store};
@@ -105,6 +106,18 @@ impl Oracle {
         if !leases.records.is_empty() || leases.next.is_some() {
             self.fault("a lease is left");
         }
+    }
+
+    /// A daemon was told to stop while its store was near: it has, and holds no run any more.
+    pub fn stopped(&self, name: &str, worker: Option<&WorkerId>) {
+        self.tell(|model| {
+            let Some(worker) = worker else { return model.fault(format!("{name} does not stop")) };
+            let held =
+                model.runs.values().find(|life| life.live() && life.owner.as_ref() == Some(worker)).map(|life| life.run.run_id.clone());
+            if let Some(run) = held {
+                model.fault(format!("{worker} has stopped and holds {run}"));
+            }
+        });
     }
 
     /// What is counted is what a recount gives.

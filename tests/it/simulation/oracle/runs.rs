@@ -82,6 +82,10 @@ impl Model {
         if run.slot == SlotPart::Waits && skips && written.tasks.is_empty() && !run.status.is_terminal() {
             self.fault(format!("{} waits although its task skips", run.run_id));
         }
+        let key = run.trigger_metadata.get("key");
+        if key.is_some() && self.runs.values().any(|life| life.run.task_id == run.task_id && life.run.trigger_metadata.get("key") == key) {
+            self.fault(format!("{} is the second run under the key {key:?}", run.run_id));
+        }
         if run.status.is_leased() || run.attempt != 0 || run.lease_generation != 0 {
             self.fault(format!("{} came to be as {}", run.run_id, run.status.as_str()));
         }
