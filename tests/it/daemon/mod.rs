@@ -2,6 +2,7 @@
 
 mod cancel;
 mod clocks;
+mod defects;
 mod events;
 mod faults;
 mod faulty;
@@ -13,6 +14,7 @@ mod queue;
 mod restart;
 mod retention;
 mod runs;
+mod scenarios;
 mod schedules;
 mod stage;
 mod tasks;

@@ -275,7 +275,7 @@ impl Writer {
                 None => {}
             }
         }
-        if candidates.is_empty() || !earlier.is_empty() {
+        if (candidates.is_empty() && !batch.has_puts()) || !earlier.is_empty() {
             return self.claimed_before(earlier).await;
         }
         self.load(&mut batch, false).await?;
