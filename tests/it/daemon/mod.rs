@@ -3,6 +3,7 @@
 mod cancel;
 mod cancel_states;
 mod clocks;
+mod defects;
 mod effects;
 mod events;
 mod faults;
@@ -17,6 +18,7 @@ mod renewals;
 mod restart;
 mod retention;
 mod runs;
+mod scenarios;
 mod schedules;
 mod stage;
 mod tasks;
