@@ -112,7 +112,7 @@ async fn w_06_the_cursor_and_the_run_of_an_occurrence_are_one_commit() {
         });
         world.clock.advance(Duration::from_secs(3600));
         until("the dispatch", async || tried.load(Ordering::SeqCst) > 0).await;
-        daemon.crash();
+        daemon.crash_at_once().await;
         *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
         let daemon = world.start_polling().await;
         until("the run", async || daemon.count(&task, Status::Completed).await > 0).await;
@@ -263,7 +263,7 @@ async fn w_39_a_run_costs_a_handful_of_calls_of_the_store() {
     let mut calls = calls.lock().unwrap().clone();
     // Renewals come by the clock, one for all runs.
     calls.remove("renew");
-    assert!(calls.get("apply") == Some(&2) && calls.values().sum::<u32>() <= 12, "{calls:?}");
+    assert!(calls.get("apply") == Some(&2) && calls.values().sum::<u32>() <= 16, "{calls:?}");
 }
 
 #[tokio::test]
