@@ -9,6 +9,17 @@ use crate::domain::id::RunId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChangeId(pub u128);
 
+impl ChangeId {
+    /// The rev of a record that did not exist before this change put it. No other record of that name had it: somebody who knows a
+    /// deleted one must not take the one that was made after it for the same.
+    pub const fn first_rev(self) -> u64 {
+        // Both halves, for the lower one counts and the upper one tells those who count apart.
+        let own = (self.0 ^ (self.0 >> 64)) as u64;
+        // Room for 2^20 puts, in a number that databases take for positive.
+        (own << 21 >> 1) | 1
+    }
+}
+
 /// What must hold for a change to be applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guard {

@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 
 use super::request::Times;
 use super::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page, PageRequest,
+    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page, PageRequest,
     Put, Record, RecordId, Renewal, Scope, Store, StoreError, When, put_aside,
 };
 use crate::clock::Clock;
@@ -41,7 +41,7 @@ struct Stored {
     record: Record,
     index: Index,
     /// Where the record's lease stands, for a run.
-    token: Option<super::ChangeId>,
+    token: Option<ChangeId>,
 }
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ struct State {
     /// Leased runs by the lease's end.
     leased: BTreeSet<(Timestamp, i64, RunId)>,
     /// Leased runs by the wish that they were given to.
-    tokens: BTreeMap<(super::ChangeId, i64), RunId>,
+    tokens: BTreeMap<(ChangeId, i64), RunId>,
     /// Records other than ready runs that have a due time, by kind and, of runs, by status.
     due: BTreeMap<(Kind, Option<Status>), ByTime>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
@@ -173,11 +173,11 @@ impl State {
         }
     }
 
-    fn put(&mut self, mut put: Put, change: Option<super::ChangeId>, now: Timestamp) {
+    fn put(&mut self, mut put: Put, change: Option<ChangeId>, now: Timestamp) {
         let leased = put.index.status.is_some_and(Status::is_leased);
         put.index.ready &= put.id.kind == Kind::Run && !leased;
         let old = self.records.get(&put.id);
-        let rev = old.map_or(1, |old| old.record.rev + 1);
+        let rev = old.map_or_else(|| change.map_or(1, ChangeId::first_rev), |old| old.record.rev + 1);
         let order = old.map(|old| old.record.order).unwrap_or_else(|| {
             self.last_order += 1;
             self.last_order

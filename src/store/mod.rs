@@ -2,8 +2,8 @@
 //!
 //! Invariants that every implementation keeps:
 //! - A [`Change`] is applied whole or not at all; many may share one commit; each is judged after those before it.
-//! - `rev` counts decisions about a record: 1 when it is first put, one more with each put and each claim. Renewals and
-//!   appended events do not raise it.
+//! - `rev` counts decisions about a record, from its first change's [`ChangeId::first_rev`]: one more with each put and each claim.
+//!   A record that a claim makes starts at 1. Renewals and appended events do not raise it.
 //! - The store numbers a run's events 1, 2, 3 … in the commit of the change that carries them.
 //! - A fence rises with every claim of a run and is never reset.
 //! - Only the store's clock judges what is due and which leases hold. A store without a server of its own judges leases by

@@ -266,7 +266,7 @@ impl Batch {
         let belongs = |index: &Index| (index.task.clone(), index.agent.clone(), index.run.clone());
         entry.settled &= old.as_ref().is_some_and(|old| belongs(&old.index) == belongs(&index));
         let mut known = Known { index, ..old.clone().unwrap_or_else(|| Known::new(&mut self.last_order)) };
-        known.rev += 1;
+        known.rev = if old.is_some() { known.rev + 1 } else { change.map_or(1, ChangeId::first_rev) };
         if !leased && known.until.take().is_some() {
             self.unleased.push(known.order);
         }

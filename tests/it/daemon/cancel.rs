@@ -146,7 +146,7 @@ async fn parked(world: &World, overlap: &str) -> (TestDaemon, TaskId, RunId) {
     let puts = vec![Put::of(RecordId::attempt(&run, 1), index, &attempt).unwrap()];
     let change = Change { id: ChangeId(7), guards: vec![], puts, deletes: vec![], events: vec![] };
     world.store.apply(vec![change]).await.unwrap();
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start_polling().await;
     assert_eq!(daemon.settled(&run).await.status, Status::AwaitingApproval);
     (daemon, task, run)

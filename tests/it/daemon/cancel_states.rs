@@ -79,23 +79,23 @@ async fn run_in(world: &World, state: State) -> Stand {
         }
         State::Parked => {
             guest.take().unwrap().host.begin_effects().await.unwrap();
-            daemon.crash();
+            daemon.crash().await;
             daemon = world.start().await;
             daemon.becomes(&run, Status::AwaitingApproval).await;
         }
         State::Lost => {
-            daemon.crash();
+            daemon.crash().await;
             daemon = idle(world, "b").await;
         }
         State::LostAgain | State::TakenUp => {
-            daemon.crash();
+            daemon.crash().await;
             daemon = world.start().await;
             guest = Some(world.stage.guest().await);
         }
     }
     if let State::LostAgain = state {
         guest = None;
-        daemon.crash();
+        daemon.crash().await;
         // The second loss in a row is taken up only after a while.
         daemon = idle(world, "a").await;
         daemon.becomes(&run, Status::Queued).await;
@@ -119,7 +119,7 @@ async fn a_cancel_in_any_state_gives_one_end() {
             }
             (State::WaitsForItsTurn, Some(guest)) => guest.complete("the one before"),
             (State::Lost, _) => {
-                daemon.crash();
+                daemon.crash().await;
                 daemon = world.start().await;
             }
             _ => {}

@@ -45,7 +45,7 @@ async fn w_16_a_wall_clock_that_steps_prolongs_no_lease() {
         let task = daemon.task(json!({})).await;
         let run = daemon.fire(&task).await.run_id;
         drop(world.stage.guest().await);
-        daemon.crash();
+        daemon.crash().await;
         let daemon = world.start_as("b", |settings| settings.poll = Duration::from_millis(2)).await;
         world.clock.step_wall(step);
         let lease = async || daemon.raw(RecordId::run(&run)).await.unwrap().0;

@@ -112,7 +112,7 @@ async fn w_06_the_cursor_and_the_run_of_an_occurrence_are_one_commit() {
         });
         world.clock.advance(Duration::from_secs(3600));
         until("the dispatch", async || tried.load(Ordering::SeqCst) > 0).await;
-        daemon.crash_at_once().await;
+        daemon.crash().await;
         *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
         let daemon = world.start_polling().await;
         until("the run", async || daemon.count(&task, Status::Completed).await > 0).await;
@@ -147,7 +147,7 @@ async fn w_12_a_run_whose_task_is_gone_is_recovered_to_its_end() {
         let run = daemon.fire(&task).await.run_id;
         drop(world.stage.guest().await);
         daemon.delete_task(&task, false).await.unwrap();
-        daemon.crash();
+        daemon.crash().await;
         let daemon = world.start().await;
         if status == Status::Completed {
             world.stage.guest().await.complete("done");
@@ -195,7 +195,7 @@ async fn w_21_a_history_goes_on_over_restarts_and_is_the_same_for_everybody() {
     let run = daemon.fire(&task).await.run_id;
     world.stage.guest().await.host.report("half".to_owned(), Some(0.5));
     until("progress", async || daemon.names(&run).await.contains(&"progress".to_owned())).await;
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start().await;
     world.stage.guest().await.complete("done");
     let run = daemon.settled(&run).await;
@@ -276,8 +276,9 @@ async fn w_41_a_wish_reads_no_more_when_many_runs_wait() {
         fire_at_once(&daemon, &task, waiting).await;
         let calls = counted(&world);
         daemon.fire(&task).await;
-        reads.push(calls.lock().unwrap().clone());
+        // What the daemon asks of its own accord is not the wish's.
+        reads.push(["get", "apply"].map(|call| calls.lock().unwrap().get(call).copied().unwrap_or(0)));
     }
     assert_eq!(reads[0], reads[1]);
-    assert!(reads[0].values().sum::<u32>() <= 3, "{reads:?}");
+    assert!(reads[0].iter().sum::<u32>() <= 3, "{reads:?}");
 }

@@ -35,14 +35,14 @@ async fn lost(world: &World, on_unknown: &str, has_begun: bool, loss: Loss) -> (
     }
     let second = match loss {
         Loss::Crash => {
-            first.crash();
+            first.crash().await;
             world.start_polling().await
         }
         Loss::Lease => {
             let second = world.start_as("b", polling).await;
             world.clock.advance(LEASE + Duration::from_secs(1));
             until("the loss", async || second.attempts(&run).await.unwrap()[0].status == AttemptStatus::Interrupted).await;
-            first.crash();
+            first.crash().await;
             second
         }
         Loss::Drain => {
@@ -143,7 +143,7 @@ async fn somebody_who_resumes_decides_anew_about_losses_in_a_row() {
         let guest = world.stage.guest().await;
         assert_eq!(guest.spec.context.attempt, attempt);
         guest.host.begin_effects().await.unwrap();
-        daemon.crash();
+        daemon.crash().await;
         daemon = world.start_polling().await;
         assert_eq!(daemon.settled(&run).await.status, Status::AwaitingApproval);
         daemon.resume_run(&run).await.unwrap();

@@ -87,7 +87,7 @@ async fn each_of_the_twelve_names_comes_from_a_real_path_with_its_keys() {
     let task = daemon.task(json!({"task_id": "stopped"})).await;
     let stopped = daemon.fire(&task).await.run_id;
     drop(world.stage.guest().await);
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start().await;
     world.stage.guest().await.complete("done");
     daemon.settled(&stopped).await;

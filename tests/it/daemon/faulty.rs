@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use sandclock::domain::id::WorkerId;
 use sandclock::domain::time::Timestamp;
 use sandclock::store::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Kind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
+    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Kind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
     Renewal, Scope, Store, StoreError,
 };
 use tokio::sync::RwLock;
@@ -51,6 +51,14 @@ impl Faulty {
             at_gate: AtomicU32::new(0),
             renewed: Mutex::default(),
         })
+    }
+
+    /// Returns when nothing waits at the store that somebody asked for who is not there any more.
+    pub async fn settle(&self) {
+        let nobody = Guard::Held(RunId::parse("run_00000000000000000000000000000000").unwrap(), 1);
+        let change = Change { id: ChangeId(0), guards: vec![nobody], puts: Vec::new(), deletes: Vec::new(), events: Vec::new() };
+        // Changes and claims are taken in turn, so this one is behind them.
+        assert!(matches!(self.store.apply(vec![change]).await.as_deref(), Ok([Outcome::Refused(_)])));
     }
 
     fn fault(&self, call: &'static str) -> Option<Fault> {

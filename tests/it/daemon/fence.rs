@@ -104,7 +104,7 @@ async fn a_restarted_daemon_goes_on_in_the_same_directory() {
     daemon.fire(&task).await;
     let lost = world.stage.guest().await;
     let before = inode(&lost);
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start().await;
     let guest = world.stage.guest().await;
     assert_eq!((guest.spec.context.attempt, inode(&guest)), (2, before));
@@ -135,8 +135,8 @@ async fn the_daemon_that_lost_a_run_may_take_it_up_again() {
     let (first, second, run, [lost, guest], mut log) = taken_over(&world).await;
     let before = inode(&guest);
     // Nobody can know that the second one is dead.
-    second.crash();
-    first.crash();
+    second.crash().await;
+    first.crash().await;
     let back = world.start_as("a", polling).await;
     world.clock.advance(LEASE + Duration::from_secs(1));
     back.becomes(&run.run_id, Status::Queued).await;

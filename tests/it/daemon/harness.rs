@@ -144,7 +144,8 @@ impl World {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let daemon = runtime.spawn(Daemon::start(parts)).await.unwrap().unwrap();
-        TestDaemon { manager: daemon.manager().clone(), store: Arc::clone(&self.store), daemon: Some(daemon), runtime: Some(runtime) }
+        let (manager, store, faulty) = (daemon.manager().clone(), Arc::clone(&self.store), Arc::clone(&self.faulty));
+        TestDaemon { manager, store, faulty, daemon: Some(daemon), runtime: Some(runtime) }
     }
 
     /// A file of a run's workspace.
@@ -157,6 +158,7 @@ impl World {
 pub struct TestDaemon {
     manager: Manager,
     pub store: Arc<dyn Store>,
+    faulty: Arc<Faulty>,
     daemon: Option<Daemon>,
     runtime: Option<Runtime>,
 }
@@ -185,9 +187,6 @@ impl TestDaemon {
         runtime.shutdown_background();
     }
 
-    /// Ends as `kill -9` does.
-    pub fn crash(self) {}
-
     /// Keeps every thread of its runtime busy until what this gives back is dropped.
     pub fn block(&self) -> impl Sized + use<> {
         let busy = Arc::new(Barrier::new(WORKERS + 1));
@@ -207,9 +206,11 @@ impl TestDaemon {
     }
 
     /// Ends as `kill -9` does; nothing of it is left when this returns.
-    pub async fn crash_at_once(mut self) {
+    pub async fn crash(mut self) {
         let runtime = self.runtime.take().unwrap();
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
+        // A store in this process outlives the daemon with what was asked of it, which the next daemon must not find halfway.
+        self.faulty.settle().await;
     }
 
     /// Registers the task `t`, or the one that these fields name; its agent is `guest` unless they name one.

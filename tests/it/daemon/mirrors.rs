@@ -105,7 +105,7 @@ async fn the_mirrors_of_a_run_that_recovery_ends_know_of_the_end() {
     let task = daemon.task(json!({"max_recoveries": 0})).await;
     let run = daemon.fire(&task).await.run_id;
     drop(world.stage.guest().await);
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start().await;
     assert_eq!(daemon.settled(&run).await.status, Status::Failed);
     assert_mirrored(&world, &daemon, &run).await;

@@ -35,15 +35,12 @@ use sandclock::domain::run::{AttemptReason, AttemptStatus, Run, Status};
 use sandclock::sandbox::{Ended, Stop};
 use serde_json::{Value, json};
 
-/// Holds on memory; on SQLite its run does not come about within the patience while the others run beside it, for a reason not found yet.
-const NOT_ON_SQLITE: &str = "w_06_the_cursor_and_the_run_of_an_occurrence_are_one_commit";
-
 /// Runs the tests of this module again, on the embedded store.
 #[test]
 fn all_of_it_holds_on_sqlite() {
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
     let again = again
-        .args(["daemon::", "--skip", "all_of_it_holds_on_sqlite", "--skip", NOT_ON_SQLITE])
+        .args(["daemon::", "--skip", "all_of_it_holds_on_sqlite"])
         .env(harness::STORE, "sqlite")
         .output()
         .unwrap();

@@ -112,7 +112,7 @@ async fn a_crash_is_recovered_by_the_next_incarnation_at_once() {
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
     let lost = world.stage.guest().await;
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start().await;
     let guest = world.stage.guest().await;
     assert_eq!((guest.run_id(), guest.spec.context.attempt), (run.clone(), 2));
@@ -137,7 +137,7 @@ async fn w_13_a_run_that_kills_its_daemon_every_time_ends() {
     for attempt in 1..=4 {
         let guest = world.stage.guest().await;
         assert_eq!(guest.spec.context.attempt, attempt);
-        daemon.crash();
+        daemon.crash().await;
         daemon = world.start_polling().await;
         assert_eq!(daemon.run_to_end(&other).await.status, Status::Completed, "others are not disturbed");
         world.clock.advance(Duration::from_secs(11));
@@ -157,7 +157,7 @@ async fn a_cancel_survives_the_crash_of_the_daemon() {
     let next = daemon.fire(&task).await.run_id;
     drop(world.stage.guest().await);
     daemon.cancel_run(&run, "api").await.unwrap();
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start().await;
     assert_eq!(daemon.settled(&run).await.status, Status::Cancelled);
     let guest = world.stage.guest().await;

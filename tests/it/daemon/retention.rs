@@ -178,7 +178,7 @@ async fn w_22_a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
         world.stage.guest().await.complete("done");
         ended.push(daemon.settled(&run.run_id).await);
     }
-    daemon.crash();
+    daemon.crash().await;
     drop(guest);
     let daemon = start(&world, number(2)).await;
     // What has just ended stays for a minute.
@@ -261,7 +261,7 @@ async fn files_whose_removal_a_crash_cut_short_are_removed_at_the_next_start() {
             tokio::spawn(async move { deleting.delete_task(&task, true).await });
         }
         until("the deletion", async || cut.load(Ordering::SeqCst)).await;
-        daemon.crash_at_once().await;
+        daemon.crash().await;
         *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
         until("the note", async || world.store.counts(CountScope::All(Kind::Removal)).await.unwrap().total == 1).await;
         for run in &runs {

@@ -19,7 +19,7 @@ async fn scenario_01_a_daemon_that_dies_between_a_claim_and_its_start_loses_no_r
     });
     let run = daemon.fire(&task).await.run_id;
     until("the claim", async || world.store.events(&run, 0, 9).await.unwrap().len() == 3).await;
-    daemon.crash();
+    daemon.crash().await;
     *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
     let daemon = world.start().await;
     let run = daemon.settled(&run).await;
@@ -39,7 +39,7 @@ async fn scenario_02_a_daemon_that_dies_before_its_outcome_is_committed_leaves_n
     let at_gate = world.faulty.at_gate.load(Ordering::SeqCst);
     guest.complete("lost");
     until("the outcome", async || world.faulty.at_gate.load(Ordering::SeqCst) > at_gate).await;
-    daemon.crash();
+    daemon.crash().await;
     drop(gate);
     let daemon = world.start().await;
     world.stage.guest().await.complete("kept");
@@ -65,7 +65,7 @@ async fn scenario_03_a_daemon_that_dies_after_a_commit_whose_answer_was_lost_rep
     guest.complete("done");
     // Histories can be read all the while.
     until("the commit", async || world.store.events(&run, 3, 9).await.unwrap().len() == 1).await;
-    daemon.crash();
+    daemon.crash().await;
     *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
     let daemon = world.start().await;
     let run = daemon.run(&run).await.unwrap();
@@ -164,7 +164,7 @@ async fn scenario_26_a_backlog_of_schedules_is_dispatched_in_parts_and_starves_n
         tasks.push(daemon.task(body).await);
     }
     let manual = daemon.task(json!({"task_id": "manual", "agent_id": "echo"})).await;
-    daemon.crash();
+    daemon.crash().await;
     // Five hours and a half off.
     world.clock.advance(Duration::from_secs(5 * 3600 + 1800));
     let small = |settings: &mut sandclock::daemon::DaemonSettings| {

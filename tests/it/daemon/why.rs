@@ -180,7 +180,7 @@ async fn lost_workers_are_told_until_the_run_is_given_up() {
         let running = why(&daemon, &run).await;
         assert_eq!((running.code, &running.members["attempt"]), (Code::Running, &json!(loss)));
         assert!(running.sentence.contains("under a lease until"), "{}", running.sentence);
-        daemon.crash();
+        daemon.crash().await;
         daemon = world.start_as("a", |settings| settings.executes = false).await;
         let after = why(&daemon, &run).await;
         match loss {
@@ -202,7 +202,7 @@ async fn a_silent_worker_is_told_until_recovery_takes_the_run_up() {
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
     drop(world.stage.guest().await);
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start_as("b", |settings| settings.executes = false).await;
     world.clock.step_wall(3_600_000_000);
     assert_eq!(why(&daemon, &run).await.code, Code::Running, "the lease holds, whatever the wall clock says");
@@ -232,7 +232,7 @@ async fn a_run_whose_outcome_is_unknown_is_held_and_says_so() {
     let run = daemon.fire(&task).await.run_id;
     drop(world.stage.guest().await);
     began_effects(&world, &run).await;
-    daemon.crash();
+    daemon.crash().await;
     let daemon = world.start().await;
     let held = why(&daemon, &run).await;
     assert_eq!((held.code, held.status, member(&held, "released_by")), (Code::OutcomeUnknown, Status::AwaitingApproval, "resume"));

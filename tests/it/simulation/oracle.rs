@@ -155,7 +155,7 @@ impl Model {
         }
         self.judge_ends(&written);
         for put in &change.puts {
-            *self.revs.entry(put.id.clone()).or_default() += 1;
+            self.revs.entry(put.id.clone()).and_modify(|rev| *rev += 1).or_insert(change.id.first_rev());
         }
         for id in &change.deletes {
             self.forget(id);

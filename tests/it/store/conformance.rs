@@ -12,6 +12,7 @@ on_every_store!(
     a_put_record_is_read_back_as_it_was,
     revs_count_decisions_and_orders_stay,
     a_rev_guard_holds_only_for_that_rev,
+    a_record_that_is_made_again_is_not_the_one_before,
     an_absent_guard_holds_only_once,
     a_held_guard_needs_fence_and_lease,
     changes_of_one_batch_see_those_before_them,
@@ -34,7 +35,7 @@ async fn a_put_record_is_read_back_as_it_was(place: Place) {
     assert_eq!(place.apply(change).await, Outcome::Applied);
     let record = place.get(&RecordId::new(Kind::Agent, "echo")).await.unwrap();
     assert_eq!(record.body, Bytes::from(body));
-    assert_eq!((record.rev, record.change, record.due, record.lease), (1, Some(id), None, None));
+    assert_eq!((record.rev, record.change, record.due, record.lease), (id.first_rev(), Some(id), None, None));
     assert_eq!(place.get(&RecordId::new(Kind::Task, "echo")).await, None, "kinds have names of their own");
 }
 
@@ -46,7 +47,7 @@ async fn revs_count_decisions_and_orders_stay(place: Place) {
     // The same record twice in one change counts twice.
     place.put(vec![plain(Kind::Task, "first", "3"), plain(Kind::Task, "first", "4")]).await;
     let after = place.get(&first).await.unwrap();
-    assert_eq!((after.rev, after.body.as_ref(), after.order), (4, b"4".as_slice(), before.order));
+    assert_eq!((after.rev, after.body.as_ref(), after.order), (before.rev + 3, b"4".as_slice(), before.order));
     assert!(place.get(&second).await.unwrap().order > after.order);
 }
 
@@ -59,21 +60,44 @@ async fn a_rev_guard_holds_only_for_that_rev(place: Place) {
     };
     assert_eq!(place.apply(guarded(1)).await, Outcome::Refused(rev(&id, 1)), "no record has no rev");
     place.put(vec![plain(Kind::Slot, "task", "first")]).await;
-    for wrong in [0, 2, u64::MAX] {
+    let first = place.get(&id).await.unwrap().rev;
+    for wrong in [0, first - 1, first + 1, i64::MAX as u64, u64::MAX] {
         assert_eq!(place.apply(guarded(wrong)).await, Outcome::Refused(rev(&id, wrong)));
     }
-    assert_eq!(place.apply(guarded(1)).await, Outcome::Applied);
-    assert_eq!(place.apply(guarded(1)).await, Outcome::Refused(rev(&id, 1)));
+    assert_eq!(place.apply(guarded(first)).await, Outcome::Applied);
+    assert_eq!(place.apply(guarded(first)).await, Outcome::Refused(rev(&id, first)));
+}
+
+/// Somebody who decided by a record that was deleted meanwhile, and made again, must not write over the new one.
+async fn a_record_that_is_made_again_is_not_the_one_before(place: Place) {
+    let id = RecordId::new(Kind::Schedule, "task");
+    let make = |body: &str| Change { guards: vec![absent(&id)], puts: vec![plain(Kind::Schedule, "task", body)], ..place.change() };
+    let remove = || Change { deletes: vec![id.clone()], ..place.change() };
+    let mut known = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(place.apply(make("as it was")).await, Outcome::Applied);
+        known.push(place.get(&id).await.unwrap().rev);
+        place.put(vec![plain(Kind::Schedule, "task", "changed")]).await;
+        known.push(place.get(&id).await.unwrap().rev);
+        assert_eq!(place.store.apply(vec![remove(), make("again"), remove()]).await.unwrap(), [const { Outcome::Applied }; 3]);
+    }
+    assert_eq!(place.apply(make("as it is")).await, Outcome::Applied);
+    for old in known {
+        let late = Change { guards: vec![rev(&id, old)], puts: vec![plain(Kind::Schedule, "task", "late")], ..place.change() };
+        assert_eq!(place.apply(late).await, Outcome::Refused(rev(&id, old)));
+    }
 }
 
 async fn an_absent_guard_holds_only_once(place: Place) {
     let id = RecordId::new(Kind::Run, run_id(1).as_str());
     let run = queued(1, "task", "agent", place.now());
     let insert = || Change { guards: vec![absent(&id)], puts: vec![Put::run(&run, place.now()).unwrap()], ..place.change() };
-    let outcomes = place.store.apply(vec![insert(), insert()]).await.unwrap();
+    let batch = vec![insert(), insert()];
+    let first = batch[0].id;
+    let outcomes = place.store.apply(batch).await.unwrap();
     assert_eq!(outcomes, [Outcome::Applied, Outcome::Refused(absent(&id))]);
     assert_eq!(place.apply(insert()).await, Outcome::Refused(absent(&id)));
-    assert_eq!(place.get(&id).await.unwrap().rev, 1);
+    assert_eq!(place.get(&id).await.unwrap().change, Some(first));
 }
 
 async fn a_held_guard_needs_fence_and_lease(place: Place) {
@@ -107,23 +131,26 @@ async fn a_held_guard_needs_fence_and_lease(place: Place) {
 async fn changes_of_one_batch_see_those_before_them(place: Place) {
     let id = RecordId::new(Kind::Slot, "task");
     let next = |guard, body| Change { guards: vec![guard], puts: vec![plain(Kind::Slot, "task", body)], ..place.change() };
-    let batch =
-        vec![next(absent(&id), "a"), next(rev(&id, 1), "b"), next(rev(&id, 1), "lost"), next(rev(&id, 2), "c"), next(absent(&id), "lost")];
+    let made = next(absent(&id), "a");
+    let first = made.id.first_rev();
+    let behind = |revs, body| next(rev(&id, first + revs), body);
+    let batch = vec![made, behind(0, "b"), behind(0, "lost"), behind(1, "c"), next(absent(&id), "lost")];
     let last = batch[3].id;
     let outcomes = place.store.apply(batch).await.unwrap();
     let applied = |n: usize| outcomes[n] == Outcome::Applied;
     assert_eq!([applied(0), applied(1), applied(2), applied(3), applied(4)], [true, true, false, true, false]);
     let record = place.get(&id).await.unwrap();
-    assert_eq!((record.rev, record.body.as_ref(), record.change), (3, b"c".as_slice(), Some(last)));
+    assert_eq!((record.rev, record.body.as_ref(), record.change), (first + 2, b"c".as_slice(), Some(last)));
 }
 
 async fn a_refused_change_leaves_no_trace(place: Place) {
     let run = queued(1, "task", "agent", place.now());
     place.put_runs(std::slice::from_ref(&run)).await;
+    let before = place.get(&RecordId::run(&run.run_id)).await.unwrap();
     let other = RecordId::new(Kind::Task, "other");
     let good = |key: &str| Change { puts: vec![plain(Kind::Task, key, "{}")], ..place.change() };
     let refused = Change {
-        guards: vec![rev(&RecordId::run(&run.run_id), 1), absent(&RecordId::run(&run.run_id)), rev(&other, 7)],
+        guards: vec![rev(&RecordId::run(&run.run_id), before.rev), absent(&RecordId::run(&run.run_id)), rev(&other, 7)],
         puts: vec![plain(Kind::Task, "other", "{}")],
         deletes: vec![RecordId::run(&run.run_id)],
         events: vec![event(&run, EventName::Queued, place.now())],
@@ -133,7 +160,7 @@ async fn a_refused_change_leaves_no_trace(place: Place) {
     let first_that_fails = Outcome::Refused(absent(&RecordId::run(&run.run_id)));
     assert_eq!(outcomes, [Outcome::Applied, first_that_fails, Outcome::Applied]);
     assert_eq!(place.get(&other).await, None);
-    assert_eq!(place.get(&RecordId::run(&run.run_id)).await.unwrap().rev, 1);
+    assert_eq!(place.get(&RecordId::run(&run.run_id)).await.unwrap(), before);
     assert_eq!(place.events(&run.run_id).await, []);
     assert_eq!(place.store.counts(CountScope::All(Kind::Task)).await.unwrap().total, 2);
 }
@@ -219,7 +246,7 @@ async fn a_deleted_name_is_free_again(place: Place) {
     place.apply(Change { deletes: vec![id.clone(), RecordId::new(Kind::Task, "never was")], ..place.change() }).await;
     assert_eq!(place.apply(insert(EventName::Queued)).await, Outcome::Applied);
     let second = place.get(&id).await.unwrap();
-    assert_eq!(second.rev, 1);
+    assert_eq!(second.rev, second.change.unwrap().first_rev());
     assert!(second.order > first.order);
     let events = place.events(&run.run_id).await;
     assert_eq!(events.iter().map(|event| (event.sequence, event.event.event)).collect::<Vec<_>>(), [(1, EventName::Queued)]);
@@ -233,8 +260,9 @@ async fn deletes_and_puts_of_one_batch_keep_their_order(place: Place) {
         |name| Change { puts: vec![Put::run(&run, place.now()).unwrap()], events: vec![event(&run, name, place.now())], ..place.change() };
     let delete = || Change { deletes: vec![id.clone()], ..place.change() };
     let batch = vec![put(EventName::Queued), delete(), put(EventName::Claimed), put(EventName::Started)];
+    let again = batch[2].id.first_rev();
     place.store.apply(batch).await.unwrap();
-    assert_eq!(place.get(&id).await.unwrap().rev, 2);
+    assert_eq!(place.get(&id).await.unwrap().rev, again + 1);
     let names: Vec<_> = place.events(&run.run_id).await.into_iter().map(|event| (event.sequence, event.event.event)).collect();
     assert_eq!(names, [(1, EventName::Claimed), (2, EventName::Started)]);
     place.store.apply(vec![put(EventName::Queued), delete()]).await.unwrap();

@@ -46,7 +46,7 @@ async fn fill(store: &SqliteStore) {
 async fn filled(store: &SqliteStore) {
     let record = store.get(&[RecordId::run(&run_id(1))]).await.unwrap().remove(0).unwrap();
     let run = record.decode_run().unwrap();
-    assert_eq!((record.rev, run.status, run.lease_generation), (2, Status::Running, 1));
+    assert_eq!((record.rev, run.status, run.lease_generation), (change(1).id.first_rev() + 1, Status::Running, 1));
     assert!(run.lease_expires_at.is_some());
     assert_eq!(store.events(&run_id(1), 0, 9).await.unwrap().len(), 3);
     assert_eq!(store.counts(CountScope::All(Kind::Run)).await.unwrap().of(Status::Running), 1);
@@ -306,7 +306,7 @@ async fn renewals_go_ahead_of_batches_that_wait() {
     let (order, mut answered) = tokio::sync::mpsc::unbounded_channel();
     let mut waiting = Vec::new();
     for number in 0..3_u64 {
-        let put = Change { guards: vec![if number == 0 { absent(&slot) } else { rev(&slot, number) }], ..change(u128::from(number)) };
+        let put = Change { guards: vec![if number == 0 { absent(&slot) } else { rev(&slot, change(0).id.first_rev() + number - 1) }], ..change(u128::from(number)) };
         let put = Change { puts: vec![plain(Kind::Slot, "task", "{}")], ..put };
         let (store, order) = (Arc::clone(&store), order.clone());
         let mut asked = Box::pin(async move { store.apply(vec![put]).await });
