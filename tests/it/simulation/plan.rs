@@ -61,10 +61,10 @@ fn bounds(chance: &mut Chance) -> Bounds {
 }
 
 impl Plan {
-    /// Whether the store always answers at once.
-    pub fn is_near(&self) -> bool {
+    /// Whether no worker ever has to let go of a run that it could not renew in time.
+    pub fn keeps_leases(&self) -> bool {
         let Weather { slow, before, after, .. } = self.weather;
-        slow + before + after == 0 && !self.outages
+        slow + before + after == 0 && !self.outages && !self.blows.contains(&Blow::Freeze)
     }
 
     pub fn of(chance: &mut Chance) -> Plan {

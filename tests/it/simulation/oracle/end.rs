@@ -108,7 +108,7 @@ impl Oracle {
         }
     }
 
-    /// A daemon was told to stop while its store was near: it has, and holds no run any more.
+    /// A daemon that has kept its leases was told to stop: it has, and holds no run any more.
     pub fn stopped(&self, name: &str, worker: Option<&WorkerId>) {
         self.tell(|model| {
             let Some(worker) = worker else { return model.fault(format!("{name} does not stop")) };
