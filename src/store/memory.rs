@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use super::request::Times;
 use super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page, PageRequest,
-    Put, Record, RecordId, Renewal, Scope, Store, StoreError, When,
+    Put, Record, RecordId, Renewal, Scope, Store, StoreError, When, put_aside,
 };
 use crate::clock::Clock;
 use crate::domain::event::Event;
@@ -229,8 +229,15 @@ impl State {
         let id = RecordId::run(run_id);
         // A wish that names an agent twice has found the run twice.
         let Some(stored) = self.records.get(&id).filter(|stored| stored.index.ready) else { return Ok(None) };
-        let mut run = stored.record.decode_run()?;
         let Times { now, steady } = at;
+        let mut run = match stored.record.decode_run() {
+            Ok(run) => run,
+            Err(error) => {
+                let aside = put_aside(id, &stored.index, stored.record.body.clone(), &error);
+                self.put(aside, None, now);
+                return Ok(None);
+            }
+        };
         let until = steady + request.lease;
         let fence = stored.record.lease.as_ref().map_or(0, |lease| lease.fence) + 1;
         let patch = lifecycle::claim(&mut run, digest, &request.worker, fence, now, steady..until);

@@ -35,6 +35,8 @@ pub use change::{Change, ChangeId, Guard, Outcome};
 pub use record::{Index, Kind, Lease, MAX_BODY_BYTES, NumberedEvent, PARKED_FOR, Put, Record, RecordId, When};
 pub use request::{ClaimAgent, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Page, PageRequest, Renewal, Scope};
 
+use record::put_aside;
+
 /// Why a store could not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -78,7 +80,8 @@ pub trait Store: Send + Sync + 'static {
     /// Applies changes in order; one outcome for each.
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError>;
 
-    /// Leases ready and due runs of the wanted agents, longest due first, and applies `domain::lifecycle::claim` to each.
+    /// Leases ready and due runs of the wanted agents, longest due first, and applies `domain::lifecycle::claim` to each. A run that
+    /// cannot be read is taken out of those that are ready, so that it holds up no others.
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError>;
 
     /// Renews leases; one answer for each, in order. Goes ahead of every change that waits.

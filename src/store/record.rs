@@ -238,6 +238,12 @@ impl Put {
     }
 }
 
+/// Takes a run that cannot be read out of those that can be claimed, so that it holds up no others. All else of it stays as it is.
+pub(super) fn put_aside(id: RecordId, index: &Index, body: Bytes, error: &StoreError) -> Put {
+    tracing::error!(%id, %error, "a run cannot be read and is put aside: it is not claimed any more, and all else goes on; restore its record from a copy of the store");
+    Put { id, index: Index { ready: false, due: None, ..index.clone() }, body }
+}
+
 /// What is stored cannot be read. The reader's message repeats what is stored.
 pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> StoreError {
     StoreError::corrupt(format!("{what} cannot be read: {}", printable(&error.to_string(), ERROR_CHARS)))

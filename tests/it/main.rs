@@ -7,6 +7,7 @@ mod api;
 mod cli;
 mod config;
 mod daemon;
+mod docs;
 mod fuzz;
 mod guest;
 mod model;

@@ -212,6 +212,11 @@ impl Batch {
         entry.settled = true;
     }
 
+    /// Whether anything is to be put.
+    pub fn has_puts(&self) -> bool {
+        self.entries.values().any(|entry| entry.put.is_some())
+    }
+
     /// What is known of a record now.
     pub fn known(&self, id: &RecordId) -> Option<&Known> {
         self.entries.get(id)?.now.as_ref()

@@ -164,7 +164,7 @@ async fn a_run_is_kept_for_as_long_as_its_status_says() {
 }
 
 #[tokio::test]
-async fn a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
+async fn w_22_a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
     let world = World::new().await;
     let daemon = world.start_polling().await;
     let steered = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;

@@ -47,7 +47,7 @@ pub async fn machine(world: Arc<World>, machine: Arc<Machine>, mut chance: Chanc
                 let grace = chance.millis(0, 4000);
                 note(format!("is stopped within {grace:?}"));
                 let stopped = machine.stop(grace).await;
-                if world.plan.keeps_leases() {
+                if world.plan.is_near() {
                     world.oracle.stopped(machine.name(), stopped.as_ref());
                 }
                 sleep(chance.millis(0, 2000)).await;

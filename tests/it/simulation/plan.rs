@@ -61,10 +61,10 @@ fn bounds(chance: &mut Chance) -> Bounds {
 }
 
 impl Plan {
-    /// Whether no worker ever has to let go of a run that it could not renew in time.
-    pub fn keeps_leases(&self) -> bool {
+    /// Whether the store always answers at once.
+    pub fn is_near(&self) -> bool {
         let Weather { slow, before, after, .. } = self.weather;
-        slow + before + after == 0 && !self.outages && !self.blows.contains(&Blow::Freeze)
+        slow + before + after == 0 && !self.outages
     }
 
     pub fn of(chance: &mut Chance) -> Plan {

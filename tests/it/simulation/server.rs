@@ -132,7 +132,7 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(server: &Arc<Server>, worker: &WorkerId, lease: Duration) -> Arc<dyn Store> {
+    pub fn to(server: &Arc<Server>, worker: &WorkerId, lease: Duration) -> Arc<dyn Store> {
         let asked = Mutex::default();
         Arc::new(Line { server: Arc::clone(server), worker: worker.clone(), lease, asked })
     }

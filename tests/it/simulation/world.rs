@@ -134,7 +134,7 @@ impl World {
             let name = worker.clone();
             let dice = machine.dice.lock().unwrap_or_else(PoisonError::into_inner).fork();
             let parts = DaemonParts {
-                store: (self.line)(Line::new(&self.server, &worker, self.plan.lease)),
+                store: (self.line)(Line::to(&self.server, &worker, self.plan.lease)),
                 clock: Arc::<SimClock>::clone(&machine.clock),
                 entropy: Arc::new(Dice(Mutex::new(dice))),
                 workspaces: Workspaces::open(ROOT.path()).unwrap(),

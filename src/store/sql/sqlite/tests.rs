@@ -70,7 +70,7 @@ async fn efficient(connection: &mut SqliteConnection, name: &str, sql: &str, ind
 }
 
 #[tokio::test]
-async fn no_statement_walks_over_a_table() {
+async fn w_41_no_statement_walks_over_a_table() {
     let directory = tempfile::tempdir().unwrap();
     let mut connection = filled(&directory.path().join("store.db")).await;
     let connection = &mut connection;
@@ -146,7 +146,7 @@ fn put(number: usize, status: Status) -> Put {
 }
 
 #[tokio::test]
-async fn a_batch_is_a_handful_of_statements() {
+async fn w_39_a_batch_is_a_handful_of_statements() {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&directory.path().join("store.db"), Arc::new(SystemClock)).await.unwrap();
     let now = store.now().await.unwrap();

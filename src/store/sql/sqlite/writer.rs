@@ -328,7 +328,7 @@ impl Writer {
                 }
             }
         }
-        if candidates.is_empty() || !earlier.is_empty() {
+        if (candidates.is_empty() && !batch.has_puts()) || !earlier.is_empty() {
             return self.claimed_before(earlier).await;
         }
         self.load(&mut batch, false).await?;

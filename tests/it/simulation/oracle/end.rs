@@ -108,13 +108,13 @@ impl Oracle {
         }
     }
 
-    /// A daemon that has kept its leases was told to stop: it has, and holds no run any more.
+    /// A daemon was told to stop while its store was near: it has, and holds no run any more but those that it had let go of before.
     pub fn stopped(&self, name: &str, worker: Option<&WorkerId>) {
         self.tell(|model| {
             let Some(worker) = worker else { return model.fault(format!("{name} does not stop")) };
-            let held =
-                model.runs.values().find(|life| life.live() && life.owner.as_ref() == Some(worker)).map(|life| life.run.run_id.clone());
-            if let Some(run) = held {
+            let mut held = model.runs.values().filter(|life| life.live() && life.owner.as_ref() == Some(worker));
+            let kept = held.find(|life| !model.guests.has_let_go(&life.run.run_id, life.fence()));
+            if let Some(run) = kept.map(|life| life.run.run_id.clone()) {
                 model.fault(format!("{worker} has stopped and holds {run}"));
             }
         });

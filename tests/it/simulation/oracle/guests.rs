@@ -1,6 +1,6 @@
 //! What guests do: each acts only while the store holds its lease, and no two of a run could act at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,15 @@ pub struct Guests {
     live: BTreeMap<GuestId, Guest>,
     /// Until when each attempt's worker knows itself to hold the lease, and since when it does.
     known: BTreeMap<(RunId, u64), (Duration, Duration)>,
+    /// Runs that a worker has let go of under this fence, for it could not know any more that it held them.
+    let_go: BTreeSet<(RunId, u64)>,
+}
+
+impl Guests {
+    /// Whether a worker has let go of a run under this fence, to be taken up when the lease has passed.
+    pub(super) fn has_let_go(&self, run: &RunId, fence: u64) -> bool {
+        self.let_go.contains(&(run.clone(), fence))
+    }
 }
 
 impl Model {
@@ -127,6 +136,7 @@ impl Oracle {
         self.tell(|model| {
             let Some(guest) = model.guests.live.get(&id) else { return };
             let (run, fence) = (guest.run.clone(), guest.fence);
+            model.guests.let_go.insert((run.clone(), fence));
             let held = model.runs.get(&run).is_some_and(|life| life.holds(fence, at.steady));
             let (until, since) = model.guests.known.get(&(run.clone(), fence)).copied().unwrap_or_default();
             // What its worker was told at this very moment may have come too late.
