@@ -61,6 +61,8 @@ enum Step {
     Act,
     Report,
     Emit,
+    /// Something outside, of which it is kept beforehand that it may have been done.
+    Effect,
 }
 
 impl Stage {
@@ -71,8 +73,9 @@ impl Stage {
             return Part { steps: vec![(Duration::from_millis(20), Step::Act)], end: Some(Ended::Completed(answer)), heeds: None };
         }
         let longest = if chance.percent(40) { 100 } else { self.longest };
-        let steps =
-            (0..chance.below(4)).map(|_| (chance.millis(0, longest / 2), chance.of(&[Step::Act, Step::Report, Step::Emit]))).collect();
+        let steps = (0..chance.below(4))
+            .map(|_| (chance.millis(0, longest / 2), chance.of(&[Step::Act, Step::Report, Step::Emit, Step::Effect])))
+            .collect();
         let end = match chance.below(100) {
             0..60 => Some(Ended::Completed(answer)),
             60..85 => {
@@ -133,9 +136,15 @@ impl Actor {
             if !self.stage.unruly && !signals.may_act() {
                 continue;
             }
+            if matches!(step, Step::Effect) {
+                if host.begin_effects().await.is_ok() {
+                    self.stage.server.oracle.has_effects(id, self.stage.server.present());
+                }
+                continue;
+            }
             self.stage.server.oracle.acts(id, self.stage.server.present());
             match step {
-                Step::Act => {}
+                Step::Act | Step::Effect => {}
                 Step::Report => host.report(format!("guest {id} reports"), Some(0.5)),
                 Step::Emit => host.emit("note".to_owned(), format!("{{\"guest\": {id}}}")),
             }

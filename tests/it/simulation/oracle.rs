@@ -36,6 +36,8 @@ pub struct Present {
 pub struct Try {
     pub fence: u64,
     pub status: AttemptStatus,
+    /// Whether it is kept that it may have changed something outside.
+    pub effects: bool,
     /// What its guest answered, if it did.
     pub answer: Option<String>,
 }
@@ -188,7 +190,11 @@ impl Model {
         };
         let (fence, status) = (seen.fence, seen.status);
         seen.status = attempt.status;
-        if fence != attempt.lease_generation {
+        let forgotten = seen.effects && !attempt.effects_began;
+        seen.effects = attempt.effects_began;
+        if forgotten {
+            self.fault(format!("the effects of attempt {number} of {} were forgotten", attempt.run_id));
+        } else if fence != attempt.lease_generation {
             self.fault(format!("attempt {number} of {} changed its fence from {fence}", attempt.run_id));
         } else if status != AttemptStatus::Running && status != attempt.status {
             self.fault(format!("attempt {number} of {} had ended as {status:?} and was changed", attempt.run_id));

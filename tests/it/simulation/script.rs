@@ -243,6 +243,9 @@ impl Client {
 
     /// Lets a parked run go on, if there is one.
     async fn resume(&mut self) {
+        if self.chance.percent(50) {
+            return self.release().await;
+        }
         let Some(run) = self.runs.last().cloned() else { return };
         let _ = self.ask("resume a run of", move |manager| async move { manager.resume_run(&run).await }).await;
     }
@@ -305,6 +308,7 @@ fn task_body(chance: &mut Chance, world: &World) -> Value {
         "schedule": schedule(chance, world),
         "timeout_seconds": chance.of(&[0.5, 3.0, 20.0]),
         "cancel_grace_seconds": chance.of(&[0.0, 0.5, 3.0]),
+        "on_unknown": chance.of(&["retry", "hold", "fail"]),
         "max_recoveries": chance.of(&[0, 1, 3, 3, 8]),
         "retry_policy": {
             "max_retries": chance.below(4),

@@ -89,6 +89,23 @@ impl Oracle {
         });
     }
 
+    /// A guest changes something outside.
+    pub fn has_effects(&self, id: GuestId, at: Present) {
+        self.acts(id, at);
+        self.tell(|model| {
+            let Some(guest) = model.guests.live.get(&id) else { return };
+            let run = guest.run.clone();
+            let kept = model
+                .runs
+                .get(&run)
+                .and_then(|life| life.tries.iter().find(|seen| seen.fence == guest.fence))
+                .is_some_and(|seen| seen.effects);
+            if !kept {
+                model.fault(format!("a guest of {run} changes something outside and nobody could know of it"));
+            }
+        });
+    }
+
     /// A guest has ended, or is gone with its process.
     pub fn ends(&self, id: GuestId, ended: Option<&Ended>) {
         self.trace.note(|| format!("guest {id} ends: {ended:?}"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sandclock::domain::id::{RunId, WorkerId};
-use sandclock::domain::policy::{ErrorKind, OverlapPolicy};
+use sandclock::domain::policy::{ErrorKind, OnUnknown, OverlapPolicy};
 use sandclock::domain::run::{Attempt, AttemptStatus, Run, SlotPart, Status};
 use sandclock::domain::time::Timestamp;
 use sandclock::store::{Change, ClaimRequest, Claimed, Guard, RecordId, Renewal, When};
@@ -125,7 +125,7 @@ impl Model {
         if !mine {
             let alive = life.beat.since(life.claimed) >= ALIVE_AFTER;
             life.losses = if alive { 1 } else { life.losses + 1 };
-            judge_loss(run, before, is_interrupted, life.losses)?;
+            judge_loss(run, before, attempt, life.losses)?;
         } else if !change.guards.contains(&Guard::Held(id.clone(), fence)) {
             return Err(format!("the outcome of {id} does not carry its fence"));
         } else if is_interrupted {
@@ -189,7 +189,7 @@ impl Model {
             self.fault(format!("{} was leased until {until:?}", run.run_id));
         }
         let Some(life) = self.runs.get_mut(&run.run_id) else { return };
-        life.tries.push(Try { fence: run.lease_generation, status: AttemptStatus::Running, answer: None });
+        life.tries.push(Try { fence: run.lease_generation, status: AttemptStatus::Running, effects: false, answer: None });
         life.owner = Some(request.worker.clone());
         (life.until, life.claimed, life.beat) = (until, at.steady, at.steady);
         life.run = run.clone();
@@ -227,16 +227,19 @@ fn judge_outcome(run: &Run, attempt: AttemptStatus, answer: Option<String>) -> J
 }
 
 /// A run whose worker was lost goes on, is cancelled if that was asked for, or ends when it has lost too many.
-fn judge_loss(run: &Run, before: &Run, is_interrupted: bool, losses: u32) -> Judged {
+fn judge_loss(run: &Run, before: &Run, attempt: &Attempt, losses: u32) -> Judged {
     let id = &run.run_id;
-    if !is_interrupted || run.failures != before.failures {
+    if attempt.status != AttemptStatus::Interrupted || run.failures != before.failures {
         return Err(format!("{id} lost its worker and that was taken for a failure of its own"));
     }
+    // What may have been done outside is what the task says.
+    let unknown = if attempt.effects_began { run.policy.on_unknown } else { OnUnknown::Retry };
     let spent = losses > run.policy.max_recoveries;
     let fits = match run.status {
         Status::Cancelled => run.cancel_requested_at.is_some(),
-        Status::Failed => spent && run.error_kind == Some(ErrorKind::Lost),
-        _ => !spent,
+        Status::Failed => (spent || unknown == OnUnknown::Fail) && run.error_kind == Some(ErrorKind::Lost),
+        Status::AwaitingApproval => unknown == OnUnknown::Hold,
+        _ => !spent && unknown == OnUnknown::Retry,
     };
     if fits && run.recoveries == losses {
         return Ok(());
