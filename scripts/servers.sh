@@ -108,12 +108,15 @@ start_all() {
 
 # Their data goes with them, so they end at once.
 stop_all() {
-  local at signal
+  local at
   for at in ${pids[@]+"${!pids[@]}"}; do
     alive "$at" || echo "servers: ${kinds[$at]} ended before its time: $(tail -5 "$dir/${kinds[$at]}/log")" >&2
-    signal=KILL
-    [ "${kinds[$at]}" != postgres ] || signal=QUIT
-    kill -s "$signal" "${pids[$at]}" 2>/dev/null || true
+    if [ "${kinds[$at]}" = postgres ] && ready "$at"; then
+      kill -s QUIT "${pids[$at]}" 2>/dev/null || true # it takes its shared memory with it
+    else
+      # With what prepares its data, if that goes on.
+      kill -s KILL -- "-${pids[$at]}" 2>/dev/null || kill -s KILL "${pids[$at]}" 2>/dev/null || true
+    fi
   done
   wait ${pids[@]+"${pids[@]}"} 2>/dev/null || true
   rm -rf "$dir"
