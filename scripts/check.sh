@@ -37,10 +37,10 @@ step "lints"
 with_component clippy lint
 step "tests"
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --locked --no-fail-fast
+  scripts/servers.sh run -- cargo nextest run --locked --no-fail-fast
   cargo test --locked --doc
 else
-  cargo test --locked --no-fail-fast
+  scripts/servers.sh run -- cargo test --locked --no-fail-fast
 fi
 step "tests of the example agents"
 for manifest in plugins/*/Cargo.toml; do
@@ -48,3 +48,6 @@ for manifest in plugins/*/Cargo.toml; do
 done
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+if [ -n "${SANDCLOCK_TEST_SKIP:-}" ]; then
+  step "skipped, by SANDCLOCK_TEST_SKIP: every test that needs one of $SANDCLOCK_TEST_SKIP"
+fi

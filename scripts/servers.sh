@@ -18,6 +18,7 @@ kinds=()
 pids=()
 ports=()
 dir=
+skip=${SANDCLOCK_TEST_SKIP:-}
 
 fail() {
   echo "servers: $*" >&2
@@ -92,10 +93,13 @@ url() {
 # Starts what is wanted and can be had, and exports where it is.
 start_all() {
   local kind at missing
+  for kind in ${skip//,/ }; do
+    case $kind in postgres | redis | mongodb) ;; *) fail "SANDCLOCK_TEST_SKIP names '$kind': it is a comma list of postgres, redis, mongodb" ;; esac
+  done
   chmod 711 "$dir"
   eval "$("$scripts/servers/install.sh")"
   for kind in postgres redis mongodb; do
-    case ,${SANDCLOCK_TEST_SKIP:-}, in *,$kind,*) continue ;; esac
+    case ,$skip, in *,$kind,*) continue ;; esac
     missing=SANDCLOCK_TEST_$(tr a-z A-Z <<<"$kind")_MISSING
     [ -n "${!missing:-}" ] || kinds+=("$kind")
   done
