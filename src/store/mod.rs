@@ -24,10 +24,14 @@ use async_trait::async_trait;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
 
+mod batch;
 mod change;
+mod claim;
 pub mod memory;
 mod record;
 mod request;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
+mod server;
 #[cfg(feature = "sqlite")]
 pub mod sql;
 

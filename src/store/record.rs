@@ -107,6 +107,18 @@ impl RecordId {
         RecordId { kind, key: Arc::from(key) }
     }
 
+    /// The name as databases spell it.
+    pub(super) fn text(&self) -> String {
+        format!("{}/{}", self.kind.as_str(), self.key)
+    }
+
+    /// The record that a database names so.
+    pub(super) fn of_text(text: &str) -> Result<RecordId, StoreError> {
+        text.split_once('/')
+            .and_then(|(kind, key)| Some(RecordId::new(Kind::parse(kind)?, key)))
+            .ok_or_else(|| StoreError::corrupt(format!("there is a record named `{text}`, whose kind is unknown")))
+    }
+
     /// Names a run's record.
     pub fn run(run: &RunId) -> Self {
         Self::new(Kind::Run, run.as_str())

@@ -202,6 +202,17 @@ pub enum CountScope {
     RunsOfAgent(AgentId),
 }
 
+impl CountScope {
+    /// The scope as databases spell it.
+    pub(super) fn text(&self) -> String {
+        match self {
+            CountScope::All(kind) => kind.as_str().to_owned(),
+            CountScope::RunsOfTask(task) => format!("task/{task}"),
+            CountScope::RunsOfAgent(agent) => format!("agent/{agent}"),
+        }
+    }
+}
+
 /// How many records there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

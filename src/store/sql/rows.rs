@@ -5,10 +5,9 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::super::batch::Known;
 use super::super::record::unreadable;
-use super::super::{ChangeId, Index, Kind, Lease, NumberedEvent, Record, StoreError};
-use super::batch::Known;
-use super::id_of;
+use super::super::{ChangeId, Index, Kind, Lease, NumberedEvent, Record, RecordId, StoreError};
 use crate::domain::id::{AgentId, InvalidId, RunId, TaskId, WorkerId};
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
@@ -104,7 +103,7 @@ fn id<T>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, InvalidId>) -> Re
 
 /// The record of [`RECORD`]'s columns, the first of which is at `at`.
 pub fn record(row: &impl Fields, at: usize) -> Result<Record, StoreError> {
-    let id_read = id_of(row.some_text(at)?)?;
+    let id_read = RecordId::of_text(row.some_text(at)?)?;
     let change = row.bytes(at + 2)?.map(|bytes| <[u8; 16]>::try_from(bytes).map(u128::from_be_bytes));
     let change = change.transpose().map_err(|_| StoreError::corrupt(format!("{id_read} has a change id that is not one")))?;
     let lease = match id_read.kind {

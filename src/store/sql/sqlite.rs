@@ -34,7 +34,7 @@ use super::super::{
 };
 use super::lists::PageQuery;
 use super::rows::{self, Fields};
-use super::{id_text, names, scope_text};
+use super::names;
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
@@ -258,7 +258,7 @@ impl Store for SqliteStore {
 
     async fn counts(&self, scope: CountScope) -> Result<Counts, StoreError> {
         let mut counts = Counts::default();
-        for row in self.fetch(sqlx::query(statements::COUNTS).bind(scope_text(&scope))).await? {
+        for row in self.fetch(sqlx::query(statements::COUNTS).bind(scope.text())).await? {
             let n = row.count(1)?;
             counts.total += n;
             if let Some(status) = Status::parse(row.some_text(0)?) {
@@ -270,7 +270,7 @@ impl Store for SqliteStore {
 
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {
         let query = sqlx::query(statements::EVENTS)
-            .bind(id_text(&RecordId::run(run)))
+            .bind(RecordId::run(run).text())
             .bind(i64::try_from(after).unwrap_or(i64::MAX))
             .bind(number(limit));
         self.fetch(query).await?.iter().map(rows::event).collect()

@@ -1,6 +1,6 @@
 //! What rows bind, in the order of their statement's columns.
 
-use super::super::batch::{EventRow, Row};
+use super::super::super::batch::{EventRow, Row};
 use super::SqliteQuery;
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
@@ -32,9 +32,8 @@ pub fn settled(query: SqliteQuery<'static>, row: Row) -> SqliteQuery<'static> {
 }
 
 /// A row of [`super::statements::PUT_RECORDS`].
-pub fn record(query: SqliteQuery<'static>, mut row: Row) -> SqliteQuery<'static> {
-    let text = std::mem::take(&mut row.text);
-    let kind = row.kind.as_str();
+pub fn record(query: SqliteQuery<'static>, row: Row) -> SqliteQuery<'static> {
+    let (text, kind) = (row.id.text(), row.id.kind.as_str());
     let (task, agent, run) = (row.known.index.task.clone(), row.known.index.agent.clone(), row.known.index.run.clone());
     settled(query, row)
         .bind(text)
@@ -46,5 +45,5 @@ pub fn record(query: SqliteQuery<'static>, mut row: Row) -> SqliteQuery<'static>
 
 /// A row of [`super::statements::APPEND_EVENTS`].
 pub fn event(query: SqliteQuery<'static>, row: EventRow) -> SqliteQuery<'static> {
-    query.bind(row.run).bind(number(row.sequence)).bind(row.body)
+    query.bind(row.run.order).bind(number(row.sequence)).bind(row.body)
 }

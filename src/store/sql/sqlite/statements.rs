@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use super::super::super::Kind;
-use super::super::batch::{NOTHING, Writes};
+use super::super::super::batch::Writes;
 use super::super::rows::{KNOWN, RECORD};
 use crate::domain::run::Status;
 
@@ -204,16 +204,16 @@ const PUT_LEASES: &str = "INSERT OR REPLACE INTO lease (run, owner, daemon, unti
 
 /// The statements that make room: a name must be free again for a record that is deleted and put in one batch.
 pub fn clearing(writes: &Writes) -> Vec<&'static str> {
-    wanted([(&writes.deleted, DELETE_RECORDS), (&writes.unleased, DELETE_LEASES)])
+    wanted([(writes.deleted.is_empty(), DELETE_RECORDS), (writes.unleased.is_empty(), DELETE_LEASES)])
 }
 
 /// The statements behind the rows, and the end of the transaction.
 pub fn closing(writes: &Writes) -> Vec<&'static str> {
-    let mut parts = wanted([(&writes.counts, ADD_COUNTS), (&writes.leased, PUT_LEASES)]);
+    let mut parts = wanted([(writes.counts.is_empty(), ADD_COUNTS), (writes.leased.is_empty(), PUT_LEASES)]);
     parts.push("COMMIT");
     parts
 }
 
-fn wanted(parts: [(&String, &'static str); 2]) -> Vec<&'static str> {
-    parts.into_iter().filter(|(list, _)| *list != NOTHING).map(|(_, sql)| sql).collect()
+fn wanted(parts: [(bool, &'static str); 2]) -> Vec<&'static str> {
+    parts.into_iter().filter(|(is_empty, _)| !is_empty).map(|(_, sql)| sql).collect()
 }

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use super::super::super::{
     Change, ChangeId, ClaimAgent, ClaimRequest, Guard, Index, Kind, Outcome, PageRequest, Put, RecordId, Scope, Store, StoreError,
 };
-use super::super::batch::Writes;
+use super::super::super::batch::Writes;
 use super::super::lists::PageQuery;
 use super::{SqliteStore, failed, open, statements};
 use crate::clock::SystemClock;

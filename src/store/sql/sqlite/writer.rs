@@ -17,17 +17,18 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::super::super::batch::{Batch, Named, Writes};
+use super::super::super::claim::{Candidate, Earlier, Ready};
 use super::super::super::request::Times;
 use super::super::super::{Change, ChangeId, ClaimRequest, Claimed, Outcome, Renewal, StoreError};
-use super::super::batch::{Batch, Writes};
-use super::super::claim::{self, Earlier};
 use super::super::rows::{self, Fields, Found};
-use super::super::{id_of, id_text, names};
+use super::super::{json, names};
 use super::room::{Room, Spare};
 use super::statements::{self, Rows};
 use super::{SqliteQuery, bind, failed, open};
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
+use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 use crate::store::RecordId;
 
@@ -245,20 +246,20 @@ impl Writer {
         self.load(&mut batch, true).await?;
         let at = Times::of_clock(&*self.clock);
         let outcomes = changes.into_iter().map(|change| batch.decide(change, at)).collect::<Result<Vec<_>, _>>()?;
-        self.write(batch.writes()?, None).await?;
+        self.write(batch.writes(), None).await?;
         Ok(outcomes)
     }
 
     /// Reads what a batch needs to know, and begins the transaction first where it is not begun yet.
     async fn load(&mut self, batch: &mut Batch, begin: bool) -> Result<(), StoreError> {
         let (count, sql) = if begin { (2, &*statements::BEGIN_LOAD) } else { (1, &*statements::LOAD) };
-        let query = sqlx::query(sql.as_str()).bind(batch.wanted()?).bind(batch.wanted_hanging()?);
+        let query = sqlx::query(sql.as_str()).bind(names(batch.wanted())?).bind(json(batch.wanted_hanging())?);
         for row in self.fetch(count, query).await? {
             self.check_owner(row.some_number(0)?)?;
             for found in Found::all(row.some_text(1)?)? {
                 let id = match (found.0, &found.1) {
-                    (Some(place), _) => batch.wanted_at(place).cloned(),
-                    (None, text) => text.as_deref().map(id_of).transpose()?,
+                    (Some(place), _) => batch.wanted().get(place).cloned(),
+                    (None, text) => text.as_deref().map(RecordId::of_text).transpose()?,
                 };
                 if let Some(id) = id {
                     batch.learn(id, found.known());
@@ -272,15 +273,15 @@ impl Writer {
     async fn write(&mut self, writes: Writes, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
         let (clearing, closing) = (statements::clearing(&writes), statements::closing(&writes));
         if !clearing.is_empty() {
-            let query = sqlx::query(AssertSqlSafe(clearing.concat())).bind(writes.deleted).bind(writes.unleased);
+            let query = sqlx::query(AssertSqlSafe(clearing.concat())).bind(orders(&writes.deleted)?).bind(orders(&writes.unleased)?);
             self.fetch(clearing.len(), query).await?;
         }
         self.put(&statements::PUT_RECORDS, writes.records, bind::record).await?;
         self.put(&statements::PUT_SETTLED, writes.settled, bind::settled).await?;
         self.put(&statements::APPEND_EVENTS, writes.events, bind::event).await?;
         let query = sqlx::query(AssertSqlSafe(closing.concat()))
-            .bind(writes.counts)
-            .bind(writes.leased)
+            .bind(json(writes.counts.iter().map(|(scope, status, by)| (scope.text(), status.map_or("", Status::as_str), by)))?)
+            .bind(orders(&writes.leased)?)
             .bind(holder.as_ref().map(|holder| holder.worker.as_str().to_owned()))
             .bind(holder.as_ref().map(|holder| holder.worker.daemon().to_owned()))
             .bind(holder.as_ref().map(|holder| holder.until.micros()))
@@ -305,8 +306,7 @@ impl Writer {
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let at = Times::of_clock(&*self.clock);
-        let agents: Vec<(&str, Option<u32>)> = request.agents.iter().map(|wanted| (wanted.agent.as_str(), wanted.max_running)).collect();
-        let agents = serde_json::to_string(&agents).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let agents = json(request.agents.iter().map(|wanted| (wanted.agent.as_str(), wanted.max_running)))?;
         let query = sqlx::query(statements::BEGIN_CLAIM.as_str())
             .bind(request.token.0.to_be_bytes().to_vec())
             .bind(request.worker.as_str().to_owned())
@@ -323,7 +323,7 @@ impl Writer {
                     self.check_owner(row.some_number(3)?)?;
                     if earlier.is_empty() {
                         let bodies = row.bytes(2)?.unwrap_or_default();
-                        candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, at, &mut batch)?;
+                        candidates = candidates_of(Found::all(row.some_text(1)?)?, &bodies, request, at, &mut batch)?;
                     }
                 }
             }
@@ -334,7 +334,7 @@ impl Writer {
         self.load(&mut batch, false).await?;
         let claimed = candidates.into_iter().map(|candidate| candidate.take(request, at, &mut batch)).collect::<Result<Vec<_>, _>>()?;
         let holder = Holder { worker: &request.worker, token: request.token, from: at.steady, until: at.steady + request.lease };
-        self.write(batch.writes()?, Some(holder)).await?;
+        self.write(batch.writes(), Some(holder)).await?;
         Ok(claimed)
     }
 
@@ -353,9 +353,9 @@ impl Writer {
     async fn renew(&mut self, renew: &Renew) -> Result<Vec<Renewal>, StoreError> {
         let steady = self.clock.steady();
         let until = steady + renew.lease;
-        let names: Vec<(String, u64)> = renew.leases.iter().map(|(run, fence)| (id_text(&RecordId::run(run)), *fence)).collect();
+        let names: Vec<(String, u64)> = renew.leases.iter().map(|(run, fence)| (RecordId::run(run).text(), *fence)).collect();
         let query = sqlx::query(statements::RENEW)
-            .bind(serde_json::to_string(&names).map_err(|error| StoreError::Invalid(error.to_string()))?)
+            .bind(json(&names)?)
             .bind(renew.worker.as_str().to_owned())
             .bind(steady.micros())
             .bind(until.micros())
@@ -380,4 +380,28 @@ impl Writer {
             })
             .collect())
     }
+}
+
+fn orders(named: &[Named]) -> Result<String, StoreError> {
+    json(named.iter().map(|named| named.order))
+}
+
+/// Claims the runs that were found, whose bodies come one behind the other.
+fn candidates_of(
+    found: Vec<Found>,
+    mut bodies: &[u8],
+    request: &ClaimRequest,
+    at: Times,
+    batch: &mut Batch,
+) -> Result<Vec<Candidate>, StoreError> {
+    let mut candidates = Vec::with_capacity(found.len());
+    for found in found {
+        let (body, rest) =
+            bodies.split_at_checked(found.3.unwrap_or(0)).ok_or_else(|| StoreError::corrupt("a run's body is shorter than its length"))?;
+        bodies = rest;
+        let id = RecordId::of_text(found.1.as_deref().unwrap_or_default())?;
+        let digest = found.0.and_then(|place| request.agents.get(place)).map(|wanted| wanted.digest.as_str()).unwrap_or_default();
+        candidates.extend(Ready { id, known: found.known(), digest, body }.claim(request, at, batch));
+    }
+    Ok(candidates)
 }

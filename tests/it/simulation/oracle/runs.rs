@@ -49,7 +49,7 @@ impl Model {
     }
 
     fn judge_change(&mut self, by: &WorkerId, change: &Change, before: &Run, run: &Run, written: &Written, at: Present) -> Judged {
-        let Some(life) = self.runs.get(&run.run_id) else { return Ok(()) };
+        let Some(life) = self.runs.get_mut(&run.run_id) else { return Ok(()) };
         let id = &run.run_id;
         if life.deleted {
             return Err(format!("{id} was deleted and came to be again"));
@@ -62,6 +62,10 @@ impl Model {
         }
         if before.cancel_requested_at.is_some() && run.cancel_requested_at.is_none() {
             return Err(format!("the cancel of {id} was forgotten"));
+        }
+        // Whoever resumes a run has seen to what parked it.
+        if before.status.is_waiting() && run.status == Status::Queued {
+            life.losses = 0;
         }
         match (before.status.is_leased(), run.status.is_leased()) {
             (false, true) => Err(format!("{id} was started without a claim")),

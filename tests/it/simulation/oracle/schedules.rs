@@ -2,7 +2,7 @@
 
 use sandclock::domain::id::RunId;
 use sandclock::domain::run::Run;
-use sandclock::domain::schedule::{Schedule, ScheduleState, SkipRange};
+use sandclock::domain::schedule::{Schedule, ScheduleState, SkipRange, Totals};
 use sandclock::domain::time::Timestamp;
 
 use super::{Model, Written};
@@ -31,8 +31,7 @@ impl Model {
             let ranges: Vec<&SkipRange> = written.ranges.iter().filter(|range| range.task_id == state.task_id).collect();
             *self.dispatched.entry(state.incarnation.clone()).or_default() += runs.len() as u64;
             let judged = match (before, schedules) {
-                (None, _) if runs.is_empty() && ranges.is_empty() && state.totals == Default::default() => Ok(()),
-                (None, _) => Err("it is new and has occurrences".to_owned()),
+                (None, _) => judge_first(state, &runs, &ranges),
                 (Some(before), Some((old, new, enabled))) => judge_step(&before, state, (&old, &new), enabled, &runs, &ranges),
                 (Some(_), None) => Err("its task is gone".to_owned()),
             };
@@ -62,6 +61,16 @@ impl Model {
             self.fault(format!("{run} is of an occurrence and its schedule has not moved"));
         }
     }
+}
+
+/// A schedule begins without occurrences, unless it was edited in the commit that it came with.
+fn judge_first(state: &ScheduleState, runs: &[Run], ranges: &[&SkipRange]) -> Result<(), String> {
+    let (runs, skipped) = (runs.len() as u64, ranges.iter().map(|range| range.count).sum());
+    let totals = Totals { occurrences: runs + skipped, runs, skipped };
+    if state.totals != totals || (totals.occurrences > 0 && state.schedule_revision == 1) {
+        return Err(format!("it is new and has {:?} with {runs} runs and {skipped} skipped", state.totals));
+    }
+    Ok(())
 }
 
 fn judge_step(

@@ -2,11 +2,9 @@
 
 use bytes::Bytes;
 
-use super::super::request::Times;
-use super::super::{ClaimRequest, Claimed, Index, Lease, Put, Record, RecordId, StoreError, put_aside};
 use super::batch::{Batch, Known};
-use super::id_of;
-use super::rows::Found;
+use super::request::Times;
+use super::{ClaimRequest, Claimed, Index, Lease, Put, Record, RecordId, StoreError, put_aside};
 use crate::domain::lifecycle::{self, ClaimPatch};
 use crate::domain::run::Run;
 
@@ -48,44 +46,40 @@ pub struct Candidate {
     patch: ClaimPatch,
 }
 
-/// Claims the runs that were found, whose bodies come one behind the other, and notes in the batch what their writing needs. One that
-/// cannot be read is put aside.
-///
-/// # Errors
-/// What was found is not what was asked for.
-pub(super) fn candidates(
-    found: Vec<Found>,
-    mut bodies: &[u8],
-    request: &ClaimRequest,
-    Times { now, steady }: Times,
-    batch: &mut Batch,
-) -> Result<Vec<Candidate>, StoreError> {
-    let mut candidates = Vec::with_capacity(found.len());
-    for found in found {
-        let (body, rest) =
-            bodies.split_at_checked(found.3.unwrap_or(0)).ok_or_else(|| StoreError::corrupt("a run's body is shorter than its length"))?;
-        bodies = rest;
-        let id = id_of(found.1.as_deref().unwrap_or_default())?;
-        let digest = found.0.and_then(|place| request.agents.get(place)).map(|wanted| wanted.digest.as_str()).unwrap_or_default();
+/// A ready run as a database has it.
+pub struct Ready<'a> {
+    /// Its name.
+    pub id: RecordId,
+    /// What is known of it.
+    pub known: Known,
+    /// The digest of the wanted agent.
+    pub digest: &'a str,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+impl Ready<'_> {
+    /// Claims the run, and notes in the batch what its writing needs. One that cannot be read is put aside.
+    pub(super) fn claim(self, request: &ClaimRequest, Times { now, steady }: Times, batch: &mut Batch) -> Option<Candidate> {
+        let Ready { id, known, digest, body } = self;
         // A wish that names an agent twice finds its runs twice.
-        if batch.known(&id).is_none() {
-            let known = found.known();
-            let mut run = match decode(&id, body, &known) {
-                Ok(run) => run,
-                Err(error) => {
-                    let aside = put_aside(id.clone(), &known.index, Bytes::copy_from_slice(body), &error);
-                    batch.learn(id, known);
-                    batch.put(aside, None, now);
-                    continue;
-                }
-            };
-            let patch = lifecycle::claim(&mut run, digest, &request.worker, known.fence + 1, now, steady..steady + request.lease);
-            batch.learn(id, known);
-            batch.want(&RecordId::attempt(&run.run_id, patch.attempt.attempt_number));
-            candidates.push(Candidate { run, patch });
+        if batch.known(&id).is_some() {
+            return None;
         }
+        let mut run = match decode(&id, body, &known) {
+            Ok(run) => run,
+            Err(error) => {
+                let aside = put_aside(id.clone(), &known.index, Bytes::copy_from_slice(body), &error);
+                batch.learn(id, known);
+                batch.put(aside, None, now);
+                return None;
+            }
+        };
+        let patch = lifecycle::claim(&mut run, digest, &request.worker, known.fence + 1, now, steady..steady + request.lease);
+        batch.learn(id, known);
+        batch.want(&RecordId::attempt(&run.run_id, patch.attempt.attempt_number));
+        Some(Candidate { run, patch })
     }
-    Ok(candidates)
 }
 
 /// The run of a record that is not leased.

@@ -1,7 +1,7 @@
-//! A batch of changes, decided in order against what the tables hold.
+//! A batch of changes, decided in order against what a database holds: the same decisions for every store that keeps its records elsewhere.
 //!
-//! Invariant: a change is judged after those before it in the batch; what the tables are to hold afterwards is written once per
-//! record, whatever the number of changes that touched it.
+//! Invariant: a change is judged after those before it in the batch; what the database is to hold afterwards is written once per
+//! record, whatever the number of changes that touched it. Whoever uses it sees to it that what was learned is still so in the commit.
 //!
 //! How it fails: a change whose guard does not hold leaves no trace.
 
@@ -10,11 +10,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use serde::Serialize;
 
-use super::super::request::Times;
-use super::super::{Change, ChangeId, CountScope, Guard, Index, Kind, Outcome, Put, RecordId, StoreError, When};
-use super::{id_text, scope_text};
+use super::request::Times;
+use super::{Change, ChangeId, CountScope, Guard, Index, Kind, Outcome, Put, RecordId, StoreError, When};
 use crate::domain::event::Event;
 use crate::domain::id::RunId;
 use crate::domain::run::Status;
@@ -40,12 +38,12 @@ pub struct Known {
 }
 
 /// A record as the batch leaves it.
+#[derive(Default)]
 struct Entry {
-    text: String,
     now: Option<Known>,
-    /// What is to be written; none when the tables hold it already.
+    /// What is to be written; none when the database holds it already.
     put: Option<Written>,
-    /// Whether the tables have it where it belongs: its task, agent and run have not changed.
+    /// Whether the database has it where it belongs: its task, agent and run have not changed.
     settled: bool,
 }
 
@@ -56,11 +54,20 @@ struct Written {
     body: Bytes,
 }
 
+/// A record by its place and its name.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Its place among all records.
+    pub order: i64,
+    /// Its name.
+    pub id: RecordId,
+}
+
 /// An event to append.
 #[derive(Debug)]
 pub struct EventRow {
-    /// The order of its run.
-    pub run: i64,
+    /// Its run.
+    pub run: Named,
     /// Its number.
     pub sequence: u64,
     /// JSON.
@@ -70,10 +77,8 @@ pub struct EventRow {
 /// A record to write.
 #[derive(Debug)]
 pub struct Row {
-    /// What it is of.
-    pub kind: Kind,
-    /// Its name as the table spells it.
-    pub text: String,
+    /// Its name.
+    pub id: RecordId,
     /// What is known of it from now on.
     pub known: Known,
     /// The change that wrote it; none when that was a claim.
@@ -87,13 +92,7 @@ pub struct Row {
 impl Row {
     /// Whether it is a run that is not terminal.
     pub fn live(&self) -> bool {
-        self.kind == Kind::Run && self.known.index.status.is_some_and(|status| !status.is_terminal())
-    }
-}
-
-impl Entry {
-    fn new(id: &RecordId) -> Entry {
-        Entry { text: id_text(id), now: None, put: None, settled: false }
+        self.id.kind == Kind::Run && self.known.index.status.is_some_and(|status| !status.is_terminal())
     }
 }
 
@@ -104,39 +103,46 @@ pub struct Batch {
     wanted: Vec<RecordId>,
     /// The records that hang on a run.
     hanging: HashMap<String, Vec<RecordId>, RandomState>,
-    /// The orders of records that the tables are to lose.
-    deleted: Vec<i64>,
+    /// Records that the database is to lose.
+    deleted: Vec<Named>,
     /// The orders of all records that are gone, new ones too.
     gone: HashSet<i64>,
-    unleased: Vec<i64>,
-    leased: Vec<i64>,
+    unleased: Vec<Named>,
+    leased: Vec<Named>,
     events: Vec<EventRow>,
     counts: HashMap<(CountScope, Option<Status>), i64, RandomState>,
     last_order: i64,
 }
 
-/// The JSON array of a statement that has nothing to write.
-pub const NOTHING: &str = "[]";
+/// What counts change by: of a scope, and in it of a status where the records have one.
+pub type Delta = (CountScope, Option<Status>, i64);
 
-/// What a batch writes: rows, and for what has no more than a number or two a JSON array.
+/// What a batch writes.
 #[derive(Debug, Default)]
 pub struct Writes {
-    /// Orders of records to delete.
-    pub deleted: String,
-    /// Orders of runs that lose their lease.
-    pub unleased: String,
+    /// Records to delete.
+    pub deleted: Vec<Named>,
+    /// Runs that lose their lease.
+    pub unleased: Vec<Named>,
     /// Records to write that are new or have moved to another task, agent or run.
     pub records: Vec<Row>,
     /// Records to write that are where they were.
     pub settled: Vec<Row>,
     /// Events to append.
     pub events: Vec<EventRow>,
-    /// Orders of runs that are leased now.
-    pub leased: String,
+    /// Runs that are leased now.
+    pub leased: Vec<Named>,
     /// What counts change by.
-    pub counts: String,
+    pub counts: Vec<Delta>,
     /// The last order that was given.
     pub last_order: i64,
+}
+
+impl Writes {
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.deleted.is_empty() && self.unleased.is_empty() && self.records.is_empty() && self.settled.is_empty() && self.events.is_empty()
+    }
 }
 
 impl Batch {
@@ -159,7 +165,7 @@ impl Batch {
     /// Notes that a record's state is needed.
     pub fn want(&mut self, id: &RecordId) {
         if !self.entries.contains_key(id) {
-            self.entries.insert(id.clone(), Entry::new(id));
+            self.entries.insert(id.clone(), Entry::default());
             self.wanted.push(id.clone());
         }
     }
@@ -182,24 +188,17 @@ impl Batch {
         }
     }
 
-    /// The names to be looked up, as a JSON array.
-    pub fn wanted(&self) -> Result<String, StoreError> {
-        let texts: Vec<&str> = self.wanted.iter().filter_map(|id| self.entries.get(id)).map(|entry| entry.text.as_str()).collect();
-        json(&texts)
+    /// The names to be looked up.
+    pub fn wanted(&self) -> &[RecordId] {
+        &self.wanted
     }
 
-    /// The keys of runs whose hanging records are to be looked up, as a JSON array.
-    pub fn wanted_hanging(&self) -> Result<String, StoreError> {
-        let keys: Vec<&String> = self.hanging.keys().collect();
-        json(&keys)
+    /// The keys of runs whose hanging records are to be looked up.
+    pub fn wanted_hanging(&self) -> impl Iterator<Item = &str> {
+        self.hanging.keys().map(String::as_str)
     }
 
-    /// The name at that place of [`Batch::wanted`].
-    pub fn wanted_at(&self, place: usize) -> Option<&RecordId> {
-        self.wanted.get(place)
-    }
-
-    /// Takes in what the tables hold.
+    /// Takes in what the database holds.
     pub fn learn(&mut self, id: RecordId, known: Known) {
         if let Some(run) = &known.index.run {
             let of_run = self.hanging.entry(run.as_str().to_owned()).or_default();
@@ -207,7 +206,7 @@ impl Batch {
                 of_run.push(id.clone());
             }
         }
-        let entry = self.entries.entry(id).or_insert_with_key(Entry::new);
+        let entry = self.entries.entry(id).or_default();
         entry.now = Some(known);
         entry.settled = true;
     }
@@ -261,14 +260,14 @@ impl Batch {
         });
         let leased = index.status.is_some_and(Status::is_leased);
         index.ready &= id.kind == Kind::Run && !leased;
-        let entry = self.entries.entry(id.clone()).or_insert_with_key(Entry::new);
+        let entry = self.entries.entry(id.clone()).or_default();
         let old = entry.now.take();
         let belongs = |index: &Index| (index.task.clone(), index.agent.clone(), index.run.clone());
         entry.settled &= old.as_ref().is_some_and(|old| belongs(&old.index) == belongs(&index));
         let mut known = Known { index, ..old.clone().unwrap_or_else(|| Known::new(&mut self.last_order)) };
         known.rev = if old.is_some() { known.rev + 1 } else { change.map_or(1, ChangeId::first_rev) };
         if !leased && known.until.take().is_some() {
-            self.unleased.push(known.order);
+            self.unleased.push(Named { order: known.order, id: id.clone() });
         }
         if let Some(run) = known.index.run.as_ref().filter(|_| old.is_none()) {
             self.hanging.entry(run.as_str().to_owned()).or_default().push(id.clone());
@@ -286,10 +285,12 @@ impl Batch {
     /// # Errors
     /// The event cannot be written as JSON.
     pub fn append(&mut self, run: &RunId, event: &Event) -> Result<(), StoreError> {
-        let Some(known) = self.entries.get_mut(&RecordId::run(run)).and_then(|entry| entry.now.as_mut()) else { return Ok(()) };
+        let id = RecordId::run(run);
+        let Some(known) = self.entries.get_mut(&id).and_then(|entry| entry.now.as_mut()) else { return Ok(()) };
         known.last_event += 1;
         let body = serde_json::to_vec(event).map_err(|error| unwritable(&error))?;
-        self.events.push(EventRow { run: known.order, sequence: known.last_event, body });
+        let run = Named { order: known.order, id };
+        self.events.push(EventRow { run, sequence: known.last_event, body });
         Ok(())
     }
 
@@ -299,7 +300,7 @@ impl Batch {
         let Some(known) = entry.now.take() else { return };
         entry.put = None;
         entry.settled = false;
-        self.deleted.push(known.order);
+        self.deleted.push(Named { order: known.order, id: id.clone() });
         self.gone.insert(known.order);
         self.count(id, &known.index, -1);
         if id.kind == Kind::Run {
@@ -318,7 +319,7 @@ impl Batch {
             known.fence += 1;
             known.until = Some(lease.end);
             known.heartbeat_at = Some(lease.start);
-            self.leased.push(known.order);
+            self.leased.push(Named { order: known.order, id: run.clone() });
         }
     }
 
@@ -332,37 +333,29 @@ impl Batch {
     }
 
     /// What is to be written.
-    ///
-    /// # Errors
-    /// A value cannot be written as JSON.
-    pub fn writes(mut self) -> Result<Writes, StoreError> {
+    pub fn writes(mut self) -> Writes {
         let (records, settled) = self.records();
-        self.events.retain(|event| !self.gone.contains(&event.run));
-        let counts: Vec<(String, &str, i64)> = self
-            .counts
-            .iter()
-            .filter(|(_, by)| **by != 0)
-            .map(|((scope, status), by)| (scope_text(scope), status.map_or("", Status::as_str), *by))
-            .collect();
-        Ok(Writes {
-            deleted: json(&self.deleted)?,
-            unleased: json(&self.unleased)?,
+        self.events.retain(|event| !self.gone.contains(&event.run.order));
+        let counts = self.counts.into_iter().filter(|(_, by)| *by != 0).map(|((scope, status), by)| (scope, status, by)).collect();
+        Writes {
+            deleted: self.deleted,
+            unleased: self.unleased,
             records,
             settled,
             events: self.events,
-            leased: json(&self.leased)?,
-            counts: json(&counts)?,
+            leased: self.leased,
+            counts,
             last_order: self.last_order,
-        })
+        }
     }
 
     /// The records to write: new or moved, and settled.
     fn records(&mut self) -> (Vec<Row>, Vec<Row>) {
         let (mut records, mut settled) = (Vec::new(), Vec::new());
         for (id, entry) in self.entries.drain() {
-            let Entry { text, now: Some(known), put: Some(put), settled: is_settled } = entry else { continue };
+            let Entry { now: Some(known), put: Some(put), settled: is_settled } = entry else { continue };
             let list = if is_settled { &mut settled } else { &mut records };
-            list.push(Row { kind: id.kind, text, known, change: put.change, due: put.due, body: put.body });
+            list.push(Row { id, known, change: put.change, due: put.due, body: put.body });
         }
         // In table order, so that neighbours are written together.
         records.sort_unstable_by_key(|row| row.known.order);
@@ -377,11 +370,6 @@ impl Known {
         *last_order += 1;
         Known { order: *last_order, rev: 0, index: Index::default(), fence: 0, heartbeat_at: None, until: None, last_event: 0 }
     }
-}
-
-/// A list as a JSON array.
-fn json<T: Serialize>(values: &[T]) -> Result<String, StoreError> {
-    serde_json::to_string(values).map_err(|error| unwritable(&error))
 }
 
 fn unwritable(error: &serde_json::Error) -> StoreError {

@@ -1,0 +1,49 @@
+//! What the stores behind a network share: the server's present, which alone judges leases and due times.
+//!
+//! How it fails: before a server has told its present there is none.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::request::Times;
+use crate::clock::Clock;
+use crate::domain::time::Timestamp;
+
+/// The present by a server's clock.
+pub struct ServerClock {
+    clock: Arc<dyn Clock>,
+    is_given: bool,
+    /// What the server told last, and when that was by this machine's clock that does not step.
+    told: Mutex<Option<(Timestamp, Timestamp)>>,
+}
+
+impl ServerClock {
+    /// The present that the server tells; between two answers it is reckoned by this clock's steady time, whatever its wall clock says.
+    pub fn of_server(clock: Arc<dyn Clock>) -> Self {
+        ServerClock { clock, is_given: false, told: Mutex::default() }
+    }
+
+    /// This clock in place of the server's, so that tests say what time it is.
+    pub fn given(clock: Arc<dyn Clock>) -> Self {
+        ServerClock { clock, is_given: true, told: Mutex::default() }
+    }
+
+    /// The present that judges in place of the server's; none when the server judges.
+    pub(super) fn instead(&self) -> Option<Times> {
+        self.is_given.then(|| Times::of_clock(&*self.clock))
+    }
+
+    /// Takes in what the server just told, and answers with the present that judges.
+    pub(super) fn tell(&self, server: Timestamp) -> Times {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((server, self.clock.steady()));
+        self.instead().unwrap_or(Times { now: server, steady: server })
+    }
+
+    /// The present as far as it is known; none as long as the server has told nothing.
+    pub(super) fn now(&self) -> Option<Timestamp> {
+        if let Some(times) = self.instead() {
+            return Some(times.now);
+        }
+        let (server, at) = (*self.told.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(server + self.clock.steady().since(at))
+    }
+}
