@@ -93,6 +93,7 @@ url() {
 # Starts what is wanted and can be had, and exports where it is.
 start_all() {
   local kind at missing
+  unset SANDCLOCK_TEST_{POSTGRES,REDIS,MONGODB}_{URL,MISSING}
   for kind in ${skip//,/ }; do
     case $kind in postgres | redis | mongodb) ;; *) fail "SANDCLOCK_TEST_SKIP names '$kind': it is a comma list of postgres, redis, mongodb" ;; esac
   done
