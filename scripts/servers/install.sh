@@ -67,8 +67,10 @@ install_packages() (
   fi
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod +x "$policy"
-  mkdir -p "$cluster_settings"
-  echo 'create_main_cluster = false' >"$cluster_settings/sandclock.conf"
+  if [[ " $* " = *" postgresql "* ]]; then
+    mkdir -p "$cluster_settings"
+    echo 'create_main_cluster = false' >"$cluster_settings/sandclock.conf"
+  fi
   apt-get update -q >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >&2 || exit 1
   for service in postgresql redis-server; do
     [[ " $* " != *" $service "* ]] || update-rc.d "$service" disable >&2 || true
