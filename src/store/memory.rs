@@ -13,8 +13,8 @@ use foldhash::fast::RandomState;
 
 use super::request::Times;
 use super::{
-    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page, PageRequest,
-    Put, Record, RecordId, Renewal, Scope, Store, StoreError, When, put_aside,
+    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page,
+    PageRequest, Put, Record, RecordId, Renewal, Scope, Store, StoreError, When, put_aside,
 };
 use crate::clock::Clock;
 use crate::domain::event::Event;

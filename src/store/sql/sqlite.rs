@@ -33,8 +33,8 @@ use super::super::{
     Scope, Store, StoreError,
 };
 use super::lists::PageQuery;
-use super::rows::{self, Fields};
 use super::names;
+use super::rows::{self, Fields};
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;

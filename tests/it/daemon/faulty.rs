@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use sandclock::domain::id::WorkerId;
 use sandclock::domain::time::Timestamp;
 use sandclock::store::{
-    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Kind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
-    Renewal, Scope, Store, StoreError,
+    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Kind, NumberedEvent, Outcome, Page, PageRequest,
+    Record, RecordId, Renewal, Scope, Store, StoreError,
 };
 use tokio::sync::RwLock;
 

@@ -39,10 +39,6 @@ use serde_json::{Value, json};
 #[test]
 fn all_of_it_holds_on_sqlite() {
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    let again = again
-        .args(["daemon::", "--skip", "all_of_it_holds_on_sqlite"])
-        .env(harness::STORE, "sqlite")
-        .output()
-        .unwrap();
+    let again = again.args(["daemon::", "--skip", "all_of_it_holds_on_sqlite"]).env(harness::STORE, "sqlite").output().unwrap();
     assert!(again.status.success(), "{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
 }

@@ -7,6 +7,7 @@ mod lists;
 mod sqlite;
 mod trace;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -70,21 +71,27 @@ pub struct Place {
     pub store: Arc<dyn Store>,
     pub clock: Arc<ManualClock>,
     changes: AtomicU64,
-    _directory: Option<TempDir>,
+    /// What goes with the store: its directory, its database.
+    _kept: Box<dyn Any + Send + Sync>,
 }
 
 impl Place {
     pub async fn memory() -> Place {
         let clock = ManualClock::new();
         let store = Arc::new(MemoryStore::new(clock.clone()));
-        Place { store, clock, changes: AtomicU64::new(0), _directory: None }
+        Place::of(store, clock, ())
+    }
+
+    /// A place with this store, which reads this clock; what is kept is dropped with it.
+    pub fn of(store: Arc<dyn Store>, clock: Arc<ManualClock>, kept: impl Any + Send + Sync) -> Place {
+        Place { store, clock, changes: AtomicU64::new(0), _kept: Box::new(kept) }
     }
 
     pub async fn sqlite() -> Place {
         let clock = ManualClock::new();
         let directory = TempDir::new().unwrap();
         let store = Arc::new(SqliteStore::open(&directory.path().join("store.db"), clock.clone()).await.unwrap());
-        Place { store, clock, changes: AtomicU64::new(0), _directory: Some(directory) }
+        Place::of(store, clock, directory)
     }
 
     pub fn now(&self) -> Timestamp {

@@ -306,7 +306,10 @@ async fn renewals_go_ahead_of_batches_that_wait() {
     let (order, mut answered) = tokio::sync::mpsc::unbounded_channel();
     let mut waiting = Vec::new();
     for number in 0..3_u64 {
-        let put = Change { guards: vec![if number == 0 { absent(&slot) } else { rev(&slot, change(0).id.first_rev() + number - 1) }], ..change(u128::from(number)) };
+        let put = Change {
+            guards: vec![if number == 0 { absent(&slot) } else { rev(&slot, change(0).id.first_rev() + number - 1) }],
+            ..change(u128::from(number))
+        };
         let put = Change { puts: vec![plain(Kind::Slot, "task", "{}")], ..put };
         let (store, order) = (Arc::clone(&store), order.clone());
         let mut asked = Box::pin(async move { store.apply(vec![put]).await });

@@ -7,10 +7,11 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
+use super::super::super::batch::{Named, Writes};
 use super::super::super::{
-    Change, ChangeId, ClaimAgent, ClaimRequest, Guard, Index, Kind, Outcome, PageRequest, Put, RecordId, Scope, Store, StoreError,
+    Change, ChangeId, ClaimAgent, ClaimRequest, CountScope, Guard, Index, Kind, Outcome, PageRequest, Put, RecordId, Scope, Store,
+    StoreError,
 };
-use super::super::super::batch::Writes;
 use super::super::lists::PageQuery;
 use super::{SqliteStore, failed, open, statements};
 use crate::clock::SystemClock;
@@ -100,8 +101,9 @@ async fn w_41_no_statement_walks_over_a_table() {
     efficient(connection, "get", &statements::GET, &["record_id (id=?)"]).await;
     efficient(connection, "events", statements::EVENTS, &["record_id (id=?)", "PRIMARY KEY (run=? AND seq>?)"]).await;
     efficient(connection, "counts", statements::COUNTS, &["PRIMARY KEY (scope=?)"]).await;
-    let all = || "something".to_owned();
-    let lists = Writes { deleted: all(), unleased: all(), leased: all(), counts: all(), ..Writes::default() };
+    let all = || vec![Named { order: 1, id: RecordId::new(Kind::Run, "r") }];
+    let counts = vec![(CountScope::All(Kind::Run), None, 1)];
+    let lists = Writes { deleted: all(), unleased: all(), leased: all(), counts, ..Writes::default() };
     let mut parts = [statements::clearing(&lists), statements::closing(&lists)].concat();
     assert_eq!(parts.pop(), Some("COMMIT"));
     assert_eq!(parts.len(), 4);
