@@ -1,6 +1,6 @@
 //! What other tests rely on in these helpers and in the script.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use mongodb::bson::{Document, doc};
 use rustix::process::Signal;
@@ -185,8 +185,9 @@ async fn a_signal_to_the_script_ends_its_command_and_then_the_servers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut command = servers(&folder, &["run", "--", "sh", "-c", "trap 'kill $!; exit 9' TERM; sleep 1000 & echo up; wait"]);
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut command = servers(&folder, &["run", "--", "sh", "-c", "trap 'exit 9' TERM; echo up; read line"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let _open = child.stdin.take();
     let mut up = [0; 3];
     tokio::io::AsyncReadExt::read_exact(child.stdout.as_mut().unwrap(), &mut up).await.unwrap();
     signal(&child, Signal::TERM);
