@@ -22,6 +22,9 @@ use sandclock::workspace::Workspaces;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 struct Echo(Offer);
 
 struct Answer;

@@ -14,6 +14,9 @@ use sandclock::plugins::{Catalogue, Digest, PluginSettings};
 use sandclock::sandbox::{Sandbox, SandboxSettings};
 use tokio_util::sync::CancellationToken;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Replacements of each kind.
 const TURNS: u8 = 15;
 

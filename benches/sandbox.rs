@@ -10,15 +10,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures::StreamExt as _;
 use rustix::time::{ClockId, clock_gettime};
 use sandclock::domain::agent::Limits;
 use sandclock::sandbox::{
-    AttemptContext, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, LogStream, Prepared, Sandbox, SandboxSettings,
+    AttemptContext, AttemptSignals, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogStream, Prepared, Sandbox, SandboxSettings,
 };
 use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Attempts in one turn, and turns of each side.
 const ATTEMPTS: u32 = 2_000;
@@ -85,7 +89,12 @@ fn median(mut turns: Vec<(f64, f64)>) -> (f64, f64) {
 /// A host that wants to know nothing.
 struct Deaf;
 
+#[async_trait]
 impl GuestHost for Deaf {
+    async fn begin_effects(&self) -> Result<(), EffectsRefused> {
+        Ok(())
+    }
+
     fn report(&self, _message: String, _fraction: Option<f64>) {}
     fn emit(&self, _name: String, _payload: String) {}
     fn log(&self, _stream: LogStream, _bytes: &[u8]) {}
@@ -98,6 +107,7 @@ async fn ours(sandbox: &Sandbox, prepared: &Prepared, workspace: &Path, at_once:
             context: AttemptContext::default(),
             query: "the query".to_owned(),
             workspace: workspace.to_owned(),
+            folder: None,
             found: Some(DiskUse::default()),
             limits: Limits::default(),
             env: Vec::new(),

@@ -16,6 +16,9 @@ use sandclock::daemon::open::Opened;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[allow(dead_code, unused_imports, clippy::type_complexity)]
 #[path = "../tests/it/guest/mod.rs"]
 mod guest;

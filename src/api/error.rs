@@ -152,6 +152,10 @@ impl From<StoreError> for Problem {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The store is full; free some space for it, it goes on by itself.")
                     .retry_after(Duration::from_secs(10))
             }
+            StoreError::TakenOver(_) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Another daemon has taken the store over; ask that one, this one can only show what is there.",
+            ),
             StoreError::Corrupt(_) | StoreError::Invalid(_) => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The daemon cannot read what its store holds; its log says what and where.")
             }

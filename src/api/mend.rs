@@ -2,15 +2,18 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::body::{JsonBody, OptionalBody};
 use super::error::Problem;
+use super::idempotency::{KeyHeader, told};
 use super::params::{NoParams, PathId};
 use super::runs::CALLER;
 use super::serve::Stopping;
 use super::tasks::{Asked, waited};
 use super::{Answer, Api};
+use crate::daemon::Answered;
 use crate::daemon::manager::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
 use crate::domain::filter::RunFilter;
 use crate::domain::id::RunId;
@@ -23,17 +26,23 @@ const MOST: u64 = 1000;
 /// The longest error that a preview shows, in bytes.
 const ERROR_BYTES: usize = 200;
 
-/// `POST /background/runs/{id}/rerun`: `{query?, metadata?, wait?, timeout_seconds?}` or nothing, as for a task's run.
+/// `POST /background/runs/{id}/rerun`: `{query?, metadata?, wait?, timeout_seconds?}` or nothing, and once under an
+/// `Idempotency-Key`, as for a task's run.
 pub(super) async fn rerun(
     State(api): State<Api>,
     PathId(id): PathId<RunId>,
     _: NoParams,
+    key: KeyHeader,
     stopping: Stopping,
     OptionalBody(body): OptionalBody,
-) -> Answer {
+) -> Result<Response, Problem> {
+    let key = key.of("run", &format!("runs/{id}/rerun"), body.as_ref())?;
     let asked = Asked::read(body)?;
-    let run = api.manager.rerun(&id, asked.wish).await?;
-    waited(&api, run, asked.wait, stopping).await
+    let Answered { answer: run, replayed } = match key {
+        Some(key) => api.manager.rerun_once(&id, asked.wish, key).await?,
+        None => Answered { answer: api.manager.rerun(&id, asked.wish).await?, replayed: false },
+    };
+    Ok(told(waited(&api, run, asked.wait, stopping).await, replayed))
 }
 
 /// `POST /background/runs/rerun`.

@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 
 use super::error::Problem;
 use crate::domain::id::{AgentId, InvalidId, RunId, TaskId};
-use crate::domain::input::Faults;
+use crate::domain::input::{Faults, shown_name};
 
 /// An id that a path or a query can carry.
 pub(super) trait Id: Sized {
@@ -138,8 +138,7 @@ impl Params {
     pub(super) fn finish(mut self) -> Result<(), Problem> {
         let known = if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") };
         for (name, _) in self.pairs {
-            let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
-            self.faults.add(shown, format!("is not a known parameter; known are {known}"));
+            self.faults.add(shown_name(&name), format!("is not a known parameter; known are {known}"));
         }
         self.faults.into_result(()).map_err(Problem::from)
     }

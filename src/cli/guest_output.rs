@@ -4,9 +4,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
+
 use super::human;
 use super::screen::{Colour, Screen};
-use crate::sandbox::{GuestHost, LogStream};
+use crate::sandbox::{EffectsRefused, GuestHost, LogStream};
 
 /// The longest piece of a line that is kept before it is shown, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -56,7 +58,13 @@ impl GuestOutput {
     }
 }
 
+#[async_trait]
 impl GuestHost for GuestOutput {
+    // No run is kept that another attempt could take up.
+    async fn begin_effects(&self) -> Result<(), EffectsRefused> {
+        Ok(())
+    }
+
     fn report(&self, message: String, fraction: Option<f64>) {
         let part = fraction.map(|part| format!("{:>3.0}%  ", part.clamp(0.0, 1.0) * 100.0)).unwrap_or_default();
         let text = format!("{part}{}", human::one_line(&message));

@@ -147,6 +147,23 @@ mod tests {
         assert!(safe.contains('\u{e9}') && safe.contains("\\u009b") && safe.contains("\\u202e"), "{safe}");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_in_json_keeps_its_value_and_loses_what_steers(text in proptest::prelude::any::<String>(), astral in 0x10000u32..0x110000) {
+            let text = format!("{text}{}", char::from_u32(astral).unwrap_or_default());
+            let raw = serde_json::to_string(&text).unwrap();
+            let safe = safe_json(&raw);
+            proptest::prop_assert_eq!(printable(&safe), safe.clone());
+            proptest::prop_assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), text);
+        }
+
+        #[test]
+        fn any_text_is_cut_to_its_columns(text in proptest::prelude::any::<String>(), columns in 1usize..40) {
+            proptest::prop_assert!(width(&cut(&one_line(&text), columns)) <= columns);
+            proptest::prop_assert!(!one_line(&text).contains('\n') && !escaped(&text).contains('\n'));
+        }
+    }
+
     #[test]
     fn one_line_is_one_line() {
         assert_eq!(escaped("a  b\n\tc\u{1b}"), "a  b\\n\\tc\\u{1b}");

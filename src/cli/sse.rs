@@ -164,6 +164,24 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_give_the_same_messages_however_they_are_cut(
+            lines in proptest::collection::vec(
+                proptest::prop_oneof!["data:[ -~]{0,6}", "id: [0-9]{0,3}", "[ -~é]{0,8}", proptest::prelude::Just(String::new())], 0..12,
+            ),
+            tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20),
+            size in 1usize..9, is_crlf in proptest::prelude::any::<bool>(),
+        ) {
+            let mut stream = lines.join(if is_crlf { "\r\n" } else { "\n" }).into_bytes();
+            stream.extend(tail);
+            let whole = Decoder::default().push(&stream).unwrap();
+            let mut decoder = Decoder::default();
+            let cut: Vec<String> = stream.chunks(size).flat_map(|bytes| decoder.push(bytes).unwrap()).collect();
+            proptest::prop_assert_eq!(cut, whole);
+        }
+    }
+
     #[test]
     fn a_line_without_end_is_refused() {
         let mut decoder = Decoder::default();

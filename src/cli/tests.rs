@@ -1,6 +1,7 @@
 //! What the parser takes and refuses.
 
 use clap::{CommandFactory as _, Parser as _};
+use proptest::strategy::Strategy as _;
 
 use super::*;
 
@@ -18,6 +19,28 @@ fn the_help_names_every_exit_code() {
     let help = Cli::command().render_help().to_string();
     for exit in Exit::ALL {
         assert!(help.contains(exit.meaning()), "{exit:?} in {help}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_line_is_taken_or_refused_with_a_word(
+        words in proptest::collection::vec(
+            proptest::prop_oneof![
+                proptest::sample::select(vec![
+                    "serve", "run", "check", "init", "config", "status", "tasks", "runs", "agents", "list", "show", "create", "events", "logs", "--id", "--schedule",
+                    "--timeout", "--limit", "--metadata", "--config", "-o", "--", "-", "--json", "--query", "--attempt", "--server", "t", "0", "-1", "1e999", "{}",
+                    "every 5s", "cron", "../x", "http://h", "\u{0}",
+                ]).prop_map(str::to_owned),
+                "[ -~]{0,8}",
+            ],
+            0..8,
+        ),
+    ) {
+        match Cli::try_parse_from(std::iter::once("sandclock".to_owned()).chain(words)) {
+            Ok(_) => {}
+            Err(refusal) => proptest::prop_assert!(!refusal.to_string().trim().is_empty()),
+        }
     }
 }
 

@@ -114,6 +114,24 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_becomes_a_schedule_or_a_sentence(
+            text in proptest::prop_oneof!["[ -~]{0,20}", "(every|interval|cron|once|at) [0-9.]{0,8}(ms|s|m|h|d|)[ -~é]{0,6}", proptest::prelude::any::<String>()],
+        ) {
+            match schedule(&text) {
+                Ok(schedule) => proptest::prop_assert!(schedule["seconds"].as_f64().is_none_or(|seconds| seconds > 0.0), "{}", schedule),
+                Err(sentence) => proptest::prop_assert!(!sentence.chars().any(char::is_control), "{}", sentence),
+            }
+        }
+
+        #[test]
+        fn a_span_in_parts_is_their_sum(hours in 0u32..100, minutes in 0u32..100, seconds in 1u32..100, blank in "[ ]{0,2}") {
+            let told = schedule(&format!("every {hours}h{blank}{minutes}m{blank}{seconds}s")).unwrap();
+            proptest::prop_assert_eq!(told["seconds"].as_u64(), Some(u64::from(hours * 3600 + minutes * 60 + seconds)));
+        }
+    }
+
     #[test]
     fn a_moment_is_a_time_or_how_long_ago_it_was() {
         let now = Timestamp::from_seconds(1_000_000);

@@ -185,3 +185,115 @@ async fn count(store: &dyn Store, what: &What) -> Result<u64, StoreError> {
         What::Keys => Ok(store.counts(CountScope::All(Kind::Idempotency)).await?.total),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::domain::time::Timestamp;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Change, ChangeId, Index, Put, RecordId};
+
+    /// A clock of seconds that only the test moves.
+    #[derive(Default)]
+    struct Seconds(AtomicU64);
+
+    impl Clock for Seconds {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_seconds(i64::try_from(self.0.load(Ordering::SeqCst)).unwrap())
+        }
+
+        fn steady(&self) -> Timestamp {
+            self.now()
+        }
+
+        fn boot(&self) -> BootInstant {
+            BootInstant(self.0.load(Ordering::SeqCst) * 1_000_000_000)
+        }
+    }
+
+    struct Scene {
+        clock: Arc<Seconds>,
+        store: MemoryStore,
+        admission: Arc<Admission>,
+        agent: AgentId,
+    }
+
+    impl Scene {
+        fn new(most: u64) -> Scene {
+            let clock = Arc::new(Seconds::default());
+            let store = MemoryStore::new(Arc::<Seconds>::clone(&clock));
+            let admission = Admission::new(&Bounds { max_queued_runs: Some(most), ..Bounds::default() });
+            Scene { clock, store, admission, agent: AgentId::parse("a").unwrap() }
+        }
+
+        /// The time comes to count again.
+        async fn counted(&self) {
+            self.clock.0.fetch_add(1, Ordering::SeqCst);
+            self.admission.refresh(&self.store, &*self.clock).await;
+        }
+
+        fn take(&self) -> Option<Place> {
+            self.admission.run(&self.agent).ok()
+        }
+
+        /// What a commit that admits a run comes to.
+        async fn commit(&self, number: u128, status: Status) {
+            let index = Index { status: Some(status), ..Index::default() };
+            let put = Put { id: RecordId::new(Kind::Run, &format!("run_{number}")), index, body: bytes::Bytes::from_static(b"{}") };
+            let change = Change { id: ChangeId(number), guards: Vec::new(), puts: vec![put], deletes: Vec::new(), events: Vec::new() };
+            self.store.apply(vec![change]).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_on_its_way_into_the_store_takes_its_room_through_every_count() {
+        let scene = Scene::new(2);
+        scene.counted().await;
+        let first = scene.take().unwrap();
+        for _ in 0..3 {
+            scene.counted().await;
+        }
+        let second = scene.take().unwrap();
+        assert!(scene.take().is_none());
+        scene.commit(1, Status::Queued).await;
+        drop(first);
+        assert!(scene.take().is_none());
+        scene.counted().await;
+        assert!(scene.take().is_none(), "one waits in the store and one is on its way");
+        // What fell gives its room back with the next count.
+        drop(second);
+        scene.counted().await;
+        drop(scene.take().unwrap());
+        assert!(scene.take().is_none(), "what was admitted is taken to wait until it is counted");
+        scene.counted().await;
+        assert!(scene.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn counts_are_read_once_a_second_and_room_is_seen_by_then() {
+        let scene = Scene::new(1);
+        scene.counted().await;
+        drop(scene.take().unwrap());
+        scene.commit(1, Status::Queued).await;
+        scene.commit(1, Status::Running).await;
+        scene.admission.refresh(&scene.store, &*scene.clock).await;
+        assert!(scene.take().is_none(), "the counts are fresh");
+        scene.counted().await;
+        assert!(scene.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_full_before_is_full_from_the_start() {
+        let scene = Scene::new(3);
+        for number in 1..=3 {
+            scene.commit(number, Status::Queued).await;
+        }
+        scene.counted().await;
+        assert!(scene.take().is_none());
+        scene.commit(2, Status::Completed).await;
+        scene.counted().await;
+        assert!(scene.take().is_some());
+    }
+}

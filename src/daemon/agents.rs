@@ -15,7 +15,7 @@ use crate::domain::agent::{Agent, Limits};
 use crate::domain::id::AgentId;
 use crate::domain::time::Timestamp;
 use crate::plugins::{Catalogue, Loaded, PluginState, PluginStatus, Preparer};
-use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, GuestHost, Prepared, Sandbox};
+use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, GuestHost, Prepared, Sandbox};
 use crate::store::ClaimAgent;
 
 /// Prepares components for the sandbox.
@@ -190,6 +190,10 @@ struct SandboxStart {
 
 #[async_trait]
 impl Start for SandboxStart {
+    fn disk(&self) -> DiskUse {
+        DiskUse { bytes: self.limits.disk_bytes, files: self.limits.disk_files }
+    }
+
     async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
         spec.limits = self.limits.clone();
         spec.env.clone_from(&self.env);

@@ -1,7 +1,10 @@
 //! One attempt, from the claim to the commit of its outcome.
 //!
-//! Invariants: everything that it writes carries its fence; its mirrors are written before its outcome is committed, so that whoever
-//! sees the outcome finds them; a lost lease ends it without a word to the store.
+//! Invariants: everything that it writes carries its fence; its files are written through the directory that it opened, and none after
+//! its lease has ended by its own clock; its mirrors are written before its outcome is committed, so that whoever sees the outcome
+//! finds them; a lost lease ends it without a word to the store.
+
+mod workspace;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -14,7 +17,7 @@ use tracing::Instrument;
 use super::committer::CommitError;
 use super::error::ManagerError;
 use super::executor::Start;
-use super::guest::AttemptHost;
+use super::guest::{AttemptHost, CLAIMED};
 use super::inner::Inner;
 use super::live::LiveRun;
 use super::outage::tell_unless_out;
@@ -25,11 +28,11 @@ use crate::domain::event::Event;
 use crate::domain::id::RunId;
 use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
 use crate::domain::policy::ErrorKind;
-use crate::domain::run::{Run, Usage};
+use crate::domain::run::{Attempt, Run, Usage};
 use crate::domain::time::{Seconds, Timestamp};
-use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, Stop};
+use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, Stop};
 use crate::store::{Claimed, MAX_BODY_BYTES, RecordId, StoreError};
-use crate::workspace::Created;
+use crate::workspace::Workspace;
 
 /// How long a guest's reports gather before they are written.
 const GATHER: Duration = Duration::from_millis(100);
@@ -94,57 +97,36 @@ struct Work<'a> {
     live: LiveRun,
 }
 
+/// What is left of an attempt when its guest has ended.
+struct Remains {
+    /// The attempt's record as far as is known, with its rev.
+    attempt: (u64, Arc<Attempt>),
+    /// What the guest told that is not kept yet.
+    told: Vec<Event>,
+    /// Where it worked; none when it did not come to that.
+    workspace: Option<Workspace>,
+}
+
 impl Work<'_> {
     async fn run(&self, start: Arc<dyn Start>, slot: OwnedSemaphorePermit) {
         let inner = self.inner;
-        let (word, told) = match self.workspace(&*start).await {
-            Ok(created) => {
+        let (word, remains) = match self.workspace(&*start).await {
+            Ok(workspace) => {
                 // The sandbox holds the guest to its own limit.
                 let logs = inner.workspaces.logs().writer(&self.run.run_id, self.run.attempt, LOG_BYTES);
-                let host = Arc::new(AttemptHost::new(Arc::clone(&self.run), Arc::clone(&inner.clock), logs));
-                let spec = self.spec(created);
-                let report = self.guest(start, spec, &host).await;
+                let (run, attempt) = (Arc::clone(&self.run), self.claimed.attempt.clone());
+                let host = Arc::new(AttemptHost::new(inner, run, attempt, self.live.clone(), logs));
+                let report = self.guest(start, self.spec(workspace.as_ref()), &host).await;
                 host.close_logs();
-                (self.word_of(report), host.take())
+                (self.word_of(report), Remains { attempt: host.attempt(), told: host.take(), workspace })
             }
-            Err(error) => {
-                let message = format!("the workspace could not be made: {error}");
-                (Word::Outcome(Outcome::Failed { kind: ErrorKind::Host, message, after: None }, Usage::default()), Vec::new())
+            Err(word) => {
+                let attempt = (CLAIMED, Arc::new(self.claimed.attempt.clone()));
+                (word, Remains { attempt, told: Vec::new(), workspace: None })
             }
         };
         drop(slot);
-        self.end(word, told).await;
-    }
-
-    async fn workspace(&self, start: &dyn Start) -> Result<Created, ManagerError> {
-        let workspaces = self.inner.workspaces.clone();
-        if !start.needs_workspace() {
-            return Ok(Created { path: workspaces.root().join(&self.run.workspace_path), is_fresh: false });
-        }
-        let path = self.run.workspace_path.clone();
-        self.inner.blocking(move || workspaces.create(&path)).await
-    }
-
-    fn spec(&self, workspace: Created) -> AttemptSpec {
-        let run = &self.run;
-        AttemptSpec {
-            context: AttemptContext {
-                run_id: run.run_id.to_string(),
-                task_id: run.task_id.to_string(),
-                agent_id: run.agent_id.to_string(),
-                session_id: run.session_id.clone(),
-                attempt: run.attempt,
-                trigger: run.trigger_type.as_str().to_owned(),
-                due_at: run.due_at.map(|at| at.to_string()),
-                metadata: serde_json::to_string(&run.metadata).unwrap_or_else(|_| "{}".to_owned()),
-            },
-            query: run.query_snapshot.clone(),
-            workspace: workspace.path,
-            found: workspace.is_fresh.then(DiskUse::default),
-            limits: crate::domain::agent::Limits::default(),
-            env: Vec::new(),
-            time_limit: Some(run.policy.timeout_seconds.duration()),
-        }
+        self.end(word, remains).await;
     }
 
     /// Runs the guest, writes what it tells meanwhile, and ends its grace after a cancel.
@@ -188,7 +170,7 @@ impl Work<'_> {
 
     /// Appends events to the run's history under the attempt's fence.
     async fn append(&self, events: Vec<Event>, host: &AttemptHost) {
-        if events.is_empty() {
+        if events.is_empty() || !self.live.signals.holds_lease() {
             return;
         }
         self.live.move_history();
@@ -205,6 +187,7 @@ impl Work<'_> {
             .await;
         match appended {
             Ok(()) => {}
+            Err(error) if error.is_loss() => self.live.say_lost(&self.run.run_id),
             // It has told that it wrote nothing, so that nothing is told twice.
             Err(CommitError::Store(StoreError::Full(_))) => host.give_back(kept),
             Err(error) => {
@@ -233,21 +216,29 @@ impl Work<'_> {
             Ended::Failed { kind, message, after } => Outcome::Failed { kind, message, after },
             Ended::Cancelled { message } => Outcome::Cancelled(message),
             Ended::TimedOut => Outcome::TimedOut,
-            Ended::Stopped(Stop::CancelGraceOver) => {
-                let grace = self.run.policy.cancel_grace_seconds;
-                Outcome::Cancelled(format!("the agent did not stop within {grace} of the cancel and was stopped"))
-            }
-            Ended::Stopped(Stop::LeaseLost) => return Word::Lost,
-            Ended::Stopped(Stop::ShuttingDown) => return Word::HandBack("the daemon was stopped before the attempt ended"),
-            Ended::Stopped(Stop::NoCapacity) => return Word::HandBack("the sandbox had no room for another instance"),
+            Ended::Stopped(why) => return self.word_of_stop(why, usage),
         };
         Word::Outcome(outcome, usage)
     }
 
+    fn word_of_stop(&self, why: Stop, usage: Usage) -> Word {
+        match why {
+            Stop::CancelGraceOver => {
+                let grace = self.run.policy.cancel_grace_seconds;
+                let message = format!("the agent did not stop within {grace} of the cancel and was stopped");
+                Word::Outcome(Outcome::Cancelled(message), usage)
+            }
+            Stop::LeaseLost => Word::Lost,
+            Stop::ShuttingDown => Word::HandBack("the daemon was stopped before the attempt ended"),
+            Stop::NoCapacity => Word::HandBack("the sandbox had no room for another instance"),
+        }
+    }
+
     /// Decides what comes of the attempt and commits it.
-    async fn end(&self, word: Word, told: Vec<Event>) {
+    async fn end(&self, word: Word, remains: Remains) {
+        let run_id = &self.run.run_id;
         if matches!(word, Word::Lost) {
-            tracing::warn!("the lease was lost; the guest was stopped and nothing more is written for this attempt");
+            self.live.say_lost(run_id);
             return;
         }
         let chance = self.inner.entropy.fraction();
@@ -257,20 +248,21 @@ impl Work<'_> {
             Word::HandBack(why) => lifecycle::hand_back(run, attempt, fence, why, now),
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
-        let now = self.inner.clock.now();
-        let Ok(expected) = decide(Run::clone(&self.run), self.claimed.attempt.clone(), now) else { return };
-        self.mirror(&expected, &told).await;
+        let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
+        let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return };
+        let mirrored = self.mirror(&expected, &remains).await;
         for offer in 1.. {
-            match self.commit(Arc::clone(&decide), now, told.clone()).await {
+            match self.commit(Arc::clone(&decide), now, &remains).await {
                 Ok(run) => {
-                    if *run != expected.run {
-                        self.inner.mirror_from_store(&run.run_id).await;
+                    // A run that went back to the queue may be at work elsewhere by now, and another attempt writes its mirrors.
+                    if (*run != expected.run || !mirrored) && (run.status.is_settled() || self.live.signals.holds_lease()) {
+                        self.inner.mirror_from_store(run_id, remains.workspace).await;
                     }
                     tracing::debug!(status = run.status.as_str(), "the attempt ended");
                     return;
                 }
-                Err(CommitError::LeaseLost) | Err(CommitError::Refused(_)) => {
-                    tracing::warn!("the lease was lost; the attempt's outcome was refused");
+                Err(error) if error.is_loss() || matches!(error, CommitError::Refused(_)) => {
+                    self.live.say_lost(run_id);
                     return;
                 }
                 Err(CommitError::Store(error)) if error.is_transient() => {
@@ -285,7 +277,7 @@ impl Work<'_> {
                 }
             }
             // As long as the lease holds nobody else takes the run up, and the outcome is still worth keeping.
-            if offer >= OFFERS && self.live.signals.is_lease_over() {
+            if offer >= OFFERS && !self.live.signals.holds_lease() {
                 break;
             }
             tokio::time::sleep(GATHER).await;
@@ -293,26 +285,26 @@ impl Work<'_> {
         tracing::error!("the store did not take the attempt's outcome while its lease held; recovery takes the run up");
     }
 
-    async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, told: Vec<Event>) -> Result<Arc<Run>, CommitError<ManagerError>>
+    async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, remains: &Remains) -> Result<Arc<Run>, CommitError<ManagerError>>
     where
-        D: Fn(Run, crate::domain::run::Attempt, Timestamp) -> Result<Decision, Refused> + Send + Sync + 'static,
+        D: Fn(Run, Attempt, Timestamp) -> Result<Decision, Refused> + Send + Sync + 'static,
     {
         let (run_id, number, fence) = (self.run.run_id.clone(), self.run.attempt, self.fence);
         let claimed = Arc::clone(&self.run);
         let (run_key, attempt_key) = (RecordId::run(&run_id), RecordId::attempt(&run_id, number));
-        let known = vec![
-            Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)),
-            Known::at(attempt_key.clone(), 1, Arc::new(self.claimed.attempt.clone())),
-        ];
+        let (rev, attempt) = &remains.attempt;
+        let told = remains.told.clone();
+        let known =
+            vec![Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)), Known::at(attempt_key.clone(), *rev, Arc::clone(attempt))];
         let decide = move |txn: &mut Txn<'_>| {
             txn.held(&run_id, fence);
             let run = transitions::run_of(txn, &run_id)?;
-            let Some(attempt) = txn.get::<crate::domain::run::Attempt, _>(&attempt_key)? else {
+            let Some(attempt) = txn.get::<Attempt, _>(&attempt_key)? else {
                 return Err(ManagerError::not_found("Attempt", &attempt_key).into());
             };
             // As long as nothing came in between, the history tells what the mirrors tell, to the microsecond.
             let now = if Arc::ptr_eq(&run, &claimed) { at } else { txn.now() };
-            let mut decision = decide(Run::clone(&run), crate::domain::run::Attempt::clone(&attempt), now)?;
+            let mut decision = decide(Run::clone(&run), Attempt::clone(&attempt), now)?;
             decision.events.splice(0..0, told.iter().cloned());
             transitions::write(txn, decision)
         };
@@ -328,20 +320,24 @@ impl Work<'_> {
         lifecycle::history_at_first_claim(&self.run, digest).filter(|events| events.len() as u64 == self.claimed.events)
     }
 
-    /// Writes run.json, events.jsonl and the answer as they will be when the decision is committed.
-    async fn mirror(&self, decision: &Decision, told: &[Event]) {
+    /// Writes run.json, events.jsonl and the answer as they will be when the decision is committed; says whether it tried to.
+    async fn mirror(&self, decision: &Decision, remains: &Remains) -> bool {
+        if !self.live.signals.holds_lease() {
+            return false;
+        }
         let run = &decision.run;
-        let mut mirrors = match self.inner.mirrors_of(run, self.known_history(), told.iter().chain(&decision.events)).await {
+        let mut mirrors = match self.inner.mirrors_of(run, self.known_history(), remains.told.iter().chain(&decision.events)).await {
             Ok(mirrors) => mirrors,
             Err(error) => {
                 tell_unless_out!(error, warn, %error, "the history could not be read for the mirrors");
                 self.inner.owed_mirrors.note(&run.run_id);
-                return;
+                return true;
             }
         };
         if run.status == crate::domain::run::Status::Completed && mirrors.any() {
             mirrors.output = Some(decision.result.clone().or_else(|| run.result_preview.clone()).unwrap_or_default());
         }
-        self.inner.write_mirrors(mirrors).await;
+        self.inner.write_mirrors(mirrors, remains.workspace.clone()).await;
+        true
     }
 }

@@ -31,6 +31,9 @@ const TRIES: u32 = 12;
 const PATIENCE: [Duration; 5] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// How long after a change was tried its absence tells that it was not made: what is deleted has been there for longer.
+const TOLD_APART: Duration = Duration::from_secs(30);
+
 /// Why a decision was not committed.
 #[derive(Debug)]
 pub enum CommitError<E> {
@@ -42,6 +45,13 @@ pub enum CommitError<E> {
     Contended,
     /// The store did not answer, or the daemon stops.
     Store(StoreError),
+}
+
+impl<E> CommitError<E> {
+    /// Whether the lease that it depends on is gone, be it that the whole store is.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, CommitError::LeaseLost | CommitError::Store(StoreError::TakenOver(_)))
+    }
 }
 
 enum Ruling {
@@ -131,7 +141,7 @@ pub struct Committer {
 pub struct Parts {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// The clock of decisions.
+    /// What tells how long ago a change was tried.
     pub clock: Arc<dyn Clock>,
     /// Where the names of changes come from.
     pub entropy: Arc<dyn Entropy>,
@@ -230,8 +240,8 @@ impl Work {
         while !jobs.is_empty() {
             let missing: Vec<RecordId> = std::mem::take(&mut wanted).into_iter().filter(|id| !cells.contains(id)).collect();
             if !missing.is_empty() {
-                match self.load(&missing).await {
-                    Ok(records) => missing.into_iter().zip(records).for_each(|(id, record)| cells.load(id, record)),
+                match self.patiently(|store| store.get(&missing)).await {
+                    Ok(records) => missing.iter().cloned().zip(records).for_each(|(id, record)| cells.load(id, record)),
                     Err(error) => {
                         jobs.into_iter().for_each(|waiting| waiting.job.failed(CommitError::Store(error.clone())));
                         jobs = Vec::new();
@@ -239,8 +249,19 @@ impl Work {
                     }
                 }
             }
-            // One present for all rounds: a decision that depends on it must not need other records each time it is asked.
-            let now = *present.get_or_insert_with(|| self.parts.clock.now());
+            // One present for all rounds: a decision that depends on it must not need other records each time it is asked. It is the
+            // store's, which judges what follows from it.
+            let now = match present {
+                Some(now) => now,
+                None => match self.patiently(|store| store.now()).await {
+                    Ok(now) => *present.insert(now),
+                    Err(error) => {
+                        jobs.into_iter().for_each(|waiting| waiting.job.failed(CommitError::Store(error.clone())));
+                        jobs = Vec::new();
+                        break;
+                    }
+                },
+            };
             let mut needy = Vec::new();
             for mut waiting in jobs {
                 if bytes > BATCH_BYTES {
@@ -270,10 +291,14 @@ impl Work {
         later
     }
 
-    async fn load(&self, ids: &[RecordId]) -> Result<Vec<Option<crate::store::Record>>, StoreError> {
+    /// Asks the store, again and again for a while where that can help.
+    async fn patiently<'a, T, F>(&'a self, ask: impl Fn(&'a dyn Store) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut patience = PATIENCE.iter();
         loop {
-            match self.parts.store.get(ids).await {
+            match ask(&*self.parts.store).await {
                 Err(error) if error.is_transient() => match patience.next() {
                     Some(wait) => tokio::time::sleep(*wait).await,
                     None => return Err(error),
@@ -291,6 +316,7 @@ impl Work {
         }
         let mut again = Vec::new();
         let mut patience = PATIENCE.iter();
+        let began = self.parts.clock.boot();
         while !groups.is_empty() {
             let changes = groups.iter().map(|group| group.change.clone()).collect();
             match self.parts.store.apply(changes).await {
@@ -314,7 +340,9 @@ impl Work {
                     if let Ok(written) = &written {
                         groups = self.unresolved(groups, written);
                     }
-                    if wait.is_none() {
+                    // A daemon that slept meanwhile cannot tell any more what was made and deleted from what was not made.
+                    let is_late = Duration::from_nanos(self.parts.clock.boot().0.saturating_sub(began.0)) >= TOLD_APART;
+                    if wait.is_none() || is_late {
                         tell_unless_out!(error, error, %error, "a batch of {} changes could not be committed", groups.len());
                         groups.into_iter().for_each(|group| group.failed(&error));
                         return again;

@@ -50,9 +50,9 @@ pub enum ManagerError {
 }
 
 impl ManagerError {
-    /// Whether the store is away or full, which the daemon's log has told by then.
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, ManagerError::Store(error) if error.is_transient())
+    /// Whether the store is away, full or another daemon's, which the daemon's log has told by then.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, ManagerError::Store(error) if error.is_outage())
     }
 
     /// There is no such thing.

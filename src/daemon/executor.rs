@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, GuestHost};
+use crate::domain::agent::Limits;
+use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, GuestHost};
 use crate::store::ClaimAgent;
 
 /// Starts attempts of one agent from one digest.
@@ -13,6 +14,12 @@ pub trait Start: Send + Sync + 'static {
     /// Whether attempts use their workspace, so that it must be there.
     fn needs_workspace(&self) -> bool {
         true
+    }
+
+    /// The most that a workspace of the agent may hold.
+    fn disk(&self) -> DiskUse {
+        let limits = Limits::default();
+        DiskUse { bytes: limits.disk_bytes, files: limits.disk_files }
     }
 
     /// Executes an attempt to its end. The agent's own limits and environment stand in for those of `spec`.

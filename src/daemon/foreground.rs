@@ -121,6 +121,7 @@ impl Foreground {
             },
             query: run.query,
             workspace: run.workspace.to_owned(),
+            folder: None,
             found: None,
             limits,
             env,

@@ -21,7 +21,7 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::{Run, Status};
 use crate::domain::time::Seconds;
 use crate::store::{Kind, RecordId, Store, StoreError};
-use crate::workspace::{EVENTS_JSONL, OUTPUT_MD, RUN_JSON, WorkspaceError, Workspaces};
+use crate::workspace::{DiskUsage, EVENTS_JSONL, OUTPUT_MD, RUN_JSON, Takeover, Workspace, WorkspaceError, Workspaces};
 
 /// How many events are read at once.
 pub(super) const EVENTS_PAGE: usize = 1000;
@@ -78,6 +78,8 @@ pub struct Inner {
 pub(super) struct Mirrors {
     run: RunId,
     path: String,
+    /// The run's latest fence.
+    fence: u64,
     run_json: Option<Vec<u8>>,
     events_jsonl: Option<Vec<u8>>,
     pub(super) output: Option<String>,
@@ -120,8 +122,8 @@ impl Inner {
         known: Option<Vec<Event>>,
         more: impl Iterator<Item = &Event>,
     ) -> Result<Mirrors, StoreError> {
-        let (run_id, path) = (run.run_id.clone(), run.workspace_path.clone());
-        let mut mirrors = Mirrors { run: run_id, path, run_json: None, events_jsonl: None, output: None };
+        let (run_id, path, fence) = (run.run_id.clone(), run.workspace_path.clone(), run.lease_generation);
+        let mut mirrors = Mirrors { run: run_id, path, fence, run_json: None, events_jsonl: None, output: None };
         if run.policy.write_run_json {
             mirrors.run_json = serde_json::to_vec_pretty(run).ok();
         }
@@ -160,13 +162,14 @@ impl Inner {
         }
     }
 
-    /// Writes mirrors and answers whether that went well. A failure is told in the log once for each run, and they are owed.
-    pub(super) async fn write_mirrors(&self, mirrors: Mirrors) -> bool {
+    /// Writes mirrors into the workspace that an attempt has open, else into the run's own, and answers whether that went well. A failure
+    /// is told in the log once for each run, and they are owed.
+    pub(super) async fn write_mirrors(&self, mirrors: Mirrors, opened: Option<Workspace>) -> bool {
         if !mirrors.any() {
             return true;
         }
         let (run, path) = (mirrors.run.clone(), mirrors.path.clone());
-        let written = self.put_mirrors(mirrors).await;
+        let written = self.put_mirrors(mirrors, opened).await;
         if let Err(error) = &written
             && self.owed_mirrors.note(&run)
         {
@@ -176,13 +179,20 @@ impl Inner {
     }
 
     /// Writes mirrors; answers with the names of the files that are there then.
-    pub(super) async fn put_mirrors(&self, mirrors: Mirrors) -> Result<Vec<&'static str>, ManagerError> {
+    pub(super) async fn put_mirrors(&self, mirrors: Mirrors, opened: Option<Workspace>) -> Result<Vec<&'static str>, ManagerError> {
         let workspaces = self.workspaces.clone();
         self.blocking(move || {
+            let workspace = match opened {
+                Some(workspace) => workspace,
+                None => {
+                    let most = DiskUsage { bytes: u64::MAX, entries: u64::MAX };
+                    workspaces.take_over(&mirrors.path, Takeover { fence: mirrors.fence, lost: None, most }, &|| true)?
+                }
+            };
             if let Some(output) = &mirrors.output {
-                workspaces.write_output_if_absent(&mirrors.path, output)?;
+                workspace.write_output_if_absent(output)?;
             }
-            workspaces.write_mirrors(&mirrors.path, mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())?;
+            workspace.write_mirrors(mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())?;
             let files = [
                 (mirrors.run_json.is_some(), RUN_JSON),
                 (mirrors.events_jsonl.is_some(), EVENTS_JSONL),
@@ -193,15 +203,16 @@ impl Inner {
         .await
     }
 
-    /// Writes a run's mirrors from what the store has; answers whether that went well.
-    pub(super) async fn mirror_from_store(&self, run: &RunId) -> bool {
+    /// Writes a run's mirrors from what the store has, into the workspace that an attempt has open, else into the run's own; answers
+    /// whether that went well.
+    pub(super) async fn mirror_from_store(&self, run: &RunId, opened: Option<Workspace>) -> bool {
         let written: Result<bool, ManagerError> = async {
             let run = self.read_run(run).await?;
             let mut mirrors = self.mirrors_of(&run, None, std::iter::empty()).await?;
             if run.status == Status::Completed {
                 mirrors.output = Some(self.read_result(&run).await?.unwrap_or_default());
             }
-            Ok(self.write_mirrors(mirrors).await)
+            Ok(self.write_mirrors(mirrors, opened).await)
         }
         .await;
         written.unwrap_or_else(|error| {

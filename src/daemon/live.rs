@@ -22,12 +22,13 @@ pub struct LiveRun {
     /// Ends when a cancel is asked for.
     pub cancelled: CancellationToken,
     history_moved: Arc<AtomicBool>,
+    told_lost: Arc<AtomicBool>,
 }
 
 impl LiveRun {
     /// An attempt that nobody has cancelled.
     pub fn new(fence: u64, signals: Arc<AttemptSignals>) -> Self {
-        LiveRun { fence, signals, cancelled: CancellationToken::new(), history_moved: Arc::default() }
+        LiveRun { fence, signals, cancelled: CancellationToken::new(), history_moved: Arc::default(), told_lost: Arc::default() }
     }
 
     /// Notes that events are added to the run's history while it executes.
@@ -38,6 +39,13 @@ impl LiveRun {
     /// Whether events may have been added to the run's history since its claim.
     pub fn has_history_moved(&self) -> bool {
         self.history_moved.load(Ordering::Acquire)
+    }
+
+    /// Says in the log that its lease is lost, once.
+    pub fn say_lost(&self, run: &RunId) {
+        if !self.told_lost.swap(true, Ordering::AcqRel) {
+            tracing::warn!(%run, fence = self.fence, "the lease of a run was lost: its guest is stopped, and nothing more is written for it here");
+        }
     }
 
     /// Tells its guest that a cancel was asked for.
@@ -67,7 +75,7 @@ impl LiveRuns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an attempt.
+    /// Adds an attempt. One of the same run that is still here has lost its lease.
     pub fn add(&self, run: RunId, live: LiveRun) {
         let mut state = self.state();
         if state.early.contains(&run) {
@@ -77,7 +85,9 @@ impl LiveRuns {
         if let Some(why) = state.stopped {
             live.signals.trap_now(why);
         }
-        state.runs.insert(run, live);
+        if let Some(older) = state.runs.insert(run, live) {
+            older.signals.trap_now(Stop::LeaseLost);
+        }
     }
 
     /// Takes an attempt out, unless the run has another fence by now.
@@ -146,6 +156,8 @@ mod tests {
         assert!(cancelled.signals.cancel_asked() && cancelled.signals.may_act() && !here.signals.cancel_asked());
         live.remove(&run, 1);
         assert_eq!(live.get(&run).unwrap().fence, 2, "an older attempt does not take a newer one out");
+        live.add(run.clone(), LiveRun::new(3, AttemptSignals::new()));
+        assert!(!cancelled.signals.holds_lease(), "two attempts of a run are never both at work");
         live.stop_all(Stop::ShuttingDown);
         live.add(RunId::parse("run_2").unwrap(), late.clone());
         assert!(!cancelled.signals.may_act() && !late.signals.may_act());

@@ -3,6 +3,8 @@
 //! Invariant: whoever meets a transient error of the store need not tell of it: its outage has been told, and its end will be. While
 //! the store is full nothing new is begun, so that the room that is left is for what runs.
 //!
+//! A store that is another daemon's by now stays so: every attempt here has lost its lease, and what takes up work ends.
+//!
 //! How it fails: an outage that nobody's call meets is not noticed, and harms nobody.
 
 use std::mem::discriminant;
@@ -15,8 +17,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
+use super::live::LiveRuns;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
+use crate::sandbox::Stop;
 use crate::store::{
     Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
     Renewal, Scope, Store, StoreError,
@@ -28,7 +32,7 @@ const ASK: Duration = Duration::from_secs(1);
 /// Tells of what an error has led to, quietly where the store's outage is the reason and has been told.
 macro_rules! tell_unless_out {
     ($error:expr, $level:ident, $($told:tt)+) => {
-        if $error.is_transient() { tracing::debug!($($told)+) } else { tracing::$level!($($told)+) }
+        if $error.is_outage() { tracing::debug!($($told)+) } else { tracing::$level!($($told)+) }
     };
 }
 pub(super) use tell_unless_out;
@@ -39,6 +43,7 @@ pub struct Outage {
     now: watch::Sender<Option<StoreError>>,
     /// A store that this daemon has closed is not out.
     closed: AtomicBool,
+    gone: CancellationToken,
 }
 
 impl Outage {
@@ -55,6 +60,19 @@ impl Outage {
         match self.reason() {
             Some(full @ StoreError::Full(_)) => Err(full),
             _ => Ok(()),
+        }
+    }
+
+    /// Ends when the store is another daemon's.
+    pub fn gone(&self) -> &CancellationToken {
+        &self.gone
+    }
+
+    fn lose(&self, error: &StoreError, live: &LiveRuns) {
+        if !self.gone.is_cancelled() {
+            self.gone.cancel();
+            tracing::error!(%error, "the daemon lost its store: it executes nothing any more and answers only what there is");
+            live.stop_all(Stop::LeaseLost);
         }
     }
 
@@ -131,11 +149,16 @@ pub struct Watched {
     pub store: Arc<dyn Store>,
     /// Where they are noticed.
     pub outage: Arc<Outage>,
+    /// What executes under its leases.
+    pub live: Arc<LiveRuns>,
 }
 
 impl Watched {
     fn seen<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        answer.inspect_err(|error| self.outage.meet(error))
+        answer.inspect_err(|error| match error {
+            StoreError::TakenOver(_) => self.outage.lose(error, &self.live),
+            other => self.outage.meet(other),
+        })
     }
 }
 

@@ -56,7 +56,7 @@ impl Inner {
             match self.read_run(&run).await {
                 // The end of its attempt writes them, and must not be overtaken.
                 Ok(now) if !now.status.is_terminal() => continue,
-                Ok(_) if self.mirror_from_store(&run).await => {
+                Ok(_) if self.mirror_from_store(&run, None).await => {
                     tracing::info!(%run, "the mirrors of a run were written after all");
                 }
                 Err(ManagerError::NotFound { .. }) => {}

@@ -17,7 +17,7 @@ use super::transitions::{self, Step};
 use super::txn::{Stop, Txn};
 use crate::domain::event::{Event, EventName};
 use crate::domain::id::RunId;
-use crate::domain::lifecycle;
+use crate::domain::lifecycle::{self, Refused};
 use crate::domain::run::{Attempt, Run};
 use crate::store::{Due, DueKind, Record, RecordId, StoreError};
 
@@ -102,7 +102,7 @@ async fn recover_one(inner: &Inner, record: &Record) -> bool {
         Ok(Some(after)) => {
             tracing::warn!(%run, fence, status = after.status.as_str(), "a run was taken from a lost worker");
             if after.status.is_terminal() {
-                inner.mirror_from_store(&run).await;
+                inner.mirror_from_store(&run, None).await;
             }
             true
         }
@@ -145,7 +145,7 @@ async fn expire(inner: &Inner, record: &Record) -> bool {
     };
     match inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
         Ok(()) => {
-            inner.mirror_from_store(&run).await;
+            inner.mirror_from_store(&run, None).await;
         }
         Err(error) => {
             let error = ManagerError::from(error);
@@ -162,14 +162,19 @@ pub async fn write_heartbeats(inner: Arc<Inner>, mut heartbeats: mpsc::Receiver<
         let id = RecordId::run(&run_id);
         let decide = move |txn: &mut Txn<'_>| -> Result<(), Stop<ManagerError>> {
             let run = transitions::run_of(txn, &run_id)?;
+            // The attempt's end may be in the same batch, and nothing comes behind that.
+            if !run.status.is_leased() || run.lease_generation != fence {
+                return Err(ManagerError::from(Refused::LeaseLost(run_id.clone())).into());
+            }
             txn.held(&run_id, fence);
             let now = txn.now();
             txn.event(&run_id, Event::of(&run, EventName::Heartbeat, now));
             Ok(())
         };
         match inner.committer.commit(vec![id], Vec::new(), decide).await {
-            // The run has ended meanwhile.
-            Ok(()) | Err(CommitError::LeaseLost | CommitError::Refused(_)) => {}
+            // The run has ended meanwhile, or is not this daemon's any more.
+            Ok(()) | Err(CommitError::Refused(_)) => {}
+            Err(error) if error.is_loss() => {}
             Err(error) => {
                 let error = ManagerError::from(error);
                 tell_unless_out!(error, warn, %error, "a heartbeat could not be written");

@@ -20,12 +20,15 @@ use super::txn::Txn;
 use crate::domain::id::TaskId;
 use crate::store::{CountScope, Counts, DueKind, Kind, PageRequest, Record, RecordId, Scope};
 
-/// How many records are deleted in one change.
-const CHUNK: usize = 128;
+/// How many records are deleted in one change: few enough that it is soon over though each run has a thousand events.
+const CHUNK: usize = 64;
 /// How many changes one pass makes for one status, kind or task before the next has its turn.
-const TURN: usize = 64;
+const TURN: usize = 128;
 /// How many tasks are counted in one pass.
 const TASKS: usize = 1000;
+/// How long an ended run is kept at least, whatever the bounds: whoever made it and lost the answer finds it by reading back, and would
+/// make it again where it is gone.
+const LEAST: Duration = Duration::from_secs(60);
 
 /// Deletes until it is told to stop.
 pub async fn keep_bounds(inner: Arc<Inner>, stop: CancellationToken) {
@@ -60,7 +63,7 @@ impl Pass<'_> {
         removal::clear_noted(self.inner).await?;
         let mut more = false;
         for (status, for_at_least) in self.inner.settings.bounds.retention.of_statuses() {
-            more |= self.runs_that(DueKind::Ended { status, for_at_least }).await?;
+            more |= self.runs_that(DueKind::Ended { status, for_at_least: for_at_least.max(LEAST) }).await?;
         }
         more |= self.runs_beyond_the_number().await?;
         if let Some(for_at_least) = self.inner.settings.bounds.retention.skipped {
@@ -129,10 +132,13 @@ impl Pass<'_> {
     /// Deletes a task's oldest ended runs, so many.
     async fn oldest_of(&self, task: TaskId, mut excess: usize) -> Result<bool, ManagerError> {
         let scope = Scope::Runs { task: Some(task), status: None };
+        let now = self.inner.store.now().await?;
         let mut page = PageRequest::first(CHUNK);
         for _ in 0..TURN {
             let listed = self.inner.store.list(scope.clone(), page).await?;
-            let ended = |record: &Record| record.decode_run().is_ok_and(|run| run.status.is_terminal());
+            let ended = |record: &Record| {
+                record.decode_run().is_ok_and(|run| run.status.is_terminal() && run.finished_at.is_none_or(|at| now.since(at) >= LEAST))
+            };
             let oldest: Vec<Record> = listed.records.into_iter().filter(ended).take(excess).collect();
             excess -= self.delete(oldest).await?;
             // Those that are live are passed over.

@@ -88,7 +88,7 @@ impl Daemon {
         let wakeups = Arc::new(Wakeups::default());
         let live = Arc::new(LiveRuns::default());
         let outage = Arc::new(Outage::default());
-        let store: Arc<dyn Store> = Arc::new(Watched { store: parts.store, outage: Arc::clone(&outage) });
+        let store: Arc<dyn Store> = Arc::new(Watched { store: parts.store, outage: Arc::clone(&outage), live: Arc::clone(&live) });
         let (committer, committing) = Committer::start(Parts {
             store: Arc::clone(&store),
             clock: Arc::clone(&parts.clock),
@@ -114,7 +114,8 @@ impl Daemon {
             spawner: parts.spawner,
             settings: parts.settings,
         });
-        let (intake, upkeep) = (CancellationToken::new(), CancellationToken::new());
+        // Whatever works by itself ends when the store is another daemon's.
+        let (intake, upkeep) = (inner.outage.gone().child_token(), inner.outage.gone().child_token());
         let (beats, to_write) = mpsc::channel(HEARTBEATS);
         let heartbeats = inner.spawner.spawn(Box::pin(recovery::write_heartbeats(Arc::clone(&inner), to_write)));
         let renewing = inner.spawner.spawn_apart(Box::pin(renewals::renew(Arc::clone(&inner), beats, upkeep.clone())))?;

@@ -68,7 +68,7 @@ async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop
             return Ok(wait.min(inner.settings.poll));
         }
         let failed: Vec<(String, ManagerError)> = stream::iter(ready)
-            .map(|record| dispatch_one(Arc::clone(inner), record))
+            .map(|record| dispatch_one(Arc::clone(inner), record, due.now))
             .buffer_unordered(inner.settings.dispatch_batch.max(1))
             .filter_map(|failed| async move { failed })
             .collect()
@@ -94,8 +94,9 @@ async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop
     Ok(Duration::ZERO)
 }
 
-/// Dispatches one task; answers with its id and the error when that could not be done.
-async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<(String, ManagerError)> {
+/// Dispatches what of one task was due at `now` by the store's clock, which alone judges that: a daemon whose own is behind would find
+/// nothing to do and be told of it again and again. Answers with the task's id and the error when that could not be done.
+async fn dispatch_one(inner: Arc<Inner>, record: Record, now: Timestamp) -> Option<(String, ManagerError)> {
     let key = record.id.key.to_string();
     let result = async {
         let task = TaskId::parse(&key).map_err(|error| ManagerError::Host(error.to_string()))?;
@@ -105,7 +106,7 @@ async fn dispatch_one(inner: Arc<Inner>, record: Record) -> Option<(String, Mana
         ids.extend(state.next_nominal_at.map(|nominal| RecordId::run(&occurrence(nominal))));
         let known = Known::at(record.id.clone(), record.rev, state);
         let (settings, mut queue) = (inner.settings.clone(), Queue { admission: Arc::clone(&inner.admission), places: Vec::new() });
-        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, &settings, &mut queue);
+        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, &settings, &mut queue, now);
         inner.committer.commit(ids, vec![known], decide).await.map_err(ManagerError::from)
     }
     .await;
@@ -129,7 +130,7 @@ impl Queue {
 }
 
 /// Decides about a task's due occurrences.
-fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSettings, queue: &mut Queue) -> Step<()> {
+fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSettings, queue: &mut Queue, now: Timestamp) -> Step<()> {
     let state_id = RecordId::schedule(task_id);
     let Some(state) = txn.get::<ScheduleState, _>(&state_id)? else { return Ok(()) };
     let Some(task) = txn.get::<Task, _>(&RecordId::task(task_id))? else {
@@ -137,7 +138,6 @@ fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSet
         txn.delete(state_id);
         return Ok(());
     };
-    let now = txn.now();
     let mut due = state.due(&task.schedule, now, settings.misfire_grace, OCCURRENCES);
     if due.fire.is_empty() && due.skipped.is_none() {
         return Ok(());

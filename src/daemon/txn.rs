@@ -6,6 +6,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -130,7 +131,7 @@ pub(super) enum Write {
 
 /// The records of a batch as they are after the decisions so far.
 #[derive(Default)]
-pub(super) struct Cells(HashMap<RecordId, Cell>);
+pub(super) struct Cells(HashMap<RecordId, Cell, RandomState>);
 
 impl Cells {
     pub(super) fn contains(&self, id: &RecordId) -> bool {

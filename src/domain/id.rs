@@ -105,6 +105,11 @@ fn hex_v7(prefix: &str, at: Timestamp, random: &[u8; 10]) -> Arc<str> {
 }
 
 impl RunId {
+    /// Whether a text has the form of the ids that are made here: `run_` and 32 hexadecimal digits.
+    pub fn is_made(text: &str) -> bool {
+        text.strip_prefix("run_").is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+
     /// The id of a run that was asked for at `at`, with ten bytes of randomness.
     pub fn manual(at: Timestamp, random: [u8; 10]) -> Self {
         RunId(hex_v7("run_", at, &random))

@@ -8,6 +8,11 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::text::printable;
+
+/// What is kept of a message that repeats what was given, in characters.
+const MESSAGE_CHARS: usize = 400;
+
 /// One thing that is wrong with an input: where, and what in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -125,7 +130,8 @@ impl<'a> Fields<'a> {
         match serde_json::from_value(value) {
             Ok(value) => Some(value),
             Err(error) => {
-                let error = error.to_string();
+                // The reader's message repeats what it was given.
+                let error = printable(&error.to_string(), MESSAGE_CHARS);
                 self.fault(name, if error.is_empty() { format!("{shown} does not fit") } else { error });
                 None
             }
@@ -166,11 +172,16 @@ impl<'a> Fields<'a> {
     /// Refuses every field that was not taken.
     pub fn refuse_rest(self, known: &[&str]) {
         for name in self.object.keys() {
-            let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+            let shown = shown_name(name);
             let path = if self.path.is_empty() { shown } else { format!("{}.{shown}", self.path) };
             self.faults.add(path, format!("is not a known field; known are {}", known.join(", ")));
         }
     }
+}
+
+/// A name from outside as a fault can carry it; one without characters is shown in quotes.
+pub fn shown_name(name: &str) -> String {
+    if name.is_empty() { "``".to_owned() } else { name.chars().take(64).flat_map(char::escape_debug).collect() }
 }
 
 fn kind_of(value: &Value) -> &'static str {

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::id::{AgentId, RunId, TaskId};
 use super::time::Seconds;
 
+/// The longest name of a folder, in bytes, that file systems take.
+const LONGEST_NAME: usize = 255;
+/// The longest path above a run's own folder, in bytes: with a file's path behind it, it must stay below the kernel's 4096.
+const LONGEST_FOLDERS: usize = 900;
+
 /// What happens when a task is to run while a run of it is live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -235,6 +240,30 @@ impl WorkspacePolicy {
             }
         }
         None
+    }
+
+    /// Says what is wrong with the paths that the template makes of a task's ids, or nothing when its runs can have workspaces.
+    pub fn fault_with(&self, agent: &AgentId, task: &TaskId) -> Option<String> {
+        let path = self.namespace_template.replace("{agent_id}", agent.as_str()).replace("{task_id}", task.as_str());
+        let folders = path.strip_suffix("/{run_id}").unwrap_or(&path);
+        if folders.len() > LONGEST_FOLDERS {
+            return Some(format!(
+                "with the ids of the task and its agent it has {} bytes; at most {LONGEST_FOLDERS} are allowed",
+                folders.len()
+            ));
+        }
+        let bad = folders.split('/').find(|folder| folder.len() > LONGEST_NAME || RunId::is_made(folder))?;
+        let shown: String = bad.chars().take(64).collect();
+        Some(if bad.len() > LONGEST_NAME {
+            format!(
+                "with the ids of the task and its agent it has the folder `{shown}…` of {} bytes; a folder's name has at most {LONGEST_NAME}",
+                bad.len()
+            )
+        } else {
+            format!(
+                "with the ids of the task and its agent it has the folder `{shown}`, which only a run's own may be called; choose another id"
+            )
+        })
     }
 
     /// A run's path below the workspace root.

@@ -117,6 +117,7 @@ impl Task {
             }
             return Err(faults);
         };
+        task.check_workspace(&agent_id, &task_id, &mut faults);
         faults.into_result(task.into_task(task_id, agent_id, query, schedule, enabled, source, now, now))
     }
 
@@ -148,6 +149,7 @@ impl Task {
         let query = query.unwrap_or_else(|| self.query.clone());
         let schedule = schedule.unwrap_or_else(|| self.schedule.clone());
         let (task, agent) = (self.task_id.clone(), self.agent_id.clone());
+        settings.check_workspace(&agent, &task, &mut faults);
         faults.into_result(settings.into_task(task, agent, query, schedule, enabled, self.source.clone(), self.created_at, now))
     }
 
@@ -283,6 +285,13 @@ impl Settings {
             on_unknown: fields.or("on_unknown", base.on_unknown),
             max_recoveries: nullable(fields, "max_recoveries", base.max_recoveries),
             cancel_grace_seconds: nullable(fields, "cancel_grace_seconds", base.cancel_grace_seconds),
+        }
+    }
+
+    /// Refuses a template that no run of this task could have a workspace under.
+    fn check_workspace(&self, agent: &AgentId, task: &TaskId, faults: &mut Faults) {
+        if let Some(fault) = self.workspace_policy.fault_with(agent, task) {
+            faults.add("workspace_policy.namespace_template", fault);
         }
     }
 

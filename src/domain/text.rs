@@ -12,3 +12,12 @@ pub fn bounded(mut text: String, bytes: usize, mark: &str) -> String {
     }
     text
 }
+
+/// At most so many characters of a text, those that would steer a terminal or break a line escaped.
+pub fn printable(text: &str, characters: usize) -> String {
+    let mut shown = String::with_capacity(text.len().min(characters));
+    for given in text.chars().take(characters) {
+        if given.is_control() { shown.extend(given.escape_debug()) } else { shown.push(given) }
+    }
+    shown
+}

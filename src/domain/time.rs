@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An instant in UTC, in microseconds since the Unix epoch.
@@ -66,7 +66,50 @@ impl Timestamp {
 
     /// The event payloads' form of the instant, with `+00:00` where records say `Z`.
     pub fn with_numeric_offset(self) -> String {
-        self.to_datetime().to_rfc3339_opts(SecondsFormat::Micros, false)
+        format!("{}+00:00", self.without_offset().as_str())
+    }
+
+    /// RFC 3339 with microseconds, up to where the offset stands. Every record has several of these: the digits are set in place.
+    fn without_offset(self) -> Text<26> {
+        let at = self.to_datetime();
+        let mut text = Text::new(*b"0000-00-00T00:00:00.000000");
+        text.set(0, 4, u32::try_from(at.year()).unwrap_or(0));
+        text.set(5, 2, at.month());
+        text.set(8, 2, at.day());
+        text.set(11, 2, at.hour());
+        text.set(14, 2, at.minute());
+        text.set(17, 2, at.second());
+        text.set(20, 6, at.timestamp_subsec_micros());
+        text
+    }
+
+    fn in_utc(self) -> Text<27> {
+        let mut text = Text::new(*b"0000-00-00T00:00:00.000000Z");
+        text.bytes.iter_mut().zip(self.without_offset().bytes).for_each(|(to, from)| *to = from);
+        text
+    }
+}
+
+/// ASCII of a fixed length.
+struct Text<const N: usize> {
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Text<N> {
+    fn new(bytes: [u8; N]) -> Self {
+        Text { bytes }
+    }
+
+    /// Writes a number's last `digits` digits from `at` on.
+    fn set(&mut self, at: usize, digits: usize, mut number: u32) {
+        for place in self.bytes.iter_mut().skip(at).take(digits).rev() {
+            *place = b'0' + u8::try_from(number % 10).unwrap_or(0);
+            number /= 10;
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes).unwrap_or_default()
     }
 }
 
@@ -86,13 +129,13 @@ impl Sub<Duration> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.to_datetime().to_rfc3339_opts(SecondsFormat::Micros, true))
+        out.write_str(self.in_utc().as_str())
     }
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.in_utc().as_str())
     }
 }
 
@@ -119,8 +162,9 @@ impl Seconds {
     /// From seconds with a fraction; none where it is not finite, negative or past [`Seconds::MAX`].
     pub fn from_f64(seconds: f64) -> Option<Self> {
         let span = Duration::try_from_secs_f64(seconds).ok()?;
-        // Microseconds are all that a record keeps of an instant, so a span keeps no more.
-        let span = Duration::from_micros(u64::try_from(span.as_micros()).ok()?);
+        // Microseconds are all that a record keeps of an instant, so a span keeps no more. The nearest one, not the one below: a long
+        // span that is written as a number would lose one each time it is read.
+        let span = Duration::from_micros(u64::try_from(span.as_nanos().saturating_add(500) / 1000).ok()?);
         (span <= Self::MAX.0).then_some(Seconds(span))
     }
 

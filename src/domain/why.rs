@@ -40,6 +40,8 @@ pub enum Code {
     Stopping,
     /// This daemon executes no runs.
     NoWorker,
+    /// The store takes nothing at the moment.
+    StoreOut,
     /// This daemon has no such agent.
     AgentUnknown,
     /// The agent's plugin does not serve.
@@ -99,6 +101,8 @@ pub struct Here {
     pub is_stopping: bool,
     /// Whether it executes runs at all.
     pub executes: bool,
+    /// Why its store takes nothing at the moment.
+    pub outage: Option<&'static str>,
     /// How many runs it executes at once.
     pub max_running: usize,
     /// How many it executes now.

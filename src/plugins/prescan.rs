@@ -148,6 +148,29 @@ mod tests {
         assert!(prescan("a.wasm", b"(component)", Caps::DEFAULT).unwrap_err().contains("is not WebAssembly"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_pass_or_are_refused_in_a_sentence(
+            changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..4),
+            from in proptest::prelude::any::<proptest::sample::Index>(),
+            tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+            is_cut in proptest::prelude::any::<bool>(),
+        ) {
+            let mut bytes = wat::parse_str(doubling(2)).unwrap();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if is_cut {
+                bytes.truncate(from.index(bytes.len()));
+                bytes.extend(tail);
+            }
+            if let Err(refusal) = prescan("a.wasm", &bytes, Caps::DEFAULT) {
+                proptest::prop_assert!(refusal.starts_with("`a.wasm` ") && !refusal.chars().any(char::is_control), "{}", refusal);
+            }
+        }
+    }
+
     #[test]
     fn functions_are_capped_in_number_and_size_over_all_modules() {
         let caps = Caps { functions: 3, function_bytes: 64, ..Caps::DEFAULT };

@@ -3,7 +3,7 @@
 //! Invariant: each attempt has a store of its own, which is dropped at its end whatever the guest did. A guest that computes is
 //! ended by its epoch callback, one that waits in a host call by dropping its future.
 
-use std::path::Path;
+use std::fs::File;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 
 use super::engine::Ticker;
 use super::fault::{self, Fault, Phase};
-use super::host::disk::{Disk, open_workspace};
+use super::host::disk::{Disk, open_workspace, reopen};
 use super::host::http::{self, DeniedHttp};
 use super::host::logs::{GuestLog, Kept};
 use super::host::walk;
@@ -132,16 +132,19 @@ async fn open_disk(spec: &AttemptSpec, meter: &Arc<Meter>, signals: &Arc<Attempt
     let cannot = |error: std::io::Error| {
         Ended::failed(ErrorKind::Host, format!("the workspace {} cannot be opened: {error}", spec.workspace.display()))
     };
-    let root = open_workspace(&spec.workspace).map_err(cannot)?;
+    let root = match &spec.folder {
+        Some(folder) => reopen(folder).map_err(cannot)?,
+        None => open_workspace(&spec.workspace).map_err(cannot)?,
+    };
     let found = match spec.found {
         Some(found) => found,
-        None => count(&spec.workspace).await.map_err(cannot)?,
+        None => count(&root).await.map_err(cannot)?,
     };
     Ok(Arc::new(Disk::new(root, found, &spec.limits, Arc::clone(meter), Arc::clone(signals))))
 }
 
-async fn count(workspace: &Path) -> std::io::Result<DiskUse> {
-    let root = open_workspace(workspace)?;
+async fn count(root: &File) -> std::io::Result<DiskUse> {
+    let root = root.try_clone()?;
     tokio::task::spawn_blocking(move || walk::count(&root)).await.map_err(std::io::Error::other)?
 }
 

@@ -27,8 +27,8 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, HasData, Linker};
 
 pub use prepare::{PrepareError, Prepared, Shape};
-pub use signals::{AttemptSignals, Stop, boottime_nanos};
-pub use spec::{AttemptContext, AttemptReport, AttemptSpec, DiskUse, Ended, GuestHost, LogStream, Usage};
+pub use signals::{AttemptSignals, Halt, Stop, boottime_nanos};
+pub use spec::{AttemptContext, AttemptReport, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogStream, Usage};
 
 use crate::domain::policy::ErrorKind;
 use engine::Ticker;

@@ -37,7 +37,7 @@ const STOPS: [Stop; 4] = [Stop::CancelGraceOver, Stop::LeaseLost, Stop::Shutting
 
 /// Why an attempt has to end now: the worker's stop or the attempt's own time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Halt {
+pub enum Halt {
     /// The worker says so.
     Stopped(Stop),
     /// The time limit passed.
@@ -50,6 +50,8 @@ pub struct AttemptSignals {
     cancel: AtomicBool,
     /// 0 for none, otherwise one more than the index in [`STOPS`].
     stop: AtomicU8,
+    /// The lease was found lost, whatever stopped the guest before.
+    lost: AtomicBool,
     /// By [`Clock::boot`]; 0 for none.
     lease_end: AtomicU64,
     changed: Notify,
@@ -67,6 +69,7 @@ impl AttemptSignals {
             clock,
             cancel: AtomicBool::default(),
             stop: AtomicU8::default(),
+            lost: AtomicBool::default(),
             lease_end: AtomicU64::default(),
             changed: Notify::default(),
         })
@@ -90,6 +93,9 @@ impl AttemptSignals {
 
     /// Ends the guest at its next instruction or wait. Only the first call counts.
     pub fn trap_now(&self, why: Stop) {
+        if why == Stop::LeaseLost {
+            self.lost.store(true, Ordering::Release);
+        }
         let code = STOPS.iter().zip(1..).find_map(|(stop, code)| (*stop == why).then_some(code)).unwrap_or(1);
         // A stop that is already there has the better reason.
         let _ = self.stop.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
@@ -105,15 +111,25 @@ impl AttemptSignals {
         }
     }
 
+    /// Sets a later instant at which the guest must be stopped; an earlier one changes nothing. For answers that may overtake each other.
+    pub fn extend_lease(&self, at: u64) {
+        self.lease_end.fetch_max(at, Ordering::AcqRel);
+    }
+
+    /// Whether the lease holds by the attempt's own clock, whatever else has stopped it: its end may be told.
+    pub fn holds_lease(&self) -> bool {
+        let lease_end = self.lease_end.load(Ordering::Acquire);
+        !self.lost.load(Ordering::Acquire) && (lease_end == 0 || self.now() < lease_end)
+    }
+
+    /// Why the attempt was ended from outside, if it was.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stop_at(self.now())
+    }
+
     /// Whether the attempt may begin anything that is seen outside: a file write, an event, a request.
     pub fn may_act(&self) -> bool {
         self.stop_at(self.now()).is_none()
-    }
-
-    /// Whether its lease has ended without a renewal.
-    pub fn is_lease_over(&self) -> bool {
-        let lease_end = self.lease_end.load(Ordering::Acquire);
-        lease_end != 0 && boottime_nanos() >= lease_end
     }
 
     fn stop_at(&self, now: u64) -> Option<Stop> {
@@ -125,8 +141,8 @@ impl AttemptSignals {
         (lease_end != 0 && now >= lease_end).then_some(Stop::LeaseLost)
     }
 
-    /// Why the attempt has to end now, if it has to. `deadline` is the end of its time limit, 0 for none.
-    pub(crate) fn halt(&self, deadline: u64) -> Option<Halt> {
+    /// Why the attempt has to end now, if it has to. `deadline` is the end of its time limit by [`Clock::boot`], 0 for none.
+    pub fn halt(&self, deadline: u64) -> Option<Halt> {
         let now = self.now();
         if let Some(stop) = self.stop_at(now) {
             return Some(Halt::Stopped(stop));
@@ -135,7 +151,7 @@ impl AttemptSignals {
     }
 
     /// Waits until the attempt has to end. Safe to drop at any point.
-    pub(crate) async fn halted(&self, deadline: u64) -> Halt {
+    pub async fn halted(&self, deadline: u64) -> Halt {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -164,7 +180,7 @@ impl AttemptSignals {
     }
 
     /// Waits until a cancel is asked for. Safe to drop at any point.
-    pub(crate) async fn cancelled(&self) {
+    pub async fn cancelled(&self) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -200,6 +216,22 @@ mod tests {
         assert!(signals.may_act());
         signals.set_lease_end(0);
         assert!(signals.may_act());
+    }
+
+    #[test]
+    fn a_stop_for_another_reason_leaves_the_lease() {
+        let signals = AttemptSignals::new();
+        signals.trap_now(Stop::ShuttingDown);
+        assert!(signals.holds_lease() && !signals.may_act());
+        signals.trap_now(Stop::LeaseLost);
+        assert_eq!((signals.holds_lease(), signals.stopped()), (false, Some(Stop::ShuttingDown)));
+        let signals = AttemptSignals::new();
+        signals.set_lease_end(boottime_nanos() + 60_000_000_000);
+        assert!(signals.holds_lease());
+        signals.extend_lease(1);
+        assert!(signals.holds_lease(), "an answer that was overtaken shortens no lease");
+        signals.set_lease_end(1);
+        assert!(!signals.holds_lease());
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! What goes into an attempt and what comes out of it.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use async_trait::async_trait;
 
 use super::signals::Stop;
 use crate::domain::agent::Limits;
@@ -47,6 +51,8 @@ pub struct AttemptSpec {
     pub query: String,
     /// The workspace: a folder that exists, seen by the guest as `/`.
     pub workspace: PathBuf,
+    /// That folder, opened, where whoever gives the attempt has it so: it is used and the path is not, whoever has its name by then.
+    pub folder: Option<Arc<OwnedFd>>,
     /// What the workspace holds at the start, where that is known, as it is for a new one; none has it counted.
     pub found: Option<DiskUse>,
     /// What the attempt may use.
@@ -130,9 +136,27 @@ pub enum LogStream {
     Stderr,
 }
 
-/// Where the guest's reports, events and logs go. Every call returns at once: it is made on the guest's thread. Counts and
-/// sizes were checked against the limits before; the texts are the guest's own and untrusted.
+/// Why nothing outside may be changed for an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EffectsRefused {
+    /// Another attempt may have begun.
+    #[error("the attempt may change nothing outside: the lease of its run is lost")]
+    LeaseLost,
+    /// What would have to be known of it when it is lost could not be kept.
+    #[error("the attempt may change nothing outside as long as the store cannot keep that it begins to: {0}")]
+    NotKept(String),
+}
+
+/// Where the guest's reports, events and logs go. Every call but `begin_effects` returns at once: it is made on the guest's thread.
+/// Counts and sizes were checked against the limits before; the texts are the guest's own and untrusted.
+#[async_trait]
 pub trait GuestHost: Send + Sync {
+    /// Keeps that the attempt begins to change something outside, before it does: a request other than GET, HEAD and OPTIONS. To be
+    /// awaited before each such call; only the first takes time.
+    ///
+    /// # Errors
+    /// The call must not be made.
+    async fn begin_effects(&self) -> Result<(), EffectsRefused>;
     /// A sentence about how far the guest is, with the part done from 0 to 1 where it is known.
     fn report(&self, message: String, fraction: Option<f64>);
     /// An event of the agent's own. The payload should be JSON, but nobody has checked it.

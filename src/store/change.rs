@@ -6,7 +6,7 @@ use crate::domain::event::Event;
 use crate::domain::id::RunId;
 
 /// Names a change, so that a lost answer can be told from a lost change. Unique for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChangeId(pub u128);
 
 /// What must hold for a change to be applied.

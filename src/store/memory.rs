@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::request::Times;
 use super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Index, Kind, Lease, NumberedEvent, Outcome, Page, PageRequest,
-    Put, Record, RecordId, Renewal, Scope, Store, StoreError, When,
+    Put, Record, RecordId, Renewal, Scope, Store, StoreError, When, put_aside,
 };
 use crate::clock::Clock;
 use crate::domain::event::Event;
@@ -45,21 +46,23 @@ struct Stored {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<RecordId, Stored>,
+    records: HashMap<RecordId, Stored, RandomState>,
     /// All records of a kind in page order.
     ordered: BTreeMap<(Kind, i64), RecordId>,
     /// Ready runs by agent, longest due first.
     ready: BTreeMap<AgentId, BTreeSet<(Timestamp, i64, RunId)>>,
     /// Leased runs by the lease's end.
     leased: BTreeSet<(Timestamp, i64, RunId)>,
+    /// Leased runs by the wish that they were given to.
+    tokens: BTreeMap<(super::ChangeId, i64), RunId>,
     /// Records other than ready runs that have a due time, by kind and, of runs, by status.
     due: BTreeMap<(Kind, Option<Status>), ByTime>,
     by_task: BTreeMap<(TaskId, Kind, i64), RecordId>,
     by_agent: BTreeMap<(AgentId, Kind, i64), RecordId>,
     by_run: BTreeMap<(RunId, Kind, i64), RecordId>,
     by_status: BTreeMap<(Status, i64), RecordId>,
-    events: HashMap<RunId, Vec<Event>>,
-    counts: HashMap<CountScope, Counts>,
+    events: HashMap<RunId, Vec<Event>, RandomState>,
+    counts: HashMap<CountScope, Counts, RandomState>,
     last_order: i64,
 }
 
@@ -123,10 +126,13 @@ impl State {
         if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
             if let Some(until) = lease.as_ref().and_then(|lease| lease.until) {
                 let entry = (until, *order, run.clone());
+                let token = stored.token.map(|token| (token, *order));
                 if add {
                     self.leased.insert(entry);
+                    self.tokens.extend(token.map(|token| (token, run.clone())));
                 } else {
                     self.leased.remove(&entry);
+                    token.map(|token| self.tokens.remove(&token));
                 }
             }
             if let (true, Some(agent), Some(due)) = (ready, agent, due) {
@@ -223,8 +229,15 @@ impl State {
         let id = RecordId::run(run_id);
         // A wish that names an agent twice has found the run twice.
         let Some(stored) = self.records.get(&id).filter(|stored| stored.index.ready) else { return Ok(None) };
-        let mut run = stored.record.decode_run()?;
         let Times { now, steady } = at;
+        let mut run = match stored.record.decode_run() {
+            Ok(run) => run,
+            Err(error) => {
+                let aside = put_aside(id, &stored.index, stored.record.body.clone(), &error);
+                self.put(aside, None, now);
+                return Ok(None);
+            }
+        };
         let until = steady + request.lease;
         let fence = stored.record.lease.as_ref().map_or(0, |lease| lease.fence) + 1;
         let patch = lifecycle::claim(&mut run, digest, &request.worker, fence, now, steady..until);
@@ -250,22 +263,17 @@ impl State {
     /// What an earlier wish with this token was given.
     fn claimed_under(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let mut claimed = Vec::new();
-        for (.., run) in &self.leased {
+        for run in self.tokens.range((request.token, i64::MIN)..=(request.token, i64::MAX)).map(|(_, run)| run) {
             let Some(stored) = self.records.get(&RecordId::run(run)) else { continue };
-            let lease = stored.record.lease.as_ref();
-            if stored.token == Some(request.token) && lease.and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
+            if stored.record.lease.as_ref().and_then(|lease| lease.owner.as_ref()) == Some(&request.worker) {
                 let run = stored.record.decode_run()?;
                 let attempt = self.records.get(&RecordId::attempt(&run.run_id, run.attempt));
                 let attempt = attempt.ok_or_else(|| StoreError::corrupt(format!("run {} has no attempt record", run.run_id)))?;
                 let attempt = attempt.record.decode()?;
-                claimed.push((
-                    stored.record.order,
-                    Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run },
-                ));
+                claimed.push(Claimed { attempt, rev: stored.record.rev, events: self.events_of(&run.run_id).len() as u64, run });
             }
         }
-        claimed.sort_by_key(|(order, _)| *order);
-        Ok(claimed.into_iter().map(|(_, claimed)| claimed).collect())
+        Ok(claimed)
     }
 
     fn events_of(&self, run: &RunId) -> &[Event] {

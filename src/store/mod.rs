@@ -7,7 +7,8 @@
 //! - The store numbers a run's events 1, 2, 3 … in the commit of the change that carries them.
 //! - A fence rises with every claim of a run and is never reset.
 //! - Only the store's clock judges what is due and which leases hold. A store without a server of its own judges leases by
-//!   [`crate::clock::Clock::steady`], so that a step of the wall clock neither ends nor prolongs one.
+//!   [`crate::clock::Clock::steady`], so that a step of the wall clock neither ends nor prolongs one, and how old something is by
+//!   the earlier of the two, so that no step makes it older.
 //! - Every put of an ended run, of a skip range and of an idempotency key has a due time; [`DueKind::Ended`] and [`DueKind::Aged`]
 //!   find them by it along an index, however many are not due yet.
 //! - Deleting a run deletes its attempts, events, checkpoints and result in the same change.
@@ -34,6 +35,8 @@ pub use change::{Change, ChangeId, Guard, Outcome};
 pub use record::{Index, Kind, Lease, MAX_BODY_BYTES, NumberedEvent, PARKED_FOR, Put, Record, RecordId, When};
 pub use request::{ClaimAgent, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Page, PageRequest, Renewal, Scope};
 
+use record::put_aside;
+
 /// Why a store could not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -46,6 +49,9 @@ pub enum StoreError {
     /// What it holds is not what was written.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// Another daemon has made the store its own. Nothing that this one asks for is written any more.
+    #[error("the store was taken over by another daemon while this one was away: {0}; nothing is written any more, stop one of the two")]
+    TakenOver(String),
     /// The request itself cannot be met, whatever the store's state.
     #[error("the store refused: {0}")]
     Invalid(String),
@@ -55,6 +61,11 @@ impl StoreError {
     /// What the store holds is not what was written.
     pub fn corrupt(what: impl Into<String>) -> Self {
         StoreError::Corrupt(what.into())
+    }
+
+    /// Whether it concerns the store as a whole, whatever was asked of it.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::TakenOver(_))
     }
 
     /// Whether asking again can help.
@@ -69,7 +80,8 @@ pub trait Store: Send + Sync + 'static {
     /// Applies changes in order; one outcome for each.
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError>;
 
-    /// Leases ready and due runs of the wanted agents, longest due first, and applies `domain::lifecycle::claim` to each.
+    /// Leases ready and due runs of the wanted agents, longest due first, and applies `domain::lifecycle::claim` to each. A run that
+    /// cannot be read is taken out of those that are ready, so that it holds up no others.
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError>;
 
     /// Renews leases; one answer for each, in order. Goes ahead of every change that waits.
@@ -90,7 +102,8 @@ pub trait Store: Send + Sync + 'static {
     /// A run's events with numbers above `after`, in order.
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError>;
 
-    /// The store's clock.
+    /// The store's clock, by which decisions are made. It is asked for with each batch: a store behind a network reckons it from what its
+    /// server told last.
     async fn now(&self) -> Result<Timestamp, StoreError>;
 
     /// Writes out what can be, and lets go of files and connections.

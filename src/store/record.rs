@@ -11,10 +11,17 @@ use super::{ChangeId, StoreError};
 use crate::domain::event::Event;
 use crate::domain::id::{AgentId, RunId, TaskId, WorkerId};
 use crate::domain::run::{Attempt, Run, SlotPart, Status};
+use crate::domain::text::printable;
 use crate::domain::time::Timestamp;
 
 /// The largest body of a record, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// What is kept of a message about a record that cannot be read, in characters.
+const ERROR_CHARS: usize = 400;
+
+/// Few bodies are larger.
+const USUAL_BODY_BYTES: usize = 2048;
 
 /// How long a parked run waits before it fails.
 pub const PARKED_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -204,11 +211,13 @@ impl Put {
     /// # Errors
     /// The value is larger than a record may be.
     pub fn of<T: Serialize>(id: RecordId, index: Index, value: &T) -> Result<Put, StoreError> {
-        let body = serde_json::to_vec(value).map_err(|error| StoreError::Invalid(format!("{id} cannot be written: {error}")))?;
+        // A buffer that grows with the text would be copied several times and kept larger than what it holds.
+        let mut body = Vec::with_capacity(USUAL_BODY_BYTES);
+        serde_json::to_writer(&mut body, value).map_err(|error| StoreError::Invalid(format!("{id} cannot be written: {error}")))?;
         if body.len() > MAX_BODY_BYTES {
             return Err(too_large(&id, body.len()));
         }
-        Ok(Put { id, index, body: Bytes::from(body) })
+        Ok(Put { id, index, body: Bytes::copy_from_slice(&body) })
     }
 
     /// Writes a run. `now` is the time of the decision.
@@ -227,6 +236,17 @@ impl Put {
         let id = RecordId::attempt(&attempt.run_id, attempt.attempt_number);
         Put::of(id, Index { run: Some(attempt.run_id.clone()), ..Index::default() }, attempt)
     }
+}
+
+/// Takes a run that cannot be read out of those that can be claimed, so that it holds up no others. All else of it stays as it is.
+pub(super) fn put_aside(id: RecordId, index: &Index, body: Bytes, error: &StoreError) -> Put {
+    tracing::error!(%id, %error, "a run cannot be read and is put aside: it is not claimed any more, and all else goes on; restore its record from a copy of the store");
+    Put { id, index: Index { ready: false, due: None, ..index.clone() }, body }
+}
+
+/// What is stored cannot be read. The reader's message repeats what is stored.
+pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> StoreError {
+    StoreError::corrupt(format!("{what} cannot be read: {}", printable(&error.to_string(), ERROR_CHARS)))
 }
 
 pub(super) fn too_large(id: &RecordId, bytes: usize) -> StoreError {
@@ -271,7 +291,7 @@ impl Record {
     /// # Errors
     /// The body is not such a value: the store was written by something else.
     pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
-        serde_json::from_slice(&self.body).map_err(|error| StoreError::corrupt(format!("record {} cannot be read: {error}", self.id)))
+        serde_json::from_slice(&self.body).map_err(|error| unreadable(&format!("record {}", self.id), &error))
     }
 
     /// The run that this record is, its lease fields as the store has them.

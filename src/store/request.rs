@@ -131,7 +131,12 @@ impl Times {
 
     /// The present that judges records of that kind.
     pub(super) fn of(self, what: &DueKind) -> Timestamp {
-        if *what == DueKind::ExpiredLeases { self.steady } else { self.now }
+        match what {
+            DueKind::ExpiredLeases => self.steady,
+            // A clock that is set ahead must not age what is kept.
+            DueKind::Ended { .. } | DueKind::Aged { .. } => self.now.min(self.steady),
+            _ => self.now,
+        }
     }
 }
 

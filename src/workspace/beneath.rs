@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::error::WorkspaceError;
+use crate::domain::id::RunId;
 
 /// The longest path inside a workspace that can be asked for; with the workspace's own it stays below the kernel's limit.
 const FILE_PATH_BYTES: usize = 3000;
@@ -63,15 +64,11 @@ pub(super) fn check_workspace(path: &str) -> Result<(), WorkspaceError> {
         if part.is_empty() || part.starts_with('.') || !part.bytes().all(allowed) {
             return Err(WorkspaceError::bad_path(path, "its parts are letters, digits, `_`, `.` and `-`, and none starts with a dot"));
         }
-        if parts.peek().is_some() && is_run_id(part) {
+        if parts.peek().is_some() && RunId::is_made(part) {
             return Err(WorkspaceError::bad_path(path, "only its last part can be a run's id, so that no workspace lies inside another"));
         }
     }
     Ok(())
-}
-
-fn is_run_id(part: &str) -> bool {
-    part.strip_prefix("run_").is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Checks a path inside a workspace, as a user asks for it.

@@ -43,6 +43,25 @@ pub enum WorkspaceError {
         /// The workspace root.
         path: String,
     },
+    /// There is more in it than its agent may have.
+    #[error(
+        "the workspace `{path}` cannot be copied for the next attempt: it holds more than {bytes} bytes or {files} files, which its agent \
+         may have; raise the agent's limits.disk_bytes and limits.disk_files"
+    )]
+    TooLarge {
+        /// The workspace, safe to show.
+        path: String,
+        /// The most bytes.
+        bytes: u64,
+        /// The most files.
+        files: u64,
+    },
+    /// The attempt that asked may do no more.
+    #[error("the workspace `{path}` was left as it is: the attempt was stopped, or another one has taken it over; nothing is to be done")]
+    Stopped {
+        /// The workspace, safe to show.
+        path: String,
+    },
     /// The operating system refused.
     #[error("cannot {what} `{path}`: {source}; look at the disk and at the permissions of the workspace root")]
     Io {

@@ -5,6 +5,7 @@
 //! Every call blocks for as long as the disk takes; errors say what was tried and where, and leave nothing half-written.
 
 mod beneath;
+mod copy;
 mod download;
 mod error;
 mod listing;
@@ -12,6 +13,7 @@ mod logs;
 mod mirrors;
 mod parents;
 mod removal;
+mod takeover;
 mod text;
 mod usage;
 mod walk;
@@ -27,6 +29,7 @@ pub use download::OpenFile;
 pub use error::WorkspaceError;
 pub use listing::{FileEntry, FileKind, FilePage, LARGEST_PAGE};
 pub use logs::{AttemptLogs, LogLine, LogPage, LogStream, LogWriter};
+pub use takeover::Takeover;
 pub use text::printable;
 pub use usage::DiskUsage;
 
@@ -51,13 +54,45 @@ struct Shared {
     logs: AttemptLogs,
 }
 
-/// A workspace that is there now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Created {
+/// A workspace that is there now, opened: whatever is written through it lands in this very directory, whoever has the name by then.
+#[derive(Clone)]
+pub struct Workspace {
     /// Its absolute path.
     pub path: PathBuf,
+    /// Its directory.
+    pub dir: Arc<OwnedFd>,
     /// Whether this call made it.
     pub is_fresh: bool,
+    /// What it holds, where that is known: of one that is new or has just been copied.
+    pub found: Option<DiskUsage>,
+    shown: String,
+    shared: Arc<Shared>,
+}
+
+impl Workspace {
+    /// Writes `run.json` and `events.jsonl`, each whole or not at all. Whatever a guest put under these names is replaced; a directory is
+    /// renamed to `NAME.guest-N`.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn write_mirrors(&self, run_json: Option<&[u8]>, events_jsonl: Option<&[u8]>) -> Result<(), WorkspaceError> {
+        for (name, content) in [(RUN_JSON, run_json), (EVENTS_JSONL, events_jsonl)] {
+            if let Some(content) = content {
+                let replaced = mirrors::replace(&self.dir, &self.shared.temp_names, name, content);
+                replaced.map_err(|errno| WorkspaceError::io("write a mirror in", &self.shown, errno))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the answer as `output.md` when nothing has that name; says whether it did.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn write_output_if_absent(&self, answer: &str) -> Result<bool, WorkspaceError> {
+        let written = mirrors::write_if_absent(&self.dir, &self.shared.temp_names, OUTPUT_MD, answer.as_bytes());
+        written.map_err(|errno| WorkspaceError::io("write output.md in", &self.shown, errno))
+    }
 }
 
 impl Workspaces {
@@ -89,41 +124,54 @@ impl Workspaces {
         &self.shared.path
     }
 
-    /// Makes a run's directory, and those above it where they are missing; one system call when they are there.
+    /// Makes a run's directory, and those above it where they are missing, and opens it; two system calls when they are there.
     ///
     /// # Errors
     /// The path cannot be a workspace's, something else than a directory is there, or the disk refuses.
-    pub fn create(&self, path: &str) -> Result<Created, WorkspaceError> {
+    pub fn create(&self, path: &str) -> Result<Workspace, WorkspaceError> {
         beneath::check_workspace(path)?;
         let made = self.shared.parents.make(&self.shared.root, path);
-        let is_fresh = made.map_err(WorkspaceError::making("make the workspace", path))?;
-        Ok(Created { path: self.shared.path.join(path), is_fresh })
+        let (dir, is_fresh) = made.map_err(WorkspaceError::making("make the workspace", path))?;
+        Ok(Workspace {
+            path: self.shared.path.join(path),
+            dir: Arc::new(dir),
+            is_fresh,
+            found: is_fresh.then(DiskUsage::default),
+            shown: path.to_owned(),
+            shared: Arc::clone(&self.shared),
+        })
     }
 
-    /// Writes `run.json` and `events.jsonl`, each whole or not at all, and makes the workspace when it is missing. Whatever a guest
-    /// put under these names is replaced; a directory is renamed to `NAME.guest-N`.
+    /// Opens a run's directory for an attempt that is not its first, and makes it where it is missing. Where an attempt was lost that may
+    /// still be at work somewhere, its directory is set aside first and the run gets a copy. `may_go_on` is asked before each step.
     ///
     /// # Errors
-    /// The path cannot be a workspace's, or the disk refuses.
-    pub fn write_mirrors(&self, path: &str, run_json: Option<&[u8]>, events_jsonl: Option<&[u8]>) -> Result<(), WorkspaceError> {
-        let dir = self.open_or_create(path)?;
-        for (name, content) in [(RUN_JSON, run_json), (EVENTS_JSONL, events_jsonl)] {
-            if let Some(content) = content {
-                let replaced = mirrors::replace(&dir, &self.shared.temp_names, name, content);
-                replaced.map_err(|errno| WorkspaceError::io("write a mirror in", path, errno))?;
+    /// As [`Workspaces::create`]; [`WorkspaceError::TooLarge`], and [`WorkspaceError::Stopped`] when the attempt may not go on or a newer
+    /// one has been here. Calling again goes on from there.
+    pub fn take_over(&self, path: &str, takeover: Takeover, may_go_on: &dyn Fn() -> bool) -> Result<Workspace, WorkspaceError> {
+        beneath::check_workspace(path)?;
+        let copied = self.take_over_in_parent(path, takeover, may_go_on).map_err(|fault| match fault {
+            copy::Fault::Os(errno) => WorkspaceError::making("copy for the next attempt the workspace", path)(errno),
+            copy::Fault::TooLarge => {
+                WorkspaceError::TooLarge { path: error::shown(path), bytes: takeover.most.bytes, files: takeover.most.entries }
+            }
+            copy::Fault::Stopped => WorkspaceError::Stopped { path: error::shown(path) },
+        })?;
+        let workspace = self.create(path)?;
+        Ok(Workspace { found: copied.or(workspace.found), ..workspace })
+    }
+
+    fn take_over_in_parent(&self, path: &str, takeover: Takeover, may_go_on: &dyn Fn() -> bool) -> Result<Option<DiskUsage>, copy::Fault> {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        for _ in 0..parents::TRIES {
+            let parent = self.shared.parents.open(&self.shared.root, above)?;
+            match takeover::take_over(&parent, name, takeover, may_go_on) {
+                // The removal of another run took the parent, which was empty.
+                Err(copy::Fault::Os(Errno::NOENT)) => self.shared.parents.forget(above),
+                other => return other,
             }
         }
-        Ok(())
-    }
-
-    /// Writes the answer as `output.md` when nothing has that name; says whether it did.
-    ///
-    /// # Errors
-    /// The path cannot be a workspace's, or the disk refuses.
-    pub fn write_output_if_absent(&self, path: &str, answer: &str) -> Result<bool, WorkspaceError> {
-        let dir = self.open_or_create(path)?;
-        let written = mirrors::write_if_absent(dir, &self.shared.temp_names, OUTPUT_MD, answer.as_bytes());
-        written.map_err(|errno| WorkspaceError::io("write output.md in", path, errno))
+        Err(copy::Fault::Os(Errno::NOENT))
     }
 
     /// One page of at most `limit` entries (held to 1 … [`LARGEST_PAGE`]), all levels deep, mirrors included, in the byte order of
@@ -147,8 +195,8 @@ impl Workspaces {
         download::open_file(&self.shared.root, &format!("{path}/{file}"))
     }
 
-    /// Removes a workspace with all that is in it, then the folders above it that are empty now, but not the root. A workspace that is
-    /// not there is removed.
+    /// Removes a workspace with all that is in it and all that was set aside for it, then the folders above it that are empty now, but not
+    /// the root. A workspace that is not there is removed.
     ///
     /// # Errors
     /// The disk refuses, or something keeps writing into it; calling again goes on.
@@ -160,7 +208,9 @@ impl Workspaces {
             Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(WorkspaceError::making("remove", path)(errno)),
         };
-        let removed = removal::remove_tree(parent, name).and_then(|()| removal::remove_empty_folders(&self.shared.root, above));
+        let removed = removal::remove_tree(&parent, name)
+            .and_then(|()| takeover::remove(&parent, name))
+            .and_then(|()| removal::remove_empty_folders(&self.shared.root, above));
         removed.map_err(WorkspaceError::making("remove", path))
     }
 
@@ -197,15 +247,5 @@ impl Workspaces {
     fn read(&self, path: &str) -> Result<OwnedFd, WorkspaceError> {
         beneath::check_workspace(path)?;
         beneath::directory(&self.shared.root, path).map_err(WorkspaceError::reading("open", path))
-    }
-
-    fn open_or_create(&self, path: &str) -> Result<OwnedFd, WorkspaceError> {
-        beneath::check_workspace(path)?;
-        match beneath::base(&self.shared.root, path) {
-            Err(Errno::NOENT) => {}
-            other => return other.map_err(WorkspaceError::making("open the workspace", path)),
-        }
-        self.create(path)?;
-        beneath::base(&self.shared.root, path).map_err(WorkspaceError::making("open the workspace", path))
     }
 }

@@ -18,9 +18,9 @@ const MOST: usize = 32;
 /// How long a directory is trusted to be where it was found.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How often a workspace is tried while other runs' removals take its parents away.
-const TRIES: usize = 100;
+pub(super) const TRIES: usize = 100;
 /// Open to whom the umask allows.
-const MODE: Mode = Mode::from_raw_mode(0o777);
+pub(super) const MODE: Mode = Mode::from_raw_mode(0o777);
 
 /// The directories above workspaces.
 #[derive(Default)]
@@ -34,8 +34,8 @@ struct Known {
 }
 
 impl Parents {
-    /// Makes a workspace's directory, and those above it; says whether it is new.
-    pub(super) fn make(&self, root: impl AsFd, path: &str) -> Result<bool, Errno> {
+    /// Makes a workspace's directory, and those above it, and opens it; says whether it is new.
+    pub(super) fn make(&self, root: impl AsFd, path: &str) -> Result<(OwnedFd, bool), Errno> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         for _ in 0..TRIES {
             match self.make_in(&root, parent, name) {
@@ -47,16 +47,18 @@ impl Parents {
         Err(Errno::NOENT)
     }
 
-    fn make_in(&self, root: impl AsFd, parent: &str, name: &str) -> Result<bool, Errno> {
+    fn make_in(&self, root: impl AsFd, parent: &str, name: &str) -> Result<(OwnedFd, bool), Errno> {
         let dir = self.open(root, parent)?;
-        match mkdirat(&dir, name, MODE) {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) => beneath::base(&dir, name).map(|_| false),
-            Err(errno) => Err(errno),
-        }
+        let is_fresh = match mkdirat(&dir, name, MODE) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(errno) => return Err(errno),
+        };
+        Ok((beneath::base(&dir, name)?, is_fresh))
     }
 
-    fn open(&self, root: impl AsFd, parent: &str) -> Result<Arc<OwnedFd>, Errno> {
+    /// Opens a directory above workspaces, made where it is missing.
+    pub(super) fn open(&self, root: impl AsFd, parent: &str) -> Result<Arc<OwnedFd>, Errno> {
         let now = Instant::now();
         let is_fresh = |known: &Known| now.saturating_duration_since(known.found) < TRUSTED_FOR;
         {
@@ -76,7 +78,8 @@ impl Parents {
         Ok(dir)
     }
 
-    fn forget(&self, parent: &str) {
+    /// Looks a directory up anew the next time.
+    pub(super) fn forget(&self, parent: &str) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(parent);
     }
 }

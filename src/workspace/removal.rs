@@ -24,7 +24,7 @@ pub(super) fn remove_tree(parent: impl AsFd, name: &str) -> Result<(), Errno> {
             Err(errno) => return Err(errno),
         }
         match beneath::directory(&parent, name) {
-            Ok(top) => walk::walk(top, &mut Remover)?,
+            Ok(top) => walk::walk(top, (), &mut Remover)?,
             Err(errno) if beneath::is_gone(errno) => {}
             Err(errno) => return Err(errno),
         }
@@ -69,7 +69,14 @@ fn gone_is_done(removed: Result<(), Errno>) -> Result<(), Errno> {
 struct Remover;
 
 impl walk::Visitor for Remover {
-    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    type Beside = ();
+    type Error = Errno;
+
+    fn beside(&mut self, (): &(), _: &CStr) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn entry(&mut self, dir: BorrowedFd<'_>, (): &(), name: &CStr) -> Result<(), Errno> {
         match unlinkat(dir, name, AtFlags::empty()) {
             // It became a directory meanwhile: the next pass enters it.
             Err(Errno::NOENT | Errno::ISDIR) => Ok(()),
@@ -77,7 +84,7 @@ impl walk::Visitor for Remover {
         }
     }
 
-    fn folder(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    fn folder(&mut self, parent: BorrowedFd<'_>, (): &(), name: &CStr) -> Result<(), Errno> {
         match unlinkat(parent, name, AtFlags::REMOVEDIR) {
             // Something was written into it, or put in its place: the next pass takes that.
             Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),

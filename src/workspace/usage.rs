@@ -21,7 +21,7 @@ pub struct DiskUsage {
 /// Counts what is below `top`.
 pub(super) fn count(top: OwnedFd) -> Result<DiskUsage, Errno> {
     let mut counter = Counter::default();
-    walk::walk(top, &mut counter)?;
+    walk::walk(top, (), &mut counter)?;
     Ok(counter.usage)
 }
 
@@ -33,7 +33,14 @@ struct Counter {
 }
 
 impl walk::Visitor for Counter {
-    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    type Beside = ();
+    type Error = Errno;
+
+    fn beside(&mut self, (): &(), _: &CStr) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn entry(&mut self, dir: BorrowedFd<'_>, (): &(), name: &CStr) -> Result<(), Errno> {
         let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(errno) if beneath::is_gone(errno) => return Ok(()),
@@ -47,7 +54,7 @@ impl walk::Visitor for Counter {
         Ok(())
     }
 
-    fn folder(&mut self, _: BorrowedFd<'_>, _: &CStr) -> Result<(), Errno> {
+    fn folder(&mut self, _: BorrowedFd<'_>, (): &(), _: &CStr) -> Result<(), Errno> {
         self.usage.entries += 1;
         Ok(())
     }

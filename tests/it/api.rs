@@ -1,6 +1,6 @@
 //! The HTTP API over a real socket: a daemon on the memory store whose guests do what the test says.
 
-mod house;
+pub mod house;
 mod mend;
 mod recount;
 mod refusals;

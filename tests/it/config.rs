@@ -234,7 +234,7 @@ fn wrong_types_and_extreme_numbers_are_refused_everywhere() {
 }
 
 #[test]
-fn a_public_address_needs_a_token() {
+fn w_32_a_public_address_needs_a_token() {
     for address in ["0.0.0.0:8000", "[::]:8000", "192.168.1.5:80", "[::ffff:10.0.0.1]:80"] {
         let text = format!("[server]\nlisten = [\"127.0.0.1:1\", \"{address}\"]");
         one_fault(&text, &[], &["x.toml:2: `server.listen` has the public address", "set `server.token_file`", "127.0.0.1"]);
@@ -266,13 +266,21 @@ fn the_token_comes_from_the_higher_of_its_two_settings() {
 }
 
 #[test]
-fn no_form_of_what_is_loaded_shows_a_token() {
+fn w_32_no_form_of_what_is_loaded_shows_a_token() {
     let loaded = good("[server]\ntoken = \"tiger-7421\"", &[]);
     assert_eq!(loaded.settings.server.token, Some(Secret::new("tiger-7421")));
     assert!(!format!("{loaded:?} {loaded:#?}").contains("tiger"));
     for text in ["[server]\ntoken = [\"tiger\"]", "[server]\ntoken = \"tiger tiger\"", "[store]\nurl = \"redis://u:tiger@h\""] {
         assert!(!bad(text, &[]).contains("tiger"));
     }
+}
+
+#[test]
+fn w_37_a_database_in_memory_is_refused_with_the_store_that_is_meant() {
+    for url in ["sqlite:///:memory:", "sqlite://:memory:", "sqlite::memory:", "sqlite://", "sqlite:///"] {
+        one_fault("", &[("SANDCLOCK_STORE", url)], &["SANDCLOCK_STORE: ", "use `memory`"]);
+    }
+    assert_eq!(good("", &[("SANDCLOCK_STORE", "memory")]).settings.store, StoreSettings::Memory);
 }
 
 #[test]

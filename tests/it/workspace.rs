@@ -1,6 +1,7 @@
 //! Workspaces against guests that lay traps: links, pipes, endless trees, names that steer terminals.
 
 mod logs;
+mod takeover;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -12,11 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
-use sandclock::workspace::{FileKind, WorkspaceError, Workspaces};
+use sandclock::workspace::{DiskUsage, FileKind, Takeover, WorkspaceError, Workspaces};
 use tempfile::TempDir;
 
 const RUN: &str = "background/agent/task/run_0192f0c1d2e37a4b8c9d0e1f2a3b4c5d";
 const OTHER: &str = "background/agent/task/run_ffffffffffffffffffffffffffffffff";
+
+/// More than any test has.
+const ROOM: DiskUsage = DiskUsage { bytes: 1 << 50, entries: 1 << 20 };
+/// An attempt that is not the first and has lost none before it.
+const ALONE: Takeover = Takeover { fence: 2, lost: None, most: ROOM };
 
 struct Place {
     keep: TempDir,
@@ -90,8 +96,9 @@ fn makers_and_removers_of_neighbours_do_not_disturb_each_other() {
             scope.spawn(move || {
                 for round in 0..200 {
                     let path = format!("background/agent/task/run_{worker}_{round}");
-                    assert!(all.create(&path).unwrap().is_fresh);
-                    all.write_mirrors(&path, Some(b"{}"), None).unwrap();
+                    let made = all.create(&path).unwrap();
+                    assert!(made.is_fresh);
+                    made.write_mirrors(Some(b"{}"), None).unwrap();
                     all.remove(&path).unwrap();
                 }
             });
@@ -108,7 +115,7 @@ fn a_workspace_is_not_made_through_a_link_nor_outside() {
     symlink(&outside, place.all.root().join("linked")).unwrap();
     for path in ["linked/run_1", "linked/deeper/run_1"] {
         assert!(matches!(place.all.create(path), Err(WorkspaceError::Link { .. })), "{path}");
-        assert!(place.all.write_mirrors(path, Some(b"x"), None).is_err());
+        assert!(matches!(place.all.take_over(path, ALONE, &|| true), Err(WorkspaceError::Link { .. })), "{path}");
         assert!(place.all.remove(path).is_err());
     }
     for path in ["../outside/run_1", "/etc/run_1", "a/../../run_1", ".logs/run_1", "", &format!("{RUN}/run_1")] {
@@ -130,14 +137,14 @@ fn mirrors_are_whole_and_replace_what_a_guest_put_there() {
     fs::write(place.run.join("events.jsonl/kept"), "guest's").unwrap();
     fs::create_dir_all(place.run.join("events.jsonl.guest-1/full")).unwrap();
 
-    place.all.write_mirrors(RUN, Some(b"{\"a\":1}"), Some(b"{}\n")).unwrap();
+    place.all.create(RUN).unwrap().write_mirrors(Some(b"{\"a\":1}"), Some(b"{}\n")).unwrap();
     assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
     assert!(fs::symlink_metadata(place.run.join("run.json")).unwrap().is_file());
     assert_eq!(text_of(&place.all, "run.json"), "{\"a\":1}");
     assert_eq!(text_of(&place.all, "events.jsonl"), "{}\n");
     assert_eq!(text_of(&place.all, "events.jsonl.guest-2/kept"), "guest's");
 
-    place.all.write_mirrors(RUN, None, Some(b"{}\n{}\n")).unwrap();
+    place.all.create(RUN).unwrap().write_mirrors(None, Some(b"{}\n{}\n")).unwrap();
     assert_eq!(text_of(&place.all, "run.json"), "{\"a\":1}");
     assert_eq!(text_of(&place.all, "events.jsonl"), "{}\n{}\n");
     assert!(paths(&place.all, 100).iter().all(|path| !path.starts_with('.')), "no temporary file is left");
@@ -149,7 +156,7 @@ fn a_mirror_does_not_write_into_a_file_that_has_another_name_outside() {
     let outside = place.keep.path().join("outside");
     fs::write(&outside, "before").unwrap();
     fs::hard_link(&outside, place.run.join("run.json")).unwrap();
-    place.all.write_mirrors(RUN, Some(b"new"), None).unwrap();
+    place.all.create(RUN).unwrap().write_mirrors(Some(b"new"), None).unwrap();
     assert_eq!(fs::read_to_string(&outside).unwrap(), "before");
     assert_eq!(text_of(&place.all, "run.json"), "new");
 }
@@ -157,7 +164,7 @@ fn a_mirror_does_not_write_into_a_file_that_has_another_name_outside() {
 #[test]
 fn mirrors_make_a_workspace_that_is_missing() {
     let place = place();
-    place.all.write_mirrors(OTHER, Some(b"{}"), None).unwrap();
+    place.all.take_over(OTHER, ALONE, &|| true).unwrap().write_mirrors(Some(b"{}"), None).unwrap();
     assert_eq!(fs::read(place.all.root().join(OTHER).join("run.json")).unwrap(), b"{}");
     // A run that was skipped has no workspace until its mirrors are rebuilt.
     assert!(!place.all.create(OTHER).unwrap().is_fresh);
@@ -166,15 +173,15 @@ fn mirrors_make_a_workspace_that_is_missing() {
 #[test]
 fn the_answer_becomes_output_md_only_where_the_guest_left_none() {
     let place = place();
-    assert!(place.all.write_output_if_absent(RUN, "the answer").unwrap());
-    assert!(!place.all.write_output_if_absent(RUN, "another").unwrap());
+    assert!(place.all.create(RUN).unwrap().write_output_if_absent("the answer").unwrap());
+    assert!(!place.all.create(RUN).unwrap().write_output_if_absent("another").unwrap());
     assert_eq!(text_of(&place.all, "output.md"), "the answer");
 
     let outside = place.keep.path().join("outside");
     for target in [outside.as_path(), Path::new("nowhere")] {
         fs::remove_file(place.run.join("output.md")).unwrap();
         symlink(target, place.run.join("output.md")).unwrap();
-        assert!(!place.all.write_output_if_absent(RUN, "the answer").unwrap());
+        assert!(!place.all.create(RUN).unwrap().write_output_if_absent("the answer").unwrap());
         assert!(!outside.exists() && !place.run.join("nowhere").exists());
     }
     assert_eq!(paths(&place.all, 100), ["output.md"]);

@@ -12,7 +12,7 @@ use crate::cli::caller::Caller;
 use crate::cli::exit::{Exit, Fault};
 use crate::cli::remote::Answer;
 use crate::cli::table::{Cell, Table};
-use crate::cli::tasks::object;
+use crate::cli::tasks::{key, object};
 use crate::cli::{human, view, wait};
 use crate::domain::id::RunId;
 use crate::domain::time::Seconds;
@@ -33,6 +33,9 @@ pub(super) struct RerunArgs {
     /// A JSON object that goes with the run, instead of what went with the one before
     #[arg(long, value_name = "JSON", requires = "run", value_parser = object)]
     metadata: Option<Map<String, Value>>,
+    /// A name of your own for this request: given again with the same request, it makes no second run
+    #[arg(long, value_name = "KEY", requires = "run", value_parser = key)]
+    idempotency_key: Option<String>,
     /// Wait until the new run has ended, and end as it did
     #[arg(long, requires = "run")]
     wait: bool,
@@ -57,7 +60,8 @@ pub(super) async fn rerun(caller: &Caller<'_>, args: RerunArgs) -> Result<Exit, 
     let mut body = Map::new();
     body.extend(args.query.map(|query| ("query".to_owned(), Value::String(query))));
     body.extend(args.metadata.map(|metadata| ("metadata".to_owned(), Value::Object(metadata))));
-    let answer = caller.remote.post(&["runs", of.as_str(), "rerun"], Some(&Value::Object(body))).await?;
+    let (path, body) = (["runs", of.as_str(), "rerun"], Value::Object(body));
+    let answer = caller.remote.post_once(&path, &body, args.idempotency_key.as_deref()).await?;
     if !args.wait {
         return caller.show(&answer, |run| made(&of, run));
     }

@@ -13,7 +13,7 @@ use super::caller::{Caller, PageArgs};
 use super::exit::{Exit, Fault};
 use super::remote::ClientArgs;
 use crate::domain::id::{AgentId, TaskId};
-pub(super) use run::object;
+pub(super) use run::{key, object};
 
 /// The tasks: what runs, when, and what became of it
 #[derive(Args, Clone, Debug)]

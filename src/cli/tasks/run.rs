@@ -38,7 +38,7 @@ pub(in crate::cli) fn object(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 /// Reads an idempotency key.
-pub(super) fn key(text: &str) -> Result<String, String> {
+pub(in crate::cli) fn key(text: &str) -> Result<String, String> {
     let checked = IdempotencyKey::parse("", text, "", None);
     checked.map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

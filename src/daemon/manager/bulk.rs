@@ -1,23 +1,17 @@
-//! Mending: a run once more, and many runs at once, again or cancelled.
+//! Many runs at once, again or cancelled.
 //!
 //! Invariants: of many, each run is a change of its own; runs that came after the first look are never among them, so that no rerun
 //! repeats a rerun of its own. How it fails: a run that is refused is told with its reason, and the others go on; when the store is
-//! away it stops, and tells what is done and where it goes on.
-
-use std::sync::Arc;
+//! away or the queue is full it stops, and tells what is done and where it goes on.
 
 use futures::StreamExt as _;
 
 use super::{Manager, PAGE_PART, RunWish};
 use crate::daemon::error::ManagerError;
-use crate::daemon::transitions;
-use crate::daemon::txn::Known;
 use crate::domain::filter::RunFilter;
 use crate::domain::id::RunId;
-use crate::domain::lifecycle;
-use crate::domain::run::{Run, Status, Trigger};
-use crate::domain::task::{Task, check_query_override, check_trigger_metadata};
-use crate::store::{PageRequest, RecordId, Scope};
+use crate::domain::run::{Run, Status};
+use crate::store::{PageRequest, Scope};
 
 /// The most runs that one look goes through.
 const MOST_LOOKED_AT: usize = 10_000;
@@ -96,53 +90,6 @@ pub struct BulkDone {
 }
 
 impl Manager {
-    /// Makes a new run of an ended run's task under the task's overlap policy, with the same query and trigger metadata where the
-    /// wish has none of its own.
-    ///
-    /// # Errors
-    /// There is no such run, it has not ended, its task is gone or disabled, or too many runs wait.
-    pub async fn rerun(&self, of: &RunId, wish: RunWish) -> Result<Run, ManagerError> {
-        let query = wish.query.filter(|query| !query.trim().is_empty());
-        if let Some(query) = &query {
-            check_query_override(query)?;
-        }
-        check_trigger_metadata(&wish.metadata)?;
-        let task = self.run(of).await?.task_id;
-        let inner = self.inner();
-        inner.admission.refresh(&*inner.store, &*inner.clock).await;
-        let (admission, mut in_queue) = (Arc::clone(&inner.admission), None);
-        let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
-        let made = RecordId::run(&run_id);
-        let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
-        draft.query = query;
-        draft.trigger_metadata = wish.metadata;
-        let of = of.clone();
-        let reads = vec![RecordId::run(&of), RecordId::task(&task), RecordId::slot(&task)];
-        let run = self
-            .commit(reads, vec![Known::absent(made.clone())], move |txn| {
-                // A commit whose answer was lost has made it: nobody else knows this id.
-                if let Some(run) = txn.get::<Run, _>(&made)? {
-                    return Ok(run);
-                }
-                let before = transitions::run_of(txn, &of)?;
-                let draft = lifecycle::again(&before, draft.clone())?;
-                let Some(task) = txn.get::<Task, _>(&RecordId::task(&before.task_id))? else {
-                    let what = format!("{}; register it again to run {of} once more", before.task_id);
-                    return Err(ManagerError::not_found("Task", what).into());
-                };
-                if !task.enabled {
-                    let sentence = format!("Task {} is disabled; enable it to run {of} once more", task.task_id);
-                    return Err(ManagerError::Conflict(sentence).into());
-                }
-                if in_queue.is_none() {
-                    in_queue = Some(admission.run(&task.agent_id)?);
-                }
-                transitions::admit(txn, &task, draft)
-            })
-            .await?;
-        Ok(Run::clone(&run))
-    }
-
     /// Says which runs a verb would be carried out on.
     ///
     /// # Errors

@@ -104,7 +104,7 @@ impl Manager {
             return Err(ManagerError::Conflict(sentence));
         }
         mirrors.output = self.result(run).await?.filter(|_| of.status == Status::Completed);
-        let written = self.inner().put_mirrors(mirrors).await?;
+        let written = self.inner().put_mirrors(mirrors, None).await?;
         Ok((of, written))
     }
 }

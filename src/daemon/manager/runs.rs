@@ -9,13 +9,13 @@ use super::{Listing, Manager};
 use crate::daemon::error::ManagerError;
 use crate::daemon::idempotency::{Answered, Once};
 use crate::daemon::signals::RunWatch;
-use crate::daemon::transitions::{self, task_of};
-use crate::daemon::txn::Known;
+use crate::daemon::transitions::{self, Step, task_of};
+use crate::daemon::txn::{Known, Txn};
 use crate::domain::id::{RunId, TaskId};
 use crate::domain::idempotency::IdempotencyKey;
-use crate::domain::lifecycle;
+use crate::domain::lifecycle::{self, Draft};
 use crate::domain::run::{Attempt, Run, Status, Trigger};
-use crate::domain::task::{check_query_override, check_trigger_metadata};
+use crate::domain::task::{Task, check_query_override, check_trigger_metadata};
 use crate::store::{CountScope, Kind, PageRequest, Record, RecordId, Scope};
 
 /// The most attempts and events that one answer holds.
@@ -30,13 +30,50 @@ pub struct RunWish {
     pub metadata: Map<String, Value>,
 }
 
+/// What a new run is made of.
+enum Source {
+    /// A task.
+    Task(TaskId),
+    /// A run that is repeated.
+    Run(RunId),
+}
+
+impl Source {
+    fn reads(&self) -> Vec<RecordId> {
+        match self {
+            Source::Task(task) => vec![RecordId::task(task), RecordId::slot(task)],
+            Source::Run(run) => vec![RecordId::run(run)],
+        }
+    }
+
+    /// The task, and the draft with what a run that is repeated adds to it.
+    fn draft(&self, txn: &mut Txn<'_>, draft: Draft) -> Step<(Arc<Task>, Draft)> {
+        let (task, draft, wish) = match self {
+            Source::Task(task) => (task_of(txn, task)?, draft, "run it".to_owned()),
+            Source::Run(of) => {
+                let before = transitions::run_of(txn, of)?;
+                let draft = lifecycle::again(&before, draft)?;
+                let Some(task) = txn.get::<Task, _>(&RecordId::task(&before.task_id))? else {
+                    let what = format!("{}; register it again to run {of} once more", before.task_id);
+                    return Err(ManagerError::not_found("Task", what).into());
+                };
+                (task, draft, format!("run {of} once more"))
+            }
+        };
+        if !task.enabled {
+            return Err(ManagerError::Conflict(format!("Task {} is disabled; enable it to {wish}", task.task_id)).into());
+        }
+        Ok((task, draft))
+    }
+}
+
 impl Manager {
     /// Makes a run of a task, whatever its schedule; on a paused task too. Under skip_if_running the run may be a skipped one.
     ///
     /// # Errors
     /// There is no such task, it is disabled, too many runs wait, the store is full, or the daemon stops.
     pub async fn run_now(&self, task: &TaskId, wish: RunWish) -> Result<Run, ManagerError> {
-        Ok(self.make_run(task, wish, None).await?.answer)
+        Ok(self.make_run(Source::Task(task.clone()), wish, None).await?.answer)
     }
 
     /// Makes a run of a task, once under this key: asked again, it answers with the run as it was made first.
@@ -45,10 +82,28 @@ impl Manager {
     /// As [`Manager::run_now`]; or the key is another request's, or too many keys are kept.
     pub async fn run_once(&self, task: &TaskId, wish: RunWish, key: IdempotencyKey) -> Result<Answered<Run>, ManagerError> {
         let once = self.once(key).await;
-        self.make_run(task, wish, Some(once)).await
+        self.make_run(Source::Task(task.clone()), wish, Some(once)).await
     }
 
-    async fn make_run(&self, task: &TaskId, wish: RunWish, once: Option<Once>) -> Result<Answered<Run>, ManagerError> {
+    /// Makes a new run of an ended run's task under the task's overlap policy, with the same query and trigger metadata where the
+    /// wish has none of its own.
+    ///
+    /// # Errors
+    /// As [`Manager::run_now`]; or there is no such run, or it has not ended.
+    pub async fn rerun(&self, of: &RunId, wish: RunWish) -> Result<Run, ManagerError> {
+        Ok(self.make_run(Source::Run(of.clone()), wish, None).await?.answer)
+    }
+
+    /// Repeats a run once under this key: asked again, it answers with the run as it was made first.
+    ///
+    /// # Errors
+    /// As [`Manager::rerun`]; or the key is another request's, or too many keys are kept.
+    pub async fn rerun_once(&self, of: &RunId, wish: RunWish, key: IdempotencyKey) -> Result<Answered<Run>, ManagerError> {
+        let once = self.once(key).await;
+        self.make_run(Source::Run(of.clone()), wish, Some(once)).await
+    }
+
+    async fn make_run(&self, source: Source, wish: RunWish, once: Option<Once>) -> Result<Answered<Run>, ManagerError> {
         let query = wish.query.filter(|query| !query.trim().is_empty());
         if let Some(query) = &query {
             check_query_override(query)?;
@@ -62,9 +117,9 @@ impl Manager {
         let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
         draft.query = query;
         draft.trigger_metadata = wish.metadata;
-        let (id, admission) = (task.clone(), Arc::clone(&inner.admission));
+        let admission = Arc::clone(&inner.admission);
         let (mut in_queue, mut of_key) = (None, None);
-        let mut reads = vec![RecordId::task(task), RecordId::slot(task)];
+        let mut reads = source.reads();
         reads.extend(once.as_ref().map(Once::id));
         self.commit(reads, vec![Known::absent(made.clone())], move |txn| {
             // A commit whose answer was lost has made it: nobody else knows this id.
@@ -77,14 +132,11 @@ impl Manager {
                 }
                 once.take_place(&mut of_key)?;
             }
-            let task = task_of(txn, &id)?;
-            if !task.enabled {
-                return Err(ManagerError::Conflict(format!("Task {id} is disabled; enable it to run it")).into());
-            }
+            let (task, draft) = source.draft(txn, draft.clone())?;
             if in_queue.is_none() {
                 in_queue = Some(admission.run(&task.agent_id)?);
             }
-            let run = transitions::admit(txn, &task, draft.clone())?;
+            let run = transitions::admit(txn, &task, draft)?;
             if let Some(once) = &once {
                 once.keep(txn, &*run)?;
             }
@@ -126,7 +178,7 @@ impl Manager {
         let run = self.commit(vec![RecordId::run(run)], Vec::new(), move |txn| transitions::cancel(txn, &id, &by, None)).await?;
         // An attempt of a run that waits for a retry has left mirrors that do not know of the end.
         if run.status.is_terminal() && run.attempt > 0 {
-            self.inner().mirror_from_store(&run.run_id).await;
+            self.inner().mirror_from_store(&run.run_id, None).await;
         }
         Ok(Run::clone(&run))
     }

@@ -123,11 +123,21 @@ impl Manager {
         if !self.is_running() {
             return Err("the daemon is stopping".to_owned());
         }
-        // What the store says of itself may name files and servers; that is for the log.
-        match self.inner().outage.reason() {
-            None => Ok(()),
-            Some(StoreError::Full(_)) => Err("the store is full; free some space for it, it goes on by itself".to_owned()),
-            Some(_) => Err("the store is not available at the moment; the daemon's log says why".to_owned()),
+        if self.inner().outage.gone().is_cancelled() {
+            return Err("another daemon has taken the store over; stop one of the two".to_owned());
         }
+        match self.outage() {
+            None => Ok(()),
+            Some(why) => Err(why.to_owned()),
+        }
+    }
+
+    /// Why the store takes nothing at the moment, in a sentence; none when it does.
+    pub(super) fn outage(&self) -> Option<&'static str> {
+        // What the store says of itself may name files and servers; that is for the log.
+        Some(match self.inner().outage.reason()? {
+            StoreError::Full(_) => "the store is full; free some space for it, it goes on by itself",
+            _ => "the store is not available at the moment; the daemon's log says why",
+        })
     }
 }

@@ -107,6 +107,7 @@ impl Manager {
         Ok(Here {
             is_stopping: !self.is_running(),
             executes: inner.settings.executes,
+            outage: self.outage(),
             max_running: inner.settings.max_running,
             executing: inner.live.len(),
             agent,

@@ -44,7 +44,7 @@ pub fn cancel(mut run: Run, by: &str, why: Option<&str>, now: Timestamp) -> Deci
     decision(run, vec![event])
 }
 
-/// Puts a parked run back into the queue.
+/// Puts a parked run back into the queue. Whoever does that has seen to what parked it, so the losses in a row count from here.
 ///
 /// # Errors
 /// The run is not parked.
@@ -56,6 +56,7 @@ pub fn resume(mut run: Run, now: Timestamp) -> Result<Decision, Refused> {
     run.queued_at = now;
     run.error = None;
     run.error_kind = None;
+    run.recoveries = 0;
     let event = Event::of(&run, EventName::Queued, now).with("reason", "resumed");
     Ok(decision(run, vec![event]))
 }

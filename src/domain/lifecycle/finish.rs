@@ -146,6 +146,18 @@ fn fail(run: &mut Run, attempt: &mut Attempt, usage: Usage, after: Option<Durati
     events.push(requeue(run, now + delay, now));
 }
 
+/// Notes that the attempt that runs under `fence` begins to change something outside.
+///
+/// # Errors
+/// The fence is not the attempt's, or it has ended.
+pub fn begin_effects(mut attempt: Attempt, fence: u64) -> Result<Attempt, Refused> {
+    if attempt.status != AttemptStatus::Running || attempt.lease_generation != fence {
+        return Err(Refused::LeaseLost(attempt.run_id));
+    }
+    attempt.effects_began = true;
+    Ok(attempt)
+}
+
 /// Gives a run back whose attempt could not be finished here, such as at a graceful stop. No attempt is spent.
 ///
 /// # Errors
@@ -180,8 +192,9 @@ pub fn lose(mut run: Run, mut attempt: Attempt, now: Timestamp) -> Option<Decisi
         more => LOSS_DELAY.saturating_mul(1u32.checked_shl(more.saturating_sub(2)).unwrap_or(u32::MAX)).min(Duration::from_secs(300)),
     };
     let mut events = Vec::new();
-    // A cancel that was acknowledged is kept, also where the run would have failed.
-    if run.cancel_requested_at.is_none() && run.recoveries > run.policy.max_recoveries {
+    // A cancel that was acknowledged is kept, also where the run would have failed; and what is unknown is decided by who was to decide it.
+    let is_decided = run.cancel_requested_at.is_some() || is_unknown(&run, &attempt);
+    if !is_decided && run.recoveries > run.policy.max_recoveries {
         run.error = Some(format!(
             "{} workers in a row were lost while they executed it; it is not tried again (max_recoveries = {})",
             run.recoveries, run.policy.max_recoveries
@@ -195,14 +208,21 @@ pub fn lose(mut run: Run, mut attempt: Attempt, now: Timestamp) -> Option<Decisi
     Some(Decision { run, attempt: Some(attempt), events, result: None })
 }
 
+/// Whether the task has a word on what the interrupted attempt may have done.
+fn is_unknown(run: &Run, attempt: &Attempt) -> bool {
+    attempt.effects_began && run.policy.on_unknown != OnUnknown::Retry
+}
+
 /// What follows an interrupted attempt: the cancel that was asked for, the task's word on unknown outcomes, or the queue again.
 fn after_loss(run: &mut Run, attempt: &Attempt, why: &str, at: Timestamp, now: Timestamp) -> Vec<Event> {
     if run.cancel_requested_at.is_some() {
         return vec![end(run, Status::Cancelled, now)];
     }
-    if attempt.effects_began && run.policy.on_unknown != OnUnknown::Retry {
-        let message = "the attempt was lost after it began to change something outside; what came of it is unknown";
-        run.error = Some(message.to_owned());
+    if is_unknown(run, attempt) {
+        let message = format!(
+            "the attempt ended without an outcome ({why}) after it began to change something outside: what came of that is unknown"
+        );
+        run.error = Some(message.clone());
         run.error_kind = Some(ErrorKind::Lost);
         if run.policy.on_unknown == OnUnknown::Fail {
             return vec![end(run, Status::Failed, now)];

@@ -171,7 +171,7 @@ fn check_life(id: &RunId, life: &Life, task: &Task) {
     assert_eq!(spent, run.failures as usize);
     assert!(run.failures <= task.retry_policy.max_retries + 1, "{id}: {} failures", run.failures);
     assert!(run.recoveries <= run.policy.max_recoveries + 1, "{id}: {} recoveries", run.recoveries);
-    assert!(run.recoveries <= run.policy.max_recoveries || run.status.is_terminal());
+    assert!(run.recoveries <= run.policy.max_recoveries || run.status.is_settled());
     let counted = |name| events.iter().filter(|event| event.event == name).count();
     assert_eq!(counted(EventName::Claimed), attempts.len());
     assert_eq!(counted(EventName::Started), attempts.len());

@@ -70,7 +70,7 @@ fn a_task_survives_its_record() {
 }
 
 #[test]
-fn w30_every_fault_of_a_field_is_found_at_the_door() {
+fn w_30_every_fault_of_a_field_is_found_at_the_door() {
     for (body, field) in [
         (json!({"task_id": "../x"}), "task_id"),
         (json!({"task_id": ""}), "task_id"),
@@ -165,7 +165,7 @@ fn all_faults_are_reported_at_once() {
 }
 
 #[test]
-fn w33_a_template_keeps_runs_apart_and_inside() {
+fn w_33_a_template_keeps_runs_apart_and_inside() {
     for bad in [
         "",
         "x",
@@ -210,14 +210,14 @@ fn a_patch_changes_what_it_names_and_nothing_else() {
 }
 
 #[test]
-fn w34_a_patch_cannot_make_a_second_task() {
+fn w_34_a_patch_cannot_make_a_second_task() {
     let task = parse(with(&json!({}))).unwrap();
     let faults = task.patched(json!({"task_id": "other", "agent_id": "other"}), NOW).unwrap_err();
     assert_eq!(fields(&faults), ["task_id", "agent_id"]);
 }
 
 #[test]
-fn w30_a_patch_is_checked_like_a_task() {
+fn w_30_a_patch_is_checked_like_a_task() {
     let task = parse(with(&json!({}))).unwrap();
     for (patch, field) in [
         (json!({"query": null}), "query"),

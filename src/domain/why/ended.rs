@@ -1,7 +1,7 @@
 //! Runs that have ended.
 
 use super::{Code, Situation, Why, kind_word, one_line};
-use crate::domain::policy::ErrorKind;
+use crate::domain::policy::{ErrorKind, OnUnknown};
 use crate::domain::run::Status;
 
 pub(super) fn why(known: &Situation<'_>) -> Why {
@@ -37,7 +37,7 @@ fn failed(known: &Situation<'_>) -> Why {
     let error = run.error.as_deref().map(|error| format!(": {}", one_line(error))).unwrap_or_default();
     let (code, sentence) = match (run.status, run.error_kind) {
         (Status::Timeout, _) => (Code::Timeout, format!("Attempt {} met its time limit at {at}, and {}", run.attempt, no_more(known))),
-        (_, Some(ErrorKind::Lost)) if run.recoveries > run.policy.max_recoveries => {
+        (_, Some(ErrorKind::Lost)) if run.recoveries > run.policy.max_recoveries && !is_unknown(known) => {
             (Code::WorkersLost, format!("It failed at {at} after {} lost workers in a row{error}", run.recoveries))
         }
         // A time limit ends an attempt with a status of its own; with this one it was a wait that nobody ended.
@@ -49,6 +49,11 @@ fn failed(known: &Situation<'_>) -> Why {
         }
     };
     known.answer(code, sentence).with("failures", run.failures).with("max_retries", run.policy.retry.max_retries)
+}
+
+/// Whether the task's word on unknown outcomes ended it, whatever was lost before.
+fn is_unknown(known: &Situation<'_>) -> bool {
+    known.run.policy.on_unknown == OnUnknown::Fail && known.attempt.is_some_and(|attempt| attempt.effects_began)
 }
 
 /// Why no retry follows.

@@ -56,8 +56,8 @@ pub(super) fn parked(known: &Situation<'_>) -> Why {
     let unknown = run.error_kind == Some(ErrorKind::Lost);
     let answer = if unknown {
         let sentence = format!(
-            "It is held{until} because attempt {} was lost after it had begun to change something outside, so that its outcome is unknown: \
-             resume it to let it run again, or cancel it",
+            "It is held{until} because attempt {} ended without an outcome after it had begun to change something outside: resume it to let \
+             it run again, or cancel it",
             run.attempt
         );
         known.answer(Code::OutcomeUnknown, sentence).with("attempt", run.attempt)

@@ -64,6 +64,8 @@ fn ready(known: &Situation<'_>, since: Timestamp) -> Why {
         but(Code::Stopping, "this daemon is stopping and takes nothing up any more".to_owned())
     } else if !here.executes {
         but(Code::NoWorker, "this daemon executes no runs; start one that does on the same store".to_owned())
+    } else if let Some(outage) = here.outage {
+        but(Code::StoreOut, outage.to_owned())
     } else {
         match &here.agent {
             AgentHere::Unknown => {

@@ -9,8 +9,14 @@ use crate::domain::run::{Trigger, Usage};
 use crate::domain::time::Seconds;
 
 const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
-const HERE: Here =
-    Here { is_stopping: false, executes: true, max_running: 4, executing: 0, agent: AgentHere::Serves { max_running: None, running: 0 } };
+const HERE: Here = Here {
+    is_stopping: false,
+    executes: true,
+    outage: None,
+    max_running: 4,
+    executing: 0,
+    agent: AgentHere::Serves { max_running: None, running: 0 },
+};
 
 fn after(seconds: u64) -> Timestamp {
     START + Duration::from_secs(seconds)
@@ -134,6 +140,7 @@ fn what_a_worker_lacks_is_told_in_the_order_in_which_it_matters() {
     for (here, code, part) in [
         (Here { is_stopping: true, executes: false, ..HERE }, Code::Stopping, "is stopping"),
         (Here { executes: false, agent: AgentHere::Unknown, ..HERE }, Code::NoWorker, "executes no runs"),
+        (Here { outage: Some("the store is full"), agent: AgentHere::Unknown, ..HERE }, Code::StoreOut, "but the store is full"),
         (Here { agent: AgentHere::Unknown, executing: 4, ..HERE }, Code::AgentUnknown, "has no agent agent: put agent.wasm"),
         (Here { agent: AgentHere::NotServing("it is\nbad".into()), ..HERE }, Code::AgentNotServing, "cannot start here: it is bad"),
         (Here { agent: serves(Some(2), 2), executing: 4, ..HERE }, Code::AgentAtLimit, "2 of at most 2"),
@@ -198,7 +205,11 @@ fn a_parked_run_tells_until_when_and_what_releases_it() {
     let unknown = held("hold");
     let answer = told(&Situation { due: Some(after(90)), ..situation(&unknown.run, unknown.attempt.as_ref()) });
     assert_eq!((answer.code, &answer.members["until"]), (Code::OutcomeUnknown, &json!(after(90))));
-    assert!(answer.sentence.contains("attempt 1 was lost after it had begun to change something outside"), "{}", answer.sentence);
+    assert!(
+        answer.sentence.contains("attempt 1 ended without an outcome after it had begun to change something outside"),
+        "{}",
+        answer.sentence
+    );
     let failed = held("fail");
     let answer = told(&situation(&failed.run, failed.attempt.as_ref()));
     assert_eq!((answer.code, answer.status), (Code::OutcomeUnknown, Status::Failed));

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -53,8 +55,17 @@ fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 /// # Errors
 /// There is no such folder, or it cannot be opened.
 pub(crate) fn open_workspace(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
     OpenOptions::new().read(true).custom_flags(i32::try_from(flags.bits()).unwrap_or(0)).open(path)
+}
+
+/// Opens a workspace anew that somebody has open already.
+///
+/// # Errors
+/// It cannot be opened for reading.
+pub(crate) fn reopen(folder: impl AsFd) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(File::from(openat(folder, c".", flags, Mode::empty())?))
 }
 
 impl Disk {

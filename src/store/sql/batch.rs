@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use serde::Serialize;
 
 use super::super::request::Times;
@@ -98,11 +99,11 @@ impl Entry {
 
 /// Changes on their way into the tables.
 pub struct Batch {
-    entries: HashMap<RecordId, Entry>,
+    entries: HashMap<RecordId, Entry, RandomState>,
     /// The names to be looked up, in order.
     wanted: Vec<RecordId>,
     /// The records that hang on a run.
-    hanging: HashMap<String, Vec<RecordId>>,
+    hanging: HashMap<String, Vec<RecordId>, RandomState>,
     /// The orders of records that the tables are to lose.
     deleted: Vec<i64>,
     /// The orders of all records that are gone, new ones too.
@@ -110,7 +111,7 @@ pub struct Batch {
     unleased: Vec<i64>,
     leased: Vec<i64>,
     events: Vec<EventRow>,
-    counts: HashMap<(CountScope, Option<Status>), i64>,
+    counts: HashMap<(CountScope, Option<Status>), i64, RandomState>,
     last_order: i64,
 }
 
@@ -142,15 +143,15 @@ impl Batch {
     /// An empty batch; orders above `last_order` are free.
     pub fn new(last_order: i64) -> Self {
         Batch {
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             wanted: Vec::new(),
-            hanging: HashMap::new(),
+            hanging: HashMap::default(),
             deleted: Vec::new(),
             gone: HashSet::new(),
             unleased: Vec::new(),
             leased: Vec::new(),
             events: Vec::new(),
-            counts: HashMap::new(),
+            counts: HashMap::default(),
             last_order,
         }
     }
@@ -209,6 +210,11 @@ impl Batch {
         let entry = self.entries.entry(id).or_insert_with_key(Entry::new);
         entry.now = Some(known);
         entry.settled = true;
+    }
+
+    /// Whether anything is to be put.
+    pub fn has_puts(&self) -> bool {
+        self.entries.values().any(|entry| entry.put.is_some())
     }
 
     /// What is known of a record now.

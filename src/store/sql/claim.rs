@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::request::Times;
-use super::super::{ClaimRequest, Claimed, Index, Lease, Put, Record, RecordId, StoreError};
+use super::super::{ClaimRequest, Claimed, Index, Lease, Put, Record, RecordId, StoreError, put_aside};
 use super::batch::{Batch, Known};
 use super::id_of;
 use super::rows::Found;
@@ -48,10 +48,11 @@ pub struct Candidate {
     patch: ClaimPatch,
 }
 
-/// Claims the runs that were found, whose bodies come one behind the other, and notes in the batch what their writing needs.
+/// Claims the runs that were found, whose bodies come one behind the other, and notes in the batch what their writing needs. One that
+/// cannot be read is put aside.
 ///
 /// # Errors
-/// A record is not a run.
+/// What was found is not what was asked for.
 pub(super) fn candidates(
     found: Vec<Found>,
     mut bodies: &[u8],
@@ -69,7 +70,15 @@ pub(super) fn candidates(
         // A wish that names an agent twice finds its runs twice.
         if batch.known(&id).is_none() {
             let known = found.known();
-            let mut run = decode(&id, body, &known)?;
+            let mut run = match decode(&id, body, &known) {
+                Ok(run) => run,
+                Err(error) => {
+                    let aside = put_aside(id.clone(), &known.index, Bytes::copy_from_slice(body), &error);
+                    batch.learn(id, known);
+                    batch.put(aside, None, now);
+                    continue;
+                }
+            };
             let patch = lifecycle::claim(&mut run, digest, &request.worker, known.fence + 1, now, steady..steady + request.lease);
             batch.learn(id, known);
             batch.want(&RecordId::attempt(&run.run_id, patch.attempt.attempt_number));

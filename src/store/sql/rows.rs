@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::super::record::unreadable;
 use super::super::{ChangeId, Index, Kind, Lease, NumberedEvent, Record, StoreError};
 use super::batch::Known;
 use super::id_of;
@@ -39,7 +40,7 @@ struct KnownRow(
 impl Found {
     /// Reads all that a statement found.
     pub fn all(json: &str) -> Result<Vec<Found>, StoreError> {
-        serde_json::from_str(json).map_err(|error| StoreError::corrupt(format!("records cannot be read: {error}")))
+        serde_json::from_str(json).map_err(|error| unreadable("records", &error))
     }
 
     /// What is known of the record.
@@ -141,7 +142,6 @@ pub fn placed(rows: &[impl Fields], count: usize) -> Result<Vec<Option<Record>>,
 /// The event of a row of its number and its body.
 pub fn event(row: &impl Fields) -> Result<NumberedEvent, StoreError> {
     let sequence = row.count(0)?;
-    let event = serde_json::from_slice(&row.some_bytes(1)?)
-        .map_err(|error| StoreError::corrupt(format!("event {sequence} of a run cannot be read: {error}")))?;
+    let event = serde_json::from_slice(&row.some_bytes(1)?).map_err(|error| unreadable(&format!("event {sequence} of a run"), &error))?;
     Ok(NumberedEvent { sequence, event })
 }

@@ -62,6 +62,23 @@ async fn a_rerun_takes_what_a_run_takes() {
 }
 
 #[tokio::test]
+async fn a_rerun_under_a_key_is_made_once() {
+    let house = house().await;
+    house.task("t", "x").await;
+    let first = house.run("t").await;
+    let path = format!("/background/runs/{first}/rerun");
+    let post = async |body: Value| house.send(house.client.post(house.url(&path)).header("Idempotency-Key", "k").json(&body)).await;
+    let (status, made) = post(json!({})).await;
+    assert_eq!((status, &made["trigger_metadata"]["rerun_of"]), (200, &json!(first)));
+    assert_eq!(post(json!({})).await, (200, made.clone()));
+    assert_eq!(post(json!({"query": "another"})).await.0, 409);
+    assert_eq!(house.get("/background/runs").await.1["total"], 2);
+    assert_eq!(house.delete("/background/tasks/t?delete_runs=true").await.0, 200);
+    assert_eq!(post(json!({})).await, (200, made), "the answer outlives what it was about");
+    house.close().await;
+}
+
+#[tokio::test]
 async fn many_are_previewed_then_done_and_what_is_done_is_told() {
     let house = house().await;
     house.task("t", "x").await;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use sandclock::api::ApiSettings;
+use sandclock::daemon::{Bounds, Retention};
 use serde_json::{Value, json};
 
-use super::house::{Order, house, house_with, keys, settings};
+use super::house::{Order, house, house_with, house_within, keys, settings};
 
 #[tokio::test]
 async fn pages_follow_each_other_in_either_order_and_miss_nothing() {
@@ -133,5 +134,26 @@ async fn a_path_out_of_the_workspace_leads_nowhere() {
         assert_eq!(status, expected, "{path}: {problem}");
     }
     assert_eq!(house.get("/background/runs").await.0, 404);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_run_that_retention_has_deleted_is_found_nowhere() {
+    let retention = Retention { completed: Some(Duration::ZERO), pass: Duration::from_millis(5), ..Retention::default() };
+    let house = house_within(Bounds { retention, ..Bounds::default() }, true).await;
+    house.task("t", "x").await;
+    let id = house.start("t").await;
+    while house.get(&format!("/background/runs/{id}")).await.0 != 404 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for part in ["", "/attempts", "/events", "/events/stream", "/result", "/logs", "/workspace", "/workspace/files/run.json"] {
+        let (status, problem) = house.get(&format!("/background/runs/{id}{part}")).await;
+        assert_eq!((status, problem["detail"].as_str().unwrap()), (404, format!("Run not found: {id}").as_str()), "{part}");
+    }
+    let cancel = house.post(&format!("/background/runs/{id}/cancel"), json!({})).await;
+    assert_eq!(cancel.0, 404);
+    assert_eq!(house.get("/background/runs").await.1["total"], 0);
+    let status = house.get("/background/tasks/t/status").await.1;
+    assert_eq!((&status["runs"], &status["latest_run"]), (&json!(0), &Value::Null));
     house.close().await;
 }

@@ -54,7 +54,7 @@ async fn a_guest_that_ignores_its_cancel_is_stopped_when_the_grace_is_over() {
 }
 
 #[tokio::test]
-async fn w31_a_cancel_of_an_ended_run_is_a_conflict_and_changes_nothing() {
+async fn w_31_a_cancel_of_an_ended_run_is_a_conflict_and_changes_nothing() {
     let world = World::new().await;
     world.stage.add_component("permanent", &plain::permanent());
     let daemon = world.start().await;
@@ -153,7 +153,7 @@ async fn parked(world: &World, overlap: &str) -> (TestDaemon, TaskId, RunId) {
 }
 
 #[tokio::test]
-async fn w07_a_parked_run_holds_its_place_until_it_is_cancelled() {
+async fn w_07_a_parked_run_holds_its_place_until_it_is_cancelled() {
     let world = World::new().await;
     let (daemon, task, run) = parked(&world, "queue_next").await;
     let next = daemon.fire(&task).await.run_id;
@@ -165,7 +165,7 @@ async fn w07_a_parked_run_holds_its_place_until_it_is_cancelled() {
 }
 
 #[tokio::test]
-async fn w07_cancel_previous_ends_a_parked_run() {
+async fn w_07_cancel_previous_ends_a_parked_run() {
     let world = World::new().await;
     let (daemon, task, run) = parked(&world, "cancel_previous").await;
     let next = daemon.fire(&task).await.run_id;
@@ -188,7 +188,7 @@ async fn a_parked_run_is_resumed() {
 }
 
 #[tokio::test]
-async fn w26_a_parked_run_fails_when_its_wait_is_over() {
+async fn w_26_a_parked_run_fails_when_its_wait_is_over() {
     let world = World::new().await;
     let (daemon, task, run) = parked(&world, "skip_if_running").await;
     assert_eq!(daemon.fire(&task).await.status, Status::Skipped);

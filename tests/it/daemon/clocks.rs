@@ -14,7 +14,7 @@ async fn renewed(daemon: &TestDaemon, run: &RunId, times: u32) {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_steps_ends_no_lease() {
+async fn w_16_a_wall_clock_that_steps_ends_no_lease() {
     for step in STEPS {
         let world = World::new().await;
         let daemon = world
@@ -38,7 +38,7 @@ async fn a_wall_clock_that_steps_ends_no_lease() {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_steps_prolongs_no_lease() {
+async fn w_16_a_wall_clock_that_steps_prolongs_no_lease() {
     for step in STEPS {
         let world = World::new().await;
         let daemon = world.start_as("a", |_| {}).await;

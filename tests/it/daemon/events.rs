@@ -164,3 +164,33 @@ async fn a_page_of_events_starts_behind_a_number() {
     assert_eq!(page.iter().map(|payload| payload["sequence"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(daemon.events(&run, 4, 10).await.unwrap(), Vec::<Value>::new());
 }
+
+#[tokio::test]
+async fn a_heartbeat_that_is_decided_with_the_end_does_not_come_behind_it() {
+    let world = World::new().await;
+    let daemon = world.start_as("a", |settings| {
+        settings.lease = Duration::from_millis(1200);
+        settings.heartbeat_events = Duration::ZERO;
+    });
+    let daemon = daemon.await;
+    let task = daemon.task(json!({})).await;
+    let run = daemon.fire(&task).await.run_id;
+    let guest = world.stage.guest().await;
+    let beats = async || daemon.names(&run).await.iter().filter(|name| *name == "heartbeat").count();
+    until("a heartbeat", async || beats().await > 0).await;
+    let held = world.faulty.gate.write().await;
+    let waiting = world.faulty.at_gate.load(std::sync::atomic::Ordering::SeqCst);
+    // Behind this commit the attempt's end waits for the next batch, and behind that the heartbeat of the next renewal.
+    let (manager, other) = (Manager::clone(&daemon), task.clone());
+    let fired = tokio::spawn(async move { manager.run_now(&other, RunWish::default()).await });
+    until("a commit", async || world.faulty.at_gate.load(std::sync::atomic::Ordering::SeqCst) > waiting).await;
+    guest.complete("done");
+    for _ in 0..2 {
+        let before = daemon.run(&run).await.unwrap().heartbeat_at;
+        until("a renewal", async || daemon.run(&run).await.unwrap().heartbeat_at > before).await;
+    }
+    drop(held);
+    fired.await.unwrap().unwrap();
+    assert_eq!(daemon.settled(&run).await.status, Status::Completed);
+    assert_eq!(daemon.names(&run).await.last().unwrap(), "completed");
+}

@@ -109,7 +109,7 @@ async fn a_claim_whose_answer_is_lost_loses_no_run() {
 }
 
 #[tokio::test]
-async fn w11_a_renewal_that_fails_loses_no_lease() {
+async fn w_11_a_renewal_that_fails_loses_no_lease() {
     let (world, store) = faulty().await;
     let daemon = world.start_as("a", |settings| settings.lease = Duration::from_secs(6)).await;
     let task = daemon.task(json!({})).await;

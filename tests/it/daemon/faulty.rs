@@ -1,5 +1,6 @@
 //! A store whose calls can fail before a commit, or lose the answer after it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,8 @@ pub enum Fault {
     Before,
     /// It is carried out and the answer is lost.
     After,
+    /// It is not carried out, and no answer ever comes.
+    Never,
     /// There is no room for it.
     Full,
 }
@@ -34,12 +37,20 @@ pub struct Faulty {
     /// Changes wait before it while a test holds it.
     pub gate: RwLock<()>,
     pub at_gate: AtomicU32,
+    /// How often each run's lease was renewed.
+    pub renewed: Mutex<HashMap<RunId, u32>>,
 }
 
 impl Faulty {
     /// A store whose calls all succeed as yet.
     pub fn new(store: Arc<dyn Store>) -> Arc<Faulty> {
-        Arc::new(Faulty { store, plan: Mutex::new(Box::new(|_| None)), gate: RwLock::default(), at_gate: AtomicU32::new(0) })
+        Arc::new(Faulty {
+            store,
+            plan: Mutex::new(Box::new(|_| None)),
+            gate: RwLock::default(),
+            at_gate: AtomicU32::new(0),
+            renewed: Mutex::default(),
+        })
     }
 
     fn fault(&self, call: &'static str) -> Option<Fault> {
@@ -52,6 +63,7 @@ impl Faulty {
             None => made.await,
             Some(Fault::Before) => lost,
             Some(Fault::After) => made.await.and(lost),
+            Some(Fault::Never) => std::future::pending().await,
             Some(Fault::Full) => Err(StoreError::Full("no room, as the test wants".to_owned())),
         }
     }
@@ -71,7 +83,13 @@ impl Store for Faulty {
     }
 
     async fn renew(&self, worker: &WorkerId, leases: &[(RunId, u64)], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
-        self.through("renew", self.store.renew(worker, leases, lease)).await
+        let renewals = self.through("renew", self.store.renew(worker, leases, lease)).await?;
+        let mut renewed = self.renewed.lock().unwrap();
+        for ((run, _), renewal) in leases.iter().zip(&renewals) {
+            *renewed.entry(run.clone()).or_default() += u32::from(*renewal != Renewal::Lost);
+        }
+        drop(renewed);
+        Ok(renewals)
     }
 
     async fn due(&self, what: DueKind, limit: usize) -> Result<Due, StoreError> {

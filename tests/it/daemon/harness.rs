@@ -4,8 +4,8 @@
 //! says otherwise: what a test waits for comes by a wake-up, or the test fails.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use sandclock::clock::{BootInstant, Clock, SystemClock, SystemEntropy};
@@ -27,6 +27,9 @@ use super::*;
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The threads of a daemon's runtime.
+const WORKERS: usize = 2;
 
 /// The machine's clock, and what the test adds to it.
 #[derive(Default)]
@@ -139,7 +142,7 @@ impl World {
             spawner: Arc::new(OnRuntime),
             settings,
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let daemon = runtime.spawn(Daemon::start(parts)).await.unwrap().unwrap();
         TestDaemon { manager: daemon.manager().clone(), store: Arc::clone(&self.store), daemon: Some(daemon), runtime: Some(runtime) }
     }
@@ -184,6 +187,30 @@ impl TestDaemon {
 
     /// Ends as `kill -9` does.
     pub fn crash(self) {}
+
+    /// Keeps every thread of its runtime busy until what this gives back is dropped.
+    pub fn block(&self) -> impl Sized + use<> {
+        let busy = Arc::new(Barrier::new(WORKERS + 1));
+        let held: Vec<mpsc::Sender<()>> = (0..WORKERS)
+            .map(|_| {
+                let (hold, freed) = mpsc::channel();
+                let busy = Arc::clone(&busy);
+                self.runtime.as_ref().unwrap().spawn(async move {
+                    busy.wait();
+                    let _ = freed.recv();
+                });
+                hold
+            })
+            .collect();
+        busy.wait();
+        held
+    }
+
+    /// Ends as `kill -9` does; nothing of it is left when this returns.
+    pub async fn crash_at_once(mut self) {
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
+    }
 
     /// Registers the task `t`, or the one that these fields name; its agent is `guest` unless they name one.
     pub async fn task(&self, fields: Value) -> TaskId {

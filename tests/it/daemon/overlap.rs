@@ -33,7 +33,7 @@ async fn skip_if_running_records_a_thousand_skips_beside_one_run() {
 }
 
 #[tokio::test]
-async fn w09_of_many_at_once_one_is_admitted() {
+async fn w_09_of_many_at_once_one_is_admitted() {
     let world = World::new().await;
     let daemon = world.start().await;
     for round in 0..10 {
@@ -45,7 +45,7 @@ async fn w09_of_many_at_once_one_is_admitted() {
 }
 
 #[tokio::test]
-async fn of_ten_rapid_cancel_previous_fires_the_last_one_runs() {
+async fn w_23_of_ten_rapid_cancel_previous_fires_the_last_one_runs() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "cancel_previous"})).await;
@@ -88,7 +88,7 @@ async fn cancel_previous_overtakes_a_run_that_nobody_has_started() {
 }
 
 #[tokio::test]
-async fn w27_queue_next_keeps_its_order_also_when_one_is_retried() {
+async fn w_27_queue_next_keeps_its_order_also_when_one_is_retried() {
     let world = World::new().await;
     let daemon = world.start().await;
     let policy = json!({"overlap_policy": "queue_next", "retry_policy": {"max_retries": 1, "initial_delay_seconds": 0.05}});

@@ -6,7 +6,7 @@ use crate::guest::plain;
 const PAST: &str = "2026-01-01T00:00:00Z";
 
 #[tokio::test]
-async fn w10_a_graceful_stop_hands_back_without_burning_an_attempt() {
+async fn w_10_a_graceful_stop_hands_back_without_burning_an_attempt() {
     let world = World::new().await;
     world.stage.add_component("sleeper", &plain::sleeper(3_600_000));
     let daemon = world.start().await;
@@ -128,7 +128,7 @@ async fn a_crash_is_recovered_by_the_next_incarnation_at_once() {
 }
 
 #[tokio::test]
-async fn w13_a_run_that_kills_its_daemon_every_time_ends() {
+async fn w_13_a_run_that_kills_its_daemon_every_time_ends() {
     let world = World::new().await;
     let mut daemon = world.start_polling().await;
     let task = daemon.task(json!({"max_recoveries": 3})).await;
@@ -167,7 +167,7 @@ async fn a_cancel_survives_the_crash_of_the_daemon() {
 }
 
 #[tokio::test]
-async fn w15_an_attempt_that_lost_its_lease_cannot_end_its_run() {
+async fn w_15_an_attempt_that_lost_its_lease_cannot_end_its_run() {
     let world = World::new().await;
     let daemon = world.start_as("a", |settings| {
         settings.poll = Duration::from_millis(5);
@@ -192,7 +192,7 @@ async fn w15_an_attempt_that_lost_its_lease_cannot_end_its_run() {
 }
 
 #[tokio::test]
-async fn w05_two_daemons_dispatch_an_occurrence_once() {
+async fn w_05_two_daemons_dispatch_an_occurrence_once() {
     let world = World::new().await;
     let polling = |settings: &mut sandclock::daemon::DaemonSettings| settings.poll = Duration::from_millis(2);
     let idle = world.start_as("c", |settings| settings.executes = false).await;
@@ -213,7 +213,7 @@ async fn w05_two_daemons_dispatch_an_occurrence_once() {
 }
 
 #[tokio::test]
-async fn w09_two_daemons_never_run_a_run_twice() {
+async fn w_09_two_daemons_never_run_a_run_twice() {
     let world = World::new().await;
     let polling = |settings: &mut sandclock::daemon::DaemonSettings| settings.poll = Duration::from_millis(2);
     let (first, second) = (world.start_as("a", polling).await, world.start_as("b", polling).await);

@@ -164,7 +164,7 @@ async fn a_run_is_kept_for_as_long_as_its_status_says() {
 }
 
 #[tokio::test]
-async fn a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
+async fn w_22_a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
     let world = World::new().await;
     let daemon = world.start_polling().await;
     let steered = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
@@ -181,6 +181,9 @@ async fn a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
     daemon.crash();
     drop(guest);
     let daemon = start(&world, number(2)).await;
+    // What has just ended stays for a minute.
+    assert_eq!(daemon.runs_of(&steered).await.len(), 7);
+    world.clock.advance(Duration::from_secs(61));
     let ids = |runs: &[Run]| runs.iter().map(|run| run.run_id.clone()).collect::<Vec<_>>();
     until("the number", async || daemon.runs_of(&steered).await.len() == 3).await;
     let left = daemon.runs_of(&steered).await;
@@ -190,6 +193,32 @@ async fn a_task_keeps_the_latest_of_its_runs_and_those_that_are_live() {
     }
     assert!(workspace(&world, &ended[5]).is_dir());
     assert!(exists(&daemon, &kept.run_id).await);
+}
+
+#[tokio::test]
+async fn a_run_whose_attempt_is_still_busy_here_stays() {
+    let world = World::new().await;
+    let daemon = start(&world, keep(DAY)).await;
+    let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
+    let (busy, idle) = (daemon.fire(&task).await.run_id, daemon.fire(&task).await.run_id);
+    let guests = [world.stage.guest().await, world.stage.guest().await];
+    // Others have ended both runs over the head of the worker, whose guests go on for the moment.
+    let mut puts = Vec::new();
+    for run in [&busy, &idle] {
+        let run = daemon.run(run).await.unwrap();
+        puts.push(Put::run(&Run { status: Status::Failed, finished_at: Some(world.clock.now()), ..run }, world.clock.now()).unwrap());
+    }
+    let change = Change { id: ChangeId(7), guards: vec![], puts, deletes: vec![], events: vec![] };
+    world.store.apply(vec![change]).await.unwrap();
+    let [first, second] = guests;
+    let (kept, ended) = if first.run_id() == busy { (first, second) } else { (second, first) };
+    ended.complete("too late");
+    world.clock.advance(2 * DAY);
+    until("the idle run's end", async || !exists(&daemon, &idle).await).await;
+    let run = daemon.run(&busy).await.unwrap();
+    assert!(workspace(&world, &run).is_dir());
+    kept.complete("too late");
+    gone(&world, &daemon, &run).await;
 }
 
 #[tokio::test]
@@ -232,7 +261,7 @@ async fn files_whose_removal_a_crash_cut_short_are_removed_at_the_next_start() {
             tokio::spawn(async move { deleting.delete_task(&task, true).await });
         }
         until("the deletion", async || cut.load(Ordering::SeqCst)).await;
-        daemon.crash();
+        daemon.crash_at_once().await;
         *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
         until("the note", async || world.store.counts(CountScope::All(Kind::Removal)).await.unwrap().total == 1).await;
         for run in &runs {

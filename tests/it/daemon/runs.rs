@@ -194,7 +194,7 @@ async fn a_run_of_an_agent_that_is_not_there_waits_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn w17_many_run_at_once_and_never_more_than_allowed() {
+async fn w_17_many_run_at_once_and_never_more_than_allowed() {
     let world = World::new().await;
     world.stage.limit("guest", 3);
     let daemon = world.start_as("a", |settings| settings.max_running = 5).await;

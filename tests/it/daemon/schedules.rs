@@ -84,7 +84,7 @@ async fn a_thousand_missed_occurrences_are_one_run_and_skips() {
 }
 
 #[tokio::test]
-async fn w01a_a_once_task_that_is_made_again_runs_again() {
+async fn w_01_a_once_task_that_is_made_again_runs_again() {
     let world = World::new().await;
     let daemon = world.start().await;
     let body = json!({"agent_id": "echo", "schedule": {"type": "once", "run_at": PAST}});
@@ -98,7 +98,7 @@ async fn w01a_a_once_task_that_is_made_again_runs_again() {
 }
 
 #[tokio::test]
-async fn w01b_a_cron_task_that_is_made_again_in_its_minute_goes_on() {
+async fn w_01_a_cron_task_that_is_made_again_in_its_minute_goes_on() {
     let world = World::new().await;
     let daemon = world.start_polling().await;
     let body = json!({"agent_id": "echo", "schedule": {"type": "cron", "expression": "* * * * *"}});
@@ -131,7 +131,7 @@ async fn a_disabled_task_is_not_dispatched_and_goes_on_past_now() {
 }
 
 #[tokio::test]
-async fn w19_a_pause_survives_an_edit_and_a_resume_catches_nothing_up() {
+async fn w_19_a_pause_survives_an_edit_and_a_resume_catches_nothing_up() {
     let world = World::new().await;
     let daemon = world.start_polling().await;
     let schedule = |seconds: u32| json!({"type": "interval", "seconds": seconds, "misfire_policy": "queue_all"});
@@ -170,7 +170,7 @@ async fn a_task_that_is_registered_again_as_it_is_keeps_its_schedule_and_pause()
 }
 
 #[tokio::test]
-async fn w04_a_schedule_that_cannot_be_read_stops_no_other() {
+async fn w_04_a_schedule_that_cannot_be_read_stops_no_other() {
     let world = World::new().await;
     let id = RecordId::schedule(&TaskId::parse("bad").unwrap());
     let index = Index { due: Some(When::In(Duration::ZERO)), ..Index::default() };
@@ -187,7 +187,7 @@ async fn w04_a_schedule_that_cannot_be_read_stops_no_other() {
 }
 
 #[tokio::test]
-async fn w20_each_of_three_hundred_due_tasks_is_dispatched_once() {
+async fn w_20_each_of_three_hundred_due_tasks_is_dispatched_once() {
     let world = World::new().await;
     let daemon = world.start_as("a", |settings| settings.dispatch_batch = 25).await;
     let mut tasks = Vec::new();

@@ -2,6 +2,7 @@
 //! components in the real sandbox.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use async_trait::async_trait;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
 use sandclock::domain::id::{AgentId, RunId};
 use sandclock::domain::policy::ErrorKind;
-use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Prepared, Sandbox, SandboxSettings, Usage};
+use sandclock::sandbox::{
+    AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, Prepared, Sandbox, SandboxSettings, Usage,
+};
 use sandclock::store::ClaimAgent;
 use tokio::sync::{mpsc, oneshot, watch};
 use wasmtime::component::Component;
@@ -63,13 +66,20 @@ impl Guest {
 }
 
 /// Hands each attempt to the test.
-struct Steered(mpsc::UnboundedSender<Guest>);
+struct Steered {
+    to_test: mpsc::UnboundedSender<Guest>,
+    room: Arc<AtomicU64>,
+}
 
 #[async_trait]
 impl Start for Steered {
+    fn disk(&self) -> DiskUse {
+        DiskUse { bytes: self.room.load(Ordering::SeqCst), files: 1000 }
+    }
+
     async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Guest { spec, host, signals, answer }).unwrap();
+        self.to_test.send(Guest { spec, host, signals, answer }).unwrap();
         match answered.await {
             Ok(ended) => report(ended),
             // A test that lets go of a guest leaves it running.
@@ -114,13 +124,16 @@ pub struct Stage {
     agents: Mutex<BTreeMap<AgentId, Offered>>,
     version: watch::Sender<u64>,
     guests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Guest>>,
+    room: Arc<AtomicU64>,
 }
 
 impl Stage {
     pub fn new() -> Arc<Self> {
         let (to_test, guests) = mpsc::unbounded_channel();
-        let stage = Stage { agents: Mutex::default(), version: watch::channel(0).0, guests: tokio::sync::Mutex::new(guests) };
-        stage.add("guest", None, Arc::new(Steered(to_test)));
+        let room = Arc::new(AtomicU64::new(1 << 30));
+        let steered = Steered { to_test, room: Arc::clone(&room) };
+        let stage = Stage { agents: Mutex::default(), version: watch::channel(0).0, guests: tokio::sync::Mutex::new(guests), room };
+        stage.add("guest", None, Arc::new(steered));
         stage.add("echo", None, Arc::new(Echo));
         stage.add("panics", None, Arc::new(Panics));
         Arc::new(stage)
@@ -143,6 +156,11 @@ impl Stage {
     pub fn limit(&self, agent: &str, max_running: u32) {
         let start = Arc::clone(&self.agents.lock().unwrap()[&AgentId::parse(agent).unwrap()].start);
         self.add(agent, Some(max_running), start);
+    }
+
+    /// How many bytes a workspace of the agent `guest` may have.
+    pub fn room(&self, bytes: u64) {
+        self.room.store(bytes, Ordering::SeqCst);
     }
 
     pub fn echo(&self, agent: &str) {

@@ -4,7 +4,7 @@ use super::*;
 use sandclock::store::{PageRequest, RecordId};
 
 #[tokio::test]
-async fn w30_a_change_that_is_refused_leaves_the_task_as_it_is() {
+async fn w_30_a_change_that_is_refused_leaves_the_task_as_it_is() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"schedule": {"type": "interval", "seconds": 100}})).await;
@@ -40,7 +40,7 @@ async fn a_run_keeps_what_its_task_said_when_it_was_made() {
 }
 
 #[tokio::test]
-async fn w08_the_queued_runs_of_a_deleted_task_end_and_its_executing_run_goes_on() {
+async fn w_08_the_queued_runs_of_a_deleted_task_end_and_its_executing_run_goes_on() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next"})).await;
@@ -78,7 +78,7 @@ async fn deleting_a_task_gives_none_of_its_queued_runs_a_turn() {
 }
 
 #[tokio::test]
-async fn w34_deleting_with_the_runs_keeps_the_record_of_one_that_executes_until_it_has_ended() {
+async fn w_34_deleting_with_the_runs_keeps_the_record_of_one_that_executes_until_it_has_ended() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
+use sandclock::clock::Clock as _;
 use sandclock::daemon::{Answered, Bounds, Retention};
+use sandclock::domain::id::AgentId;
 use sandclock::domain::idempotency::IdempotencyKey;
-use sandclock::store::{CountScope, Kind, PageRequest};
+use sandclock::domain::task::Task;
+use sandclock::store::{Change, ChangeId, CountScope, Index, Kind, PageRequest, Put, RecordId};
 
 use super::faulty::Fault;
 use super::*;
@@ -38,7 +41,7 @@ async fn scenario_27_a_crash_between_the_commit_and_its_answer_makes_no_second_r
     let (asking, id) = (Manager::clone(&daemon), task.clone());
     let asked = tokio::spawn(async move { asking.run_once(&id, RunWish::default(), key("k")).await });
     until("the commit", async || cut.load(Ordering::SeqCst)).await;
-    daemon.crash();
+    daemon.crash_at_once().await;
     *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
     assert!(asked.await.unwrap().is_err(), "whoever asked was not told");
     until("the run", async || world.store.counts(CountScope::All(Kind::Run)).await.unwrap().total == 1).await;
@@ -62,6 +65,34 @@ async fn scenario_27_whoever_made_the_run_is_told_so_though_the_answer_was_lost(
         assert_eq!((again.answer.run_id, again.replayed), (first.answer.run_id, true));
         assert_eq!(daemon.runs_of(&task).await.len(), 1);
     }
+}
+
+#[tokio::test]
+async fn scenario_27_a_task_that_is_changed_before_its_lost_answer_was_resolved_is_still_the_first() {
+    let world = World::new().await;
+    let daemon = world.start_as("a", |settings| settings.executes = false).await;
+    let body = json!({"task_id": "t", "query": "x", "schedule": {"type": "manual"}});
+    let (lost, changed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (is_lost, is_changed) = (Arc::clone(&lost), Arc::clone(&changed));
+    *world.faulty.plan.lock().unwrap() = Box::new(move |call| match call {
+        "apply" if !is_lost.swap(true, Ordering::SeqCst) => Some(Fault::After),
+        // Reading back tells nothing until somebody else has changed the task.
+        "get" if is_lost.load(Ordering::SeqCst) && !is_changed.load(Ordering::SeqCst) => Some(Fault::Before),
+        _ => None,
+    });
+    let (manager, asked) = (Manager::clone(&daemon), body.clone());
+    let asking = tokio::spawn(async move { manager.register_task_once(asked, false, key("k")).await });
+    until("the commit", async || world.store.counts(CountScope::All(Kind::Task)).await.unwrap().total == 1).await;
+    let task = Task::parse(body.clone(), &AgentId::parse("guest").unwrap(), None, world.clock.now()).unwrap();
+    let index = Index { agent: Some(task.agent_id.clone()), ..Index::default() };
+    let puts = vec![Put::of(RecordId::task(&task.task_id), index, &task).unwrap()];
+    let change = Change { id: ChangeId(7), guards: vec![], puts, deletes: vec![], events: vec![] };
+    world.store.apply(vec![change]).await.unwrap();
+    changed.store(true, Ordering::SeqCst);
+    let first = asking.await.unwrap().unwrap();
+    assert!(!first.replayed, "whoever registered the task is told so");
+    let again = daemon.register_task_once(body, false, key("k")).await.unwrap();
+    assert_eq!((again.answer, again.replayed), (first.answer, true));
 }
 
 #[tokio::test]
@@ -126,7 +157,7 @@ async fn scenario_28_pages_miss_and_repeat_nothing_while_runs_come_and_go() {
             let behind = there.iter().find(|run| !seen.contains(run));
             for gone in seen.last().into_iter().chain(behind).cloned().collect::<Vec<_>>() {
                 daemon.cancel_run(&gone, "test").await.unwrap();
-                world.clock.advance(Duration::from_secs(2));
+                world.clock.advance(Duration::from_secs(61));
                 until("the run's end", async || daemon.run(&gone).await.is_err()).await;
                 there.retain(|run| *run != gone);
             }

@@ -86,6 +86,22 @@ async fn limits_of_the_agent_and_of_the_daemon_are_told_with_their_numbers() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_full_is_told_without_what_it_says_of_itself() {
+    let world = World::new().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"agent_id": "later", "overlap_policy": "allow_parallel"})).await;
+    let run = daemon.fire(&task).await.run_id;
+    *world.faulty.plan.lock().unwrap() = Box::new(|call| ["apply", "claim", "renew"].contains(&call).then_some(faulty::Fault::Full));
+    assert!(daemon.run_now(&task, RunWish::default()).await.is_err());
+    world.stage.echo("later");
+    let out = why(&daemon, &run).await;
+    assert_eq!(out.code, Code::StoreOut);
+    assert!(out.sentence.contains("but the store is full; free some space") && !out.sentence.contains("test wants"), "{}", out.sentence);
+    *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
+    daemon.settled(&run).await;
+}
+
+#[tokio::test]
 async fn a_line_is_told_with_whom_it_waits_for() {
     let world = World::new().await;
     let daemon = world.start().await;
@@ -220,7 +236,11 @@ async fn a_run_whose_outcome_is_unknown_is_held_and_says_so() {
     let daemon = world.start().await;
     let held = why(&daemon, &run).await;
     assert_eq!((held.code, held.status, member(&held, "released_by")), (Code::OutcomeUnknown, Status::AwaitingApproval, "resume"));
-    assert!(held.sentence.contains("attempt 1 was lost after it had begun to change something outside"), "{}", held.sentence);
+    assert!(
+        held.sentence.contains("attempt 1 ended without an outcome after it had begun to change something outside"),
+        "{}",
+        held.sentence
+    );
     let until: sandclock::domain::time::Timestamp = serde_json::from_value(held.members["until"].clone()).unwrap();
     let left = until.since(held.as_of);
     assert!(left <= sandclock::store::PARKED_FOR && left > sandclock::store::PARKED_FOR / 2, "{held:?}");

@@ -279,6 +279,27 @@ impl Daemon {
         self.process.child.id().unwrap()
     }
 
+    /// Stops all of its threads where they are, as a suspended machine would; returns when they have stopped.
+    pub async fn freeze(&self) {
+        signal(&self.process.child, Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.process.child.id().unwrap());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        let stopping = async {
+            while !std::fs::read_dir(&tasks).unwrap().all(is_stopped) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        patiently("the stop of all threads", stopping).await;
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        signal(&self.process.child, Signal::CONT);
+    }
+
     /// Waits for its end.
     pub async fn end(self) -> ExitStatus {
         self.process.end().await

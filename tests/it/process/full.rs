@@ -157,7 +157,7 @@ async fn a_store_without_a_byte_left_fences_what_runs_and_takes_it_up_when_there
     runs.extend(fire_until_full(&daemon, "t").await);
     cram(&daemon).await;
     // No renewal fits: the guest is stopped before its lease ends, and nothing is written for it.
-    daemon.logged("the lease was lost").await;
+    daemon.logged("the lease of a run was lost").await;
     assert_eq!(told(&daemon, "the store takes nothing new"), 1, "{:#?}", daemon.log());
     assert_eq!(daemon.get("/health").await["status"], "ok");
     assert_eq!(daemon.run(&held).await["attempt"], 1, "what was committed can be read");

@@ -69,3 +69,34 @@ pub fn second_time() -> Vec<u8> {
         (call $ok @"second time")"#;
     agent(body, "")
 }
+
+/// Opens `lines` and a stream that appends to it once, and writes a line with the attempt's number every 50 milliseconds until there is a
+/// file `go`; then it answers with its attempt's number.
+pub fn appender() -> Vec<u8> {
+    let body = format!(
+        r#"(local.set $fd (call $create @"lines"))
+        (if (i32.lt_s (local.get $fd) (i32.const 0)) (then unreachable))
+        (call $append_stream (local.get $fd) (i32.const 256))
+        (if (i32.load8_u (i32.const 256)) (then unreachable))
+        (local.set $i (i32.load (i32.const 260)))
+        (loop $again
+          (global.set $out (i32.const 65536))
+          (call $put_number (i64.extend_i32_u (call $attempt))) (call $put @"{line}")
+          (if (call $write_text (local.get $i) (i32.const 65536) (i32.sub (global.get $out) (i32.const 65536))) (then unreachable))
+          (drop (call $sleep (i32.const 50)))
+          (br_if $again (i32.lt_s (call $open @"go") (i32.const 0))))
+        (global.set $out (i32.const 65536))
+        (call $put_number (i64.extend_i32_u (call $attempt)))
+        (call $ok_out)"#,
+        line = "\n"
+    );
+    agent(&body, "")
+}
+
+/// Reports "started" and waits for its daemon's end in every attempt.
+pub fn waits() -> Vec<u8> {
+    let body = r#"(call $report @"started" (i32.const 0) (f64.const 0))
+        (drop (call $sleep (i32.const 3600000)))
+        (call $ok @"never")"#;
+    agent(body, "")
+}

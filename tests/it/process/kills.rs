@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::chaos::Chaos;
 use super::daemon::{Daemon, Home, id};
-use super::guests::second_time;
+use super::guests::{second_time, waits};
 use super::oracle;
 use super::vitals::{self, Vitals};
 use super::workload::{self, Clients, FED};
@@ -163,5 +163,33 @@ async fn a_daemon_that_does_not_know_its_runs_waits_for_the_end_of_their_leases(
     let attempts = oracle::check(&daemon, &ended).await;
     assert_eq!((&ended["status"], attempts.len()), (&json!("completed"), 2));
     assert!(attempts[1]["started_at"].as_str() >= lease.as_str(), "{lease} {attempts:#?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn w13_a_run_that_takes_its_daemon_down_every_time_ends_and_says_why() {
+    let config = "[worker]\nlease_seconds = 3600\nshutdown_grace_seconds = 0\n";
+    let home = Home::new(config, &[("poison", waits()), ("twice", second_time())]);
+    let mut daemon = home.start(&[]).await;
+    daemon.task("poison", "poison", json!({"max_recoveries": 1})).await;
+    daemon.task("other", "twice", json!({})).await;
+    let poison = daemon.fire("poison").await;
+    let other = daemon.fire("other").await;
+    daemon.started(&other, 1).await;
+    for attempt in 1..=2 {
+        daemon.started(&poison, attempt).await;
+        daemon.kill().await;
+        daemon = home.start(&[]).await;
+    }
+    let ended = daemon.terminal(&poison).await;
+    assert_eq!((&ended["status"], &ended["error_kind"], &ended["attempt"]), (&json!("failed"), &json!("lost"), &json!(2)));
+    let why = ended["error"].as_str().unwrap();
+    assert!(why.contains("2 workers in a row were lost") && why.contains("max_recoveries = 1"), "{why}");
+    oracle::check(&daemon, &ended).await;
+    // A run that was executing beside it is none the worse for it.
+    let bystander = daemon.terminal(&other).await;
+    assert_eq!((&bystander["status"], &bystander["result_preview"]), (&json!("completed"), &json!("second time")));
+    let next = daemon.fire("other").await;
+    daemon.started(&next, 1).await;
     daemon.stop().await;
 }

@@ -15,6 +15,7 @@ mod page;
 mod refusals;
 mod reload;
 mod stops;
+mod takeover;
 mod tasks;
 mod vitals;
 mod workload;

@@ -40,7 +40,7 @@ fn warnings(daemon: &Daemon) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_same_file_changes_nothing_and_another_one_changes_what_differs() {
+async fn w_38_the_same_file_changes_nothing_and_another_one_changes_what_differs() {
     let home = Home::new(&format!("{REPORT}{NIGHTLY}"), &[("echo", plain::echo())]);
     let daemon = home.start(&[]).await;
     let (report, nightly) = (kept(&daemon, "report").await, kept(&daemon, "nightly").await);

@@ -10,10 +10,12 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sandclock::domain::agent::Limits;
 use sandclock::domain::policy::ErrorKind;
 use sandclock::sandbox::{
-    AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, LogStream, Prepared, Sandbox, SandboxSettings,
+    AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogStream, Prepared, Sandbox,
+    SandboxSettings,
 };
 use tokio::sync::Notify;
 use wasmtime::component::Component;
@@ -53,7 +55,12 @@ impl Recorder {
     }
 }
 
+#[async_trait]
 impl GuestHost for Recorder {
+    async fn begin_effects(&self) -> Result<(), EffectsRefused> {
+        Ok(())
+    }
+
     fn report(&self, message: String, fraction: Option<f64>) {
         self.shown.lock().unwrap().push(Shown::Report(message, fraction));
         self.reported.notify_one();
@@ -100,6 +107,7 @@ impl Try {
             },
             query: "the query".to_owned(),
             workspace: workspace.path().join("run"),
+            folder: None,
             found: Some(DiskUse::default()),
             limits: Limits::default(),
             env: Vec::new(),

@@ -12,7 +12,11 @@ use tempfile::TempDir;
 
 use super::{ManualClock, Place, on_every_store, plain, queued, run_id, schedule, task_id};
 
-on_every_store!(ended_runs_are_found_by_how_long_ago_they_ended, other_records_are_found_by_their_age);
+on_every_store!(
+    ended_runs_are_found_by_how_long_ago_they_ended,
+    other_records_are_found_by_their_age,
+    a_step_of_the_wall_clock_makes_nothing_older,
+);
 
 fn ended(status: Status, seconds: u64) -> DueKind {
     DueKind::Ended { status, for_at_least: Duration::from_secs(seconds) }
@@ -84,6 +88,30 @@ async fn other_records_are_found_by_their_age(place: Place) {
     assert_eq!(due(&place, aged(Kind::SkipRange, 5), 9).await, (vec!["b".into(), "a".into()], None));
     assert_eq!(due(&place, aged(Kind::Idempotency, 0), 1).await.0, ["soon"]);
     assert_eq!(due(&place, aged(Kind::Removal, 0), 9).await, (Vec::new(), None));
+}
+
+async fn a_step_of_the_wall_clock_makes_nothing_older(place: Place) {
+    const DAY: u64 = 86_400;
+    let run = |number| Run { status: Status::Completed, ..queued(number, "task", "agent", place.now()) };
+    place.put_runs(&[run(1)]).await;
+    place
+        .put(vec![Put {
+            index: Index { due: Some(When::In(Duration::from_secs(DAY))), ..Index::default() },
+            ..plain(Kind::Idempotency, "k", "{}")
+        }])
+        .await;
+    place.clock.step_wall(10 * 86_400_000_000);
+    let found = async |what| place.store.due(what, 9).await.unwrap().records.len();
+    assert_eq!((found(ended(Status::Completed, DAY)).await, found(aged(Kind::Idempotency, 0)).await), (0, 0));
+    // Back again: what ended meanwhile is as young as what ended now.
+    place.put_runs(&[run(2)]).await;
+    place.clock.step_wall(-11 * 86_400_000_000);
+    assert_eq!(found(ended(Status::Completed, 0)).await, 0);
+    place.clock.step_wall(86_400_000_000);
+    place.advance(DAY);
+    assert_eq!((found(ended(Status::Completed, DAY)).await, found(aged(Kind::Idempotency, 0)).await), (1, 1));
+    place.advance(10 * DAY);
+    assert_eq!(found(ended(Status::Completed, DAY)).await, 2);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use sandclock::domain::id::WorkerId;
 use sandclock::domain::lifecycle;
 use sandclock::domain::run::{Run, Status};
 use sandclock::domain::time::Timestamp;
-use sandclock::store::{Change, DueKind, Guard, Index, Kind, Outcome, PARKED_FOR, Put, RecordId, Renewal, When};
+use sandclock::store::{Change, CountScope, DueKind, Guard, Index, Kind, Outcome, PARKED_FOR, Put, RecordId, Renewal, When};
 
 use super::{Place, on_every_store, plain, queued, request, run_id, schedule};
 
@@ -17,6 +17,7 @@ on_every_store!(
     runs_that_are_not_due_or_wait_for_their_turn_stay,
     an_agents_limit_counts_over_all_workers,
     agents_share_the_limit_in_order_of_time,
+    a_run_that_cannot_be_read_is_put_aside,
     the_same_token_returns_the_same_runs,
     fences_rise_for_ever,
     renewals_tell_each_lease,
@@ -121,6 +122,21 @@ async fn agents_share_the_limit_in_order_of_time(place: Place) {
     assert_eq!(claimed[1].attempt.digest.as_deref(), Some("digest of c"));
     // Whoever names an agent twice gets its runs once.
     assert_eq!(ids(&place.claim(2, &[agents, &[("a", None)]].concat(), 6).await), ["c"]);
+}
+
+async fn a_run_that_cannot_be_read_is_put_aside(place: Place) {
+    let now = place.now();
+    place.put_runs(&(1..=3).map(|number| queued(number, "task", "agent", now)).collect::<Vec<_>>()).await;
+    for number in [1, 3] {
+        let index = Index::of_run(&queued(number, "task", "agent", now), now);
+        place.put(vec![Put { id: RecordId::run(&run_id(number)), index, body: "{\"run_id\": 7}".into() }]).await;
+    }
+    assert_eq!(ids(&place.claim(1, AGENT, 1).await), [""; 0], "the first one is all that this wish may have");
+    assert_eq!(ids(&place.claim(2, AGENT, 2).await), ["2"], "it holds up no others");
+    assert_eq!(ids(&place.claim(3, AGENT, 2).await), [""; 0]);
+    let aside = place.get(&RecordId::run(&run_id(1))).await.unwrap();
+    assert_eq!((&aside.body[..], aside.due, aside.rev), (&b"{\"run_id\": 7}"[..], None, 3), "nothing of it is lost");
+    assert_eq!(place.count(CountScope::All(Kind::Run)).await, [(Status::Queued, 2), (Status::Running, 1)]);
 }
 
 async fn the_same_token_returns_the_same_runs(place: Place) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandclock::domain::event::EventName;
+use sandclock::domain::id::WorkerId;
 use sandclock::domain::run::{Run, Status};
 use sandclock::store::sql::sqlite::{OpenError, SqliteStore};
 use sandclock::store::{Change, CountScope, DueKind, Kind, Outcome, RecordId, Renewal, Store, StoreError};
@@ -50,6 +51,66 @@ async fn filled(store: &SqliteStore) {
     assert_eq!(store.events(&run_id(1), 0, 9).await.unwrap().len(), 3);
     assert_eq!(store.counts(CountScope::All(Kind::Run)).await.unwrap().of(Status::Running), 1);
     assert_eq!(store.counts(CountScope::All(Kind::Attempt)).await.unwrap().total, 1);
+}
+
+#[tokio::test]
+async fn a_store_that_somebody_else_opened_meanwhile_is_not_written_any_more() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("store.db");
+    let stale = open(&path).await.unwrap();
+    fill(&stale).await;
+    // What an operator does who thinks that the lock was left behind.
+    std::fs::remove_file(directory.path().join("store.db.lock")).unwrap();
+    let owner = open(&path).await.unwrap();
+    let put = |number, key: &str, body: &str| Change { puts: vec![plain(Kind::Agent, key, body)], ..change(number) };
+    for number in 10..20 {
+        owner.apply(vec![put(number, &format!("new{number}"), "{}")]).await.unwrap();
+    }
+
+    let told = |result: Result<(), StoreError>| match result {
+        Err(error @ StoreError::TakenOver(_)) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let leases = [(run_id(1), 1)];
+    for _ in 0..2 {
+        let refused = [
+            told(stale.renew(&WorkerId::parse("daemon.one").unwrap(), &leases, Duration::from_secs(30)).await.map(drop)),
+            told(stale.apply(vec![put(30, "stale", "{}")]).await.map(drop)),
+            told(stale.claim(request(2, "daemon.one", &[("agent", None)], 1)).await.map(drop)),
+        ];
+        assert!(refused.iter().all(|told| told.contains("store.db") && told.contains("stop one of the two")), "{refused:?}");
+    }
+    filled(&stale).await;
+    assert!(matches!(
+        stale.renew(&WorkerId::parse("daemon.one").unwrap(), &leases, Duration::from_secs(30)).await,
+        Err(StoreError::TakenOver(_))
+    ));
+    stale.close().await;
+
+    // The first record that the stale one would have written has the place of the first that the owner wrote.
+    filled(&owner).await;
+    for number in 10..20 {
+        let id = RecordId::new(Kind::Agent, &format!("new{number}"));
+        assert_eq!(owner.get(std::slice::from_ref(&id)).await.unwrap().remove(0).unwrap().id, id);
+    }
+    assert_eq!(owner.get(&[RecordId::new(Kind::Agent, "stale")]).await.unwrap(), [None]);
+    assert_eq!(owner.counts(CountScope::All(Kind::Agent)).await.unwrap().total, 10);
+    assert!(matches!(
+        owner.renew(&WorkerId::parse("daemon.one").unwrap(), &leases, Duration::from_secs(30)).await.unwrap()[..],
+        [Renewal::Held(_)]
+    ));
+    owner.close().await;
+    filled(&open(&path).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn leases_that_are_all_lost_do_not_make_the_store_anothers() {
+    let directory = TempDir::new().unwrap();
+    let store = open(&directory.path().join("store.db")).await.unwrap();
+    fill(&store).await;
+    let lost = store.renew(&WorkerId::parse("daemon.two").unwrap(), &[(run_id(1), 1)], Duration::from_secs(30)).await.unwrap();
+    assert_eq!(lost, [Renewal::Lost]);
+    filled(&store).await;
 }
 
 #[tokio::test]

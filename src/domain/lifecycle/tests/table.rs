@@ -102,7 +102,7 @@ fn an_agents_wish_for_a_delay_is_kept_up_to_the_greatest() {
 }
 
 #[test]
-fn exponential_delays_double_up_to_the_greatest() {
+fn w_25_exponential_delays_double_up_to_the_greatest() {
     let policy = task(json!({"retry_policy": {"backoff": "exponential", "initial_delay_seconds": 10, "jitter": 0}})).retry_policy;
     let delays: Vec<u64> = [1, 2, 3, 5, 6, 1000, u32::MAX].into_iter().map(|n| policy.delay(n, 1.0).as_secs()).collect();
     assert_eq!(delays, [10, 20, 40, 160, 300, 300, 300]);
@@ -132,7 +132,7 @@ fn a_cancel_survives_the_loss_of_the_worker_also_of_the_last_one() {
 }
 
 #[test]
-fn w31_a_finished_run_refuses_a_cancel_and_a_resume() {
+fn w_31_a_finished_run_refuses_a_cancel_and_a_resume() {
     let mut world = running(json!({}));
     end_with(&mut world, Outcome::Completed(String::new()));
     let run = only(&world).run.clone();
@@ -145,7 +145,7 @@ fn w31_a_finished_run_refuses_a_cancel_and_a_resume() {
 }
 
 #[test]
-fn w13_losses_in_a_row_back_off_and_end() {
+fn w_13_losses_in_a_row_back_off_and_end() {
     let mut world = running(json!({"max_recoveries": 3}));
     for delay in [0, 5, 10] {
         lost(&mut world);

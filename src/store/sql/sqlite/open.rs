@@ -12,12 +12,17 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 
+use super::statements::OWNER;
+
 /// What tells a sandclock store from other SQLite databases: `sclk`.
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../migrations/sqlite/0001_records.sql"), include_str!("../migrations/sqlite/0002_retention.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../migrations/sqlite/0001_records.sql"),
+    include_str!("../migrations/sqlite/0002_retention.sql"),
+    include_str!("../migrations/sqlite/0003_owner.sql"),
+];
 
 /// How the one writer uses the database.
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
@@ -74,6 +79,8 @@ pub struct Opened {
     pub connection: SqliteConnection,
     /// The last order that was given to a record.
     pub last_order: i64,
+    /// The epoch that the store is in.
+    pub epoch: i64,
 }
 
 /// A file that nobody else may open as a store while this lives.
@@ -155,7 +162,7 @@ pub fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// Opens the connection that writes, of a file that [`prepare`] let pass, and brings its schema forward.
+/// Opens the connection that writes, of a file that [`prepare`] let pass, brings its schema forward and takes the next epoch.
 ///
 /// # Errors
 /// The file is damaged, of a later version, or the system does not let us.
@@ -177,7 +184,8 @@ pub async fn open(path: &Path) -> Result<Opened, OpenError> {
         Ok(_) | Err(_) => {}
     }
     let last_order = last_order(&mut connection).await.map_err(told)?;
-    Ok(Opened { connection, last_order })
+    let epoch = number(&mut connection, "UPDATE owner SET epoch = epoch + 1 RETURNING epoch").await.map_err(told)?;
+    Ok(Opened { connection, last_order, epoch })
 }
 
 /// Opens another connection that writes, of a store that is open.
@@ -185,7 +193,8 @@ pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Err
     let mut connection = options.connect().await?;
     connection.execute(WRITER).await?;
     let last_order = last_order(&mut connection).await?;
-    Ok(Opened { connection, last_order })
+    let epoch = number(&mut connection, OWNER).await?;
+    Ok(Opened { connection, last_order, epoch })
 }
 
 async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {

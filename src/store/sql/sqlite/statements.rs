@@ -10,13 +10,17 @@ use super::super::batch::{NOTHING, Writes};
 use super::super::rows::{KNOWN, RECORD};
 use crate::domain::run::Status;
 
-/// What is known of the records named in $1, with their places in it, and of the records that hang on the runs in $2: two rows.
+/// Whose the store is now.
+pub const OWNER: &str = "SELECT epoch FROM owner WHERE one = 1";
+
+/// What is known of the records named in $1, with their places in it, and of the records that hang on the runs in $2: two rows, each
+/// behind [`OWNER`].
 pub static LOAD: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT json_group_array(json_array(w.key, NULL, {KNOWN}, NULL)) \
+        "SELECT ({OWNER}), json_group_array(json_array(w.key, NULL, {KNOWN}, NULL)) \
          FROM json_each($1) AS w CROSS JOIN record AS r ON r.id = w.value LEFT JOIN lease AS l ON l.run = r.ord \
          UNION ALL \
-         SELECT json_group_array(json_array(NULL, r.id, {KNOWN}, NULL)) \
+         SELECT ({OWNER}), json_group_array(json_array(NULL, r.id, {KNOWN}, NULL)) \
          FROM json_each($2) AS w CROSS JOIN record AS r ON r.run = w.value LEFT JOIN lease AS l ON l.run = r.ord"
     )
 });
@@ -37,7 +41,7 @@ pub static CLAIMED: LazyLock<String> = LazyLock::new(|| {
 
 /// The ready runs that are due at $4, of the agents in $5 (each with its own limit or null), at most $3, longest due first: every
 /// agent's next run waits in one queue, so that the work is that of the runs found, whatever waits behind them. One row: nothing,
-/// what is known of them, and their bodies one behind the other.
+/// what is known of them, their bodies one behind the other, and [`OWNER`].
 pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH RECURSIVE wanted (place, agent, room) AS MATERIALIZED ( \
@@ -55,13 +59,14 @@ pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
               ORDER BY f.due, f.ord LIMIT 1) \
            WHERE t.room > 1 \
            ORDER BY 1, 2 LIMIT $3 + 0) \
-         SELECT NULL, json_group_array(json_array(t.place, r.id, {KNOWN}, length(r.body))), group_concat(r.body, '') \
+         SELECT NULL, json_group_array(json_array(t.place, r.id, {KNOWN}, length(r.body))), group_concat(r.body, ''), ({OWNER}) \
          FROM turn AS t CROSS JOIN record AS r ON r.ord = t.ord LEFT JOIN lease AS l ON l.run = r.ord"
     )
 });
 
-/// Renews the leases in $1 (each a record's id and a fence) of worker $2 that hold at $3, until $4.
-pub const RENEW: &str = "UPDATE lease NOT INDEXED SET until = $4, heartbeat_at = $3 WHERE owner = $2 AND until > $3 AND run IN \
+/// Renews the leases in $1 (each a record's id and a fence) of worker $2 that hold at $3, until $4, if the store is of epoch $5.
+pub const RENEW: &str = "UPDATE lease NOT INDEXED SET until = $4, heartbeat_at = $3 \
+     WHERE (SELECT epoch FROM owner WHERE one = 1) = $5 AND owner = $2 AND until > $3 AND run IN \
      (SELECT r.ord FROM json_each($1) AS w CROSS JOIN record AS r ON r.id = w.value->>0 AND r.fence = w.value->>1) \
      RETURNING (SELECT r.id FROM record AS r WHERE r.ord = lease.run), (SELECT r.fence FROM record AS r WHERE r.ord = lease.run), \
        (SELECT r.cancel_requested FROM record AS r WHERE r.ord = lease.run)";

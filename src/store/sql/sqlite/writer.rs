@@ -1,9 +1,11 @@
 //! The one writer: a thread that owns the connection that writes.
 //!
 //! Invariants: renewals go ahead of every batch that waits; whoever asked may stop waiting at any time without leaving half a
-//! transaction, since the writer owns the work and only the answer goes back.
+//! transaction, since the writer owns the work and only the answer goes back; nothing is committed that did not find the store's epoch
+//! to be this writer's in the same transaction, since what it keeps in memory is true of a store that nobody else writes.
 //!
-//! How it fails: a failed transaction is rolled back with its connection, the next one opens another; it is answered with the error.
+//! How it fails: a failed transaction is rolled back with its connection, the next one opens another; it is answered with the error. A
+//! store that was taken over stays so: the writer lets the file be.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -61,6 +63,9 @@ pub struct Writer {
     connection: Option<SqliteConnection>,
     clock: Arc<dyn Clock>,
     last_order: i64,
+    /// The epoch in which the store is this writer's.
+    epoch: i64,
+    is_taken_over: bool,
     statements: Arc<AtomicU64>,
     room: Room,
     /// When the log is to be moved into the database unless more is written; none when it has been.
@@ -78,8 +83,9 @@ struct Holder<'a> {
 impl Writer {
     /// A writer over an open connection.
     pub fn new(options: SqliteConnectOptions, opened: open::Opened, room: Room, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
-        let open::Opened { connection, last_order } = opened;
-        Writer { options, connection: Some(connection), clock, last_order, statements, room, checkpoint_at: None }
+        let open::Opened { connection, last_order, epoch } = opened;
+        let connection = Some(connection);
+        Writer { options, connection, clock, last_order, epoch, is_taken_over: false, statements, room, checkpoint_at: None }
     }
 
     /// Works until nobody can ask any more, then moves the whole log into the database.
@@ -182,9 +188,29 @@ impl Writer {
         }
     }
 
+    /// Whether the store is still this writer's, of what a statement found.
+    ///
+    /// # Errors
+    /// It is another daemon's.
+    fn check_owner(&mut self, epoch: i64) -> Result<(), StoreError> {
+        if epoch == self.epoch {
+            return Ok(());
+        }
+        self.is_taken_over = true;
+        Err(self.taken_over())
+    }
+
+    fn taken_over(&self) -> StoreError {
+        StoreError::TakenOver(self.options.get_filename().display().to_string())
+    }
+
     async fn connect(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        if self.is_taken_over {
+            return Err(self.taken_over());
+        }
         if self.connection.is_none() {
             let opened = open::connect(&self.options).await.map_err(|error| failed(&error))?;
+            self.check_owner(opened.epoch)?;
             self.last_order = opened.last_order;
             self.connection = Some(opened.connection);
             self.prepare().await;
@@ -228,7 +254,8 @@ impl Writer {
         let (count, sql) = if begin { (2, &*statements::BEGIN_LOAD) } else { (1, &*statements::LOAD) };
         let query = sqlx::query(sql.as_str()).bind(batch.wanted()?).bind(batch.wanted_hanging()?);
         for row in self.fetch(count, query).await? {
-            for found in Found::all(row.some_text(0)?)? {
+            self.check_owner(row.some_number(0)?)?;
+            for found in Found::all(row.some_text(1)?)? {
                 let id = match (found.0, &found.1) {
                     (Some(place), _) => batch.wanted_at(place).cloned(),
                     (None, text) => text.as_deref().map(id_of).transpose()?,
@@ -292,14 +319,16 @@ impl Writer {
         for row in self.fetch(3, query).await? {
             match row.number(0)? {
                 Some(_) => earlier.push(Earlier::new(&rows::record(&row, 1)?, row.count(0)?)?),
-                None if earlier.is_empty() => {
-                    let bodies = row.bytes(2)?.unwrap_or_default();
-                    candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, at, &mut batch)?;
+                None => {
+                    self.check_owner(row.some_number(3)?)?;
+                    if earlier.is_empty() {
+                        let bodies = row.bytes(2)?.unwrap_or_default();
+                        candidates = claim::candidates(Found::all(row.some_text(1)?)?, &bodies, request, at, &mut batch)?;
+                    }
                 }
-                None => {}
             }
         }
-        if candidates.is_empty() || !earlier.is_empty() {
+        if (candidates.is_empty() && !batch.has_puts()) || !earlier.is_empty() {
             return self.claimed_before(earlier).await;
         }
         self.load(&mut batch, false).await?;
@@ -329,10 +358,17 @@ impl Writer {
             .bind(serde_json::to_string(&names).map_err(|error| StoreError::Invalid(error.to_string()))?)
             .bind(renew.worker.as_str().to_owned())
             .bind(steady.micros())
-            .bind(until.micros());
+            .bind(until.micros())
+            .bind(self.epoch);
         let mut held: HashMap<(String, u64), bool> = HashMap::new();
         for row in self.fetch(1, query).await? {
             held.insert((row.some_text(0)?.to_owned(), row.count(1)?), row.some_number(2)? != 0);
+        }
+        if held.is_empty() && !names.is_empty() {
+            // Either all are lost, or the store is.
+            for row in self.fetch(1, sqlx::query(statements::OWNER)).await? {
+                self.check_owner(row.some_number(0)?)?;
+            }
         }
         self.checkpoint_at = Some(Instant::now() + IDLE);
         Ok(names
