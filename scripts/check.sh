@@ -31,6 +31,10 @@ lint() {
   done
 }
 
+if [ -n "${SANDCLOCK_TEST_SKIP:-}" ]; then
+  trap 'step "skipped, by SANDCLOCK_TEST_SKIP: every test that needs one of $SANDCLOCK_TEST_SKIP"' EXIT
+fi
+
 step "format"
 with_component fmt format
 step "lints"
@@ -48,6 +52,3 @@ for manifest in plugins/*/Cargo.toml; do
 done
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
-if [ -n "${SANDCLOCK_TEST_SKIP:-}" ]; then
-  step "skipped, by SANDCLOCK_TEST_SKIP: every test that needs one of $SANDCLOCK_TEST_SKIP"
-fi
