@@ -126,6 +126,7 @@ impl World {
             dispatch_batch: 256,
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(3600),
+            announce: None,
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
             bounds: Bounds::default(),
