@@ -33,7 +33,7 @@ mod record;
 pub mod redis;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
-mod server;
+pub mod server;
 #[cfg(feature = "sqlite")]
 pub mod sql;
 
