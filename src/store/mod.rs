@@ -28,6 +28,8 @@ mod batch;
 mod change;
 mod claim;
 pub mod memory;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 mod record;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
