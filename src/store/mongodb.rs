@@ -30,6 +30,7 @@ use ::mongodb::{Client, Collection};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
+use super::request::Times;
 use super::server::ServerClock;
 use super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
@@ -37,7 +38,7 @@ use super::{
 };
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
-use documents::{CountDoc, EventDoc, Found, LeaseDoc, RecordDoc};
+use documents::{CountDoc, EventDoc, LeaseDoc, RecordDoc};
 use errors::Server;
 
 /// The database that is used where none is named.
@@ -45,6 +46,9 @@ pub const DATABASE: &str = "sandclock";
 
 /// The longest that a statement works on the server.
 const STATEMENT: Duration = Duration::from_secs(8);
+
+/// Answers come in one message as far as it has room.
+const AT_ONCE: u32 = i32::MAX as u32;
 
 /// The longest that a call takes, beginning anew and lost packets included.
 const CALL: Duration = Duration::from_secs(20);
@@ -127,9 +131,9 @@ impl MongoStore {
         connect::connect(url, options, clock).await
     }
 
-    /// Takes in what the server told in an answer.
-    fn tell(&self, found: &[Found]) -> Result<super::request::Times, StoreError> {
-        let now = found.iter().find_map(|found| found.now).ok_or_else(|| self.server.gone())?;
+    /// Takes in what the server told in an answer, in microseconds; none when its collections are gone.
+    fn tell(&self, now: Option<i64>) -> Result<Times, StoreError> {
+        let now = now.ok_or_else(|| self.server.gone())?;
         *self.told_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(self.clock.tell(Timestamp::from_micros(now)))
     }

@@ -7,15 +7,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ::mongodb::bson::doc;
-
 use super::super::batch::Batch;
 use super::super::claim::{Earlier, Ready};
 use super::super::request::Times;
 use super::super::{ClaimAgent, ClaimRequest, Claimed, CountScope, Record, RecordId, StoreError};
-use super::documents::{CountDoc, Found, LeaseDoc, RecordDoc};
+use super::documents::{CountDoc, LeaseDoc, Lists, RecordDoc};
 use super::errors::Trouble;
-use super::pipelines::{and, count_ids};
+use super::pipelines::{count_ids, named, with_attempts, with_present};
 use super::transaction::{Transaction, Tries};
 use super::write::{Beside, Holder};
 use super::{MongoStore, bytes};
@@ -61,49 +59,53 @@ impl MongoStore {
     /// Looks for what was given before, and for what may be given now.
     async fn choose(&self, transaction: &mut Transaction<'_>, request: &ClaimRequest, anew: u32) -> Result<Choice, Trouble> {
         let token = bytes(request.token.0.to_be_bytes().to_vec());
-        let mut pipeline = self.given_pipeline(token, request.worker.as_str());
+        let mut pipeline = with_present();
+        pipeline.push(self.given_list(token, request.worker.as_str()));
         let further = anew.min(FURTHEST - 1) as usize + 1;
         if request.limit > 0 {
             let (limited, unlimited): (BTreeMap<&str, u32>, Vec<&str>) = limits(&request.agents);
             if !unlimited.is_empty() {
-                pipeline.push(self.ready_stages(unlimited, request.limit.saturating_mul(further)));
+                pipeline.push(self.ready_list(unlimited, request.limit.saturating_mul(further), 0));
             }
-            for (agent, most) in &limited {
-                pipeline.push(self.ready_stages(vec![agent], request.limit.saturating_mul(further).min(*most as usize)));
+            for (number, (agent, most)) in (1..).zip(&limited) {
+                pipeline.push(self.ready_list(vec![agent], request.limit.saturating_mul(further).min(*most as usize), number));
             }
             let agents = request.agents.iter().filter(|wanted| wanted.max_running.is_some());
             let counts: Vec<String> = agents.flat_map(|wanted| count_ids(&CountScope::RunsOfAgent(wanted.agent.clone()))).collect();
             if !counts.is_empty() {
-                pipeline.push(and(&self.tables.counts, vec![doc! { "$match": { "_id": { "$in": counts } } }], "count"));
+                pipeline.push(self.counts_list(counts));
             }
         }
-        let found = transaction.find(pipeline).await?;
-        let at = self.tell(&found)?;
-        let (mut given, mut records, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-        for Found { record, lease, count, .. } in found {
-            given.extend(lease);
-            records.extend(record);
-            counts.extend(count);
-        }
-        Ok(Choice { at, given, ready: chosen(request, records, &leased(&counts), anew > 0) })
+        let Lists { now, leases, ready, counts, .. } = transaction.begin_with(pipeline).await?;
+        let ready = ready.into_values().flatten().collect();
+        Ok(Choice { at: self.tell(Some(now))?, given: leases, ready: chosen(request, ready, &leased(&counts), anew > 0) })
     }
 
     /// Claims what was chosen.
     async fn claim_in(&self, transaction: &mut Transaction<'_>, request: &ClaimRequest, choice: Choice) -> Result<Vec<Claimed>, Trouble> {
         let Choice { at, ready, .. } = choice;
-        let mut batch = Batch::new(0);
+        let (ids, runs) = ready
+            .iter()
+            .map(|(record, _)| Ok((record.id.clone(), record.record_id()?.key.to_string())))
+            .collect::<Result<_, StoreError>>()?;
+        let most = i64::try_from(ready.len()).unwrap_or(i64::MAX);
+        let read = transaction.find::<_, RecordDoc>(&self.tables.records, with_attempts(ids, runs));
+        let (last, read) = tokio::join!(self.take_orders(most), read);
+        let (runs, attempts): (Vec<RecordDoc>, Vec<RecordDoc>) = read?.into_iter().partition(|record| record.body.is_some());
+        let bodies: HashMap<&str, &RecordDoc> = runs.iter().map(|run| (run.id.as_str(), run)).collect();
+        let mut batch = Batch::new(last?);
         let mut candidates = Vec::with_capacity(ready.len());
         let mut limited = HashSet::new();
         for (record, wanted) in &ready {
-            let body = record.body.as_ref().map(|body| body.bytes.as_slice()).unwrap_or_default();
+            let body = bodies.get(record.id.as_str()).and_then(|run| run.body.as_ref());
+            let body = body.map(|body| body.bytes.as_slice()).unwrap_or_default();
             let ready = Ready { id: record.record_id()?, known: record.known(None)?, digest: &wanted.digest, body };
             candidates.extend(ready.claim(request, at, &mut batch));
             limited.extend(wanted.max_running.map(|_| wanted.agent.as_str().to_owned()));
         }
-        let attempts = i64::try_from(candidates.len()).unwrap_or(i64::MAX);
-        let (last, read) = tokio::join!(self.take_orders(attempts), self.load(transaction, &mut batch));
-        read?;
-        batch.begin_above(last?);
+        for attempt in &attempts {
+            batch.learn(attempt.record_id()?, attempt.known(None)?);
+        }
         let claimed = candidates.into_iter().map(|candidate| candidate.take(request, at, &mut batch)).collect::<Result<Vec<_>, _>>()?;
         let holder = Holder { worker: &request.worker, token: request.token, from: at.steady, until: at.steady + request.lease };
         let beside = Beside { limited: limited.into_iter().collect(), holder: Some(holder), ..Beside::default() };
@@ -132,10 +134,7 @@ impl MongoStore {
 
     /// Reads records by name, in order of their places.
     async fn read_in(&self, transaction: &mut Transaction<'_>, ids: Vec<String>) -> Result<Vec<RecordDoc>, Trouble> {
-        let by_name = vec![doc! { "$match": { "_id": { "$in": ids } } }];
-        let mut pipeline = super::pipelines::with_present();
-        pipeline.push(and(&self.tables.records, by_name, "record"));
-        let mut records: Vec<RecordDoc> = transaction.find(pipeline).await?.into_iter().filter_map(|found| found.record).collect();
+        let mut records: Vec<RecordDoc> = transaction.find(&self.tables.records, vec![named(ids)]).await?;
         records.sort_by_key(|record| record.ord);
         Ok(records)
     }

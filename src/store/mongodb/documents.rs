@@ -131,8 +131,28 @@ pub struct Found {
     pub record: Option<RecordDoc>,
     /// A lease.
     pub lease: Option<LeaseDoc>,
+}
+
+/// What a transaction begins with: all at once.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Lists {
+    /// The server's present, in microseconds.
+    pub now: i64,
+    /// Records that were asked for by name.
+    #[serde(default)]
+    pub records: Vec<RecordDoc>,
+    /// Records that hang on runs.
+    #[serde(default)]
+    pub hanging: Vec<RecordDoc>,
+    /// Leases.
+    #[serde(default)]
+    pub leases: Vec<LeaseDoc>,
+    /// Ready runs, in lists of some agents each.
+    #[serde(default)]
+    pub ready: HashMap<String, Vec<RecordDoc>>,
     /// Counts.
-    pub count: Option<CountDoc>,
+    #[serde(default)]
+    pub counts: Vec<CountDoc>,
 }
 
 /// A renewed lease.

@@ -41,7 +41,9 @@ pub const STATUS: &str = "status";
 
 /// The present in microseconds: this one, or the server's.
 pub fn present(given: Option<Timestamp>) -> Bson {
-    given.map_or_else(|| doc! { "$multiply": [{ "$toLong": "$$NOW" }, 1000_i64] }.into(), |given| given.micros().into())
+    // A bare number in a projection would name a field.
+    let given = given.map(|given| doc! { "$literal": given.micros() });
+    given.unwrap_or_else(|| doc! { "$multiply": [{ "$toLong": "$$NOW" }, 1000_i64] }).into()
 }
 
 /// The names of a scope's counts.
@@ -64,41 +66,67 @@ pub fn with_present() -> Vec<Document> {
     vec![doc! { "$match": { "_id": ORDERS } }, doc! { "$project": { "_id": 0, "now": present(None) } }]
 }
 
-/// Adds what a pipeline over that collection finds, under a name of its own.
-pub fn and<T: Send + Sync>(from: &Collection<T>, mut stages: Vec<Document>, name: &str) -> Document {
+/// Adds what a pipeline over that collection finds, each a document of its own. Not in a transaction.
+fn union<T: Send + Sync>(from: &Collection<T>, mut stages: Vec<Document>, name: &str) -> Document {
     stages.push(doc! { "$project": { "_id": 0, name: "$$ROOT" } });
     doc! { "$unionWith": { "coll": from.name(), "pipeline": stages } }
+}
+
+/// Adds what a pipeline over that collection finds, as a list in the one document, which has at most 16 MiB: without bodies.
+fn list<T: Send + Sync>(from: &Collection<T>, stages: Vec<Document>, name: &str) -> Document {
+    doc! { "$lookup": { "from": from.name(), "pipeline": stages, "as": name } }
+}
+
+/// Finds documents by name.
+pub fn named(ids: Vec<String>) -> Document {
+    doc! { "$match": { "_id": { "$in": ids } } }
+}
+
+/// Runs with their bodies, and their attempts without.
+pub fn with_attempts(ids: Vec<String>, runs: Vec<String>) -> Vec<Document> {
+    let either = vec![doc! { "_id": { "$in": ids } }, doc! { "run": { "$in": runs }, "kind": "attempt" }];
+    let body = doc! { "$cond": [{ "$eq": ["$kind", "run"] }, "$body", "$$REMOVE"] };
+    vec![doc! { "$match": { "$or": either } }, doc! { "$set": { "body": body } }]
 }
 
 impl MongoStore {
     /// What a batch needs to know: the present, records by name and by run, and the leases.
     pub fn load_pipeline(&self, wanted: Vec<String>, hanging: Vec<String>) -> Vec<Document> {
-        let names = |ids: Vec<String>| vec![doc! { "$match": { "_id": { "$in": ids } } }];
         let bare = doc! { "$unset": "body" };
         let mut pipeline = with_present();
         let runs: Vec<String> = wanted.iter().filter(|id| id.starts_with("run/")).cloned().collect();
-        let mut by_name = names(wanted);
-        by_name.push(bare.clone());
-        pipeline.push(and(&self.tables.records, by_name, "record"));
+        pipeline.push(list(&self.tables.records, vec![named(wanted), bare.clone()], "records"));
         if !runs.is_empty() {
-            pipeline.push(and(&self.tables.leases, names(runs), "lease"));
+            pipeline.push(list(&self.tables.leases, vec![named(runs)], "leases"));
         }
         if !hanging.is_empty() {
-            pipeline.push(and(&self.tables.records, vec![doc! { "$match": { "run": { "$in": hanging } } }, bare], "record"));
+            let by_run = doc! { "$match": { "run": { "$in": hanging } } };
+            pipeline.push(list(&self.tables.records, vec![by_run, bare], "hanging"));
         }
         pipeline
     }
 
-    /// Ready runs of these agents that are due, longest due first.
-    pub fn ready_stages(&self, agents: Vec<&str>, count: usize) -> Document {
+    /// The leases that a wish was given, as far as they are still that worker's.
+    pub fn given_list(&self, token: Binary, owner: &str) -> Document {
+        list(&self.tables.leases, vec![doc! { "$match": { "token": token, "owner": owner } }], "leases")
+    }
+
+    /// The counts of these names.
+    pub fn counts_list(&self, ids: Vec<String>) -> Document {
+        list(&self.tables.counts, vec![named(ids)], "counts")
+    }
+
+    /// Ready runs of these agents that are due, longest due first; the list has this number.
+    pub fn ready_list(&self, agents: Vec<&str>, count: usize, number: usize) -> Document {
         let is_due = doc! { "$match": { "$expr": { "$lte": ["$due", present(self.clock.instead().map(|times| times.now))] } } };
         let stages = vec![
             doc! { "$match": { "ready": true, "agent": { "$in": agents } } },
             doc! { "$sort": { "due": 1, "ord": 1 } },
             doc! { "$limit": limit(count) },
             is_due,
+            doc! { "$unset": "body" },
         ];
-        and(&self.tables.records, stages, "record")
+        list(&self.tables.records, stages, &format!("ready.of_{number}"))
     }
 
     /// What waits together, longest due first, and one more than is asked for.
@@ -109,7 +137,7 @@ impl MongoStore {
             doc! { "$limit": limit(count.saturating_add(1)) },
         ];
         let mut pipeline = with_present();
-        pipeline.push(and(&self.tables.records, stages, "record"));
+        pipeline.push(union(&self.tables.records, stages, "record"));
         pipeline
     }
 
@@ -117,14 +145,7 @@ impl MongoStore {
     pub fn expired_pipeline(&self, count: usize) -> Vec<Document> {
         let stages = vec![doc! { "$sort": { "until": 1, "ord": 1 } }, doc! { "$limit": limit(count.saturating_add(1)) }];
         let mut pipeline = with_present();
-        pipeline.push(and(&self.tables.leases, stages, "lease"));
-        pipeline
-    }
-
-    /// The leases that were given to a wish, with the present; and then whatever else.
-    pub fn given_pipeline(&self, token: Binary, owner: &str) -> Vec<Document> {
-        let mut pipeline = with_present();
-        pipeline.push(and(&self.tables.leases, vec![doc! { "$match": { "token": token, "owner": owner } }], "lease"));
+        pipeline.push(union(&self.tables.leases, stages, "lease"));
         pipeline
     }
 

@@ -11,13 +11,10 @@ use super::super::record::unreadable;
 use super::super::{CountScope, Counts, Due, DueKind, Kind, NumberedEvent, Page, PageRequest, Record, RecordId, Scope, StoreError};
 use super::documents::{EventDoc, Found, LeaseDoc, RecordDoc, number, wait_of};
 use super::pipelines::{self, PageQuery};
-use super::{MongoStore, STATEMENT, limit};
+use super::{AT_ONCE, MongoStore, STATEMENT, limit};
 use crate::domain::id::RunId;
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
-
-/// Answers come in one message as far as it has room.
-const AT_ONCE: u32 = u32::MAX / 4;
 
 impl MongoStore {
     async fn find<T>(
@@ -138,7 +135,7 @@ impl MongoStore {
     /// Asks the server for its present.
     pub async fn read_now(&self) -> Result<Timestamp, StoreError> {
         let found = self.aggregate(&self.tables.meta_now, pipelines::with_present()).await?;
-        Ok(self.tell(&found)?.now)
+        Ok(self.tell(found.iter().find_map(|found| found.now))?.now)
     }
 
     /// Reads what is due.
@@ -175,7 +172,7 @@ impl MongoStore {
     /// The leases that have passed, as the primary has them: a renewal that is on its way counts.
     async fn expired(&self, most: usize) -> Result<Due, StoreError> {
         let found = self.aggregate(&self.tables.meta_now, self.expired_pipeline(most)).await?;
-        let now = self.tell(&found)?.of(&DueKind::ExpiredLeases);
+        let now = self.tell(found.iter().find_map(|found| found.now))?.of(&DueKind::ExpiredLeases);
         let mut leases: Vec<LeaseDoc> = found.into_iter().filter_map(|found| found.lease).collect();
         let next = match leases.iter().map(|lease| lease.until).find(|until| *until > now.micros()) {
             None if leases.len() > most => {
@@ -192,7 +189,7 @@ impl MongoStore {
     /// What has waited for long enough.
     async fn waiting(&self, what: &DueKind, waits: &[String], most: usize) -> Result<Due, StoreError> {
         let found = self.aggregate(&self.tables.meta, self.wait_pipeline(waits, most)).await?;
-        let now = self.tell(&found)?.of(what);
+        let now = self.tell(found.iter().find_map(|found| found.now))?.of(what);
         let until = now - what.for_at_least();
         let mut records: Vec<RecordDoc> = found.into_iter().filter_map(|found| found.record).collect();
         let next = match records.iter().filter_map(due_of).find(|due| *due > until) {

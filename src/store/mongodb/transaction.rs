@@ -10,13 +10,14 @@ use ::mongodb::error::{Error, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use ::mongodb::options::{ReadConcern, ReadPreference, ReturnDocument, SelectionCriteria, TransactionOptions};
 use ::mongodb::{ClientSession, Collection};
 use futures::TryStreamExt;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::StoreError;
-use super::documents::{Found, LeaseDoc, RecordDoc};
+use super::documents::{LeaseDoc, Lists, RecordDoc};
 use super::errors::{Trouble, is_met};
 use super::pipelines::ORDERS;
-use super::{MongoStore, STATEMENT, durable};
+use super::{AT_ONCE, MongoStore, STATEMENT, durable};
 use crate::clock::{Entropy as _, SystemEntropy};
 
 /// How often a transaction is begun.
@@ -169,10 +170,21 @@ impl MongoStore {
 }
 
 impl Transaction<'_> {
-    /// What a pipeline finds.
-    pub async fn find(&mut self, pipeline: Vec<Document>) -> Result<Vec<Found>, Trouble> {
+    /// What a transaction begins with.
+    pub async fn begin_with(&mut self, pipeline: Vec<Document>) -> Result<Lists, Trouble> {
+        let store = self.store;
+        let lists: Vec<Lists> = self.find(&store.tables.meta, pipeline).await?;
+        lists.into_iter().next().ok_or_else(|| Trouble::Failed(store.server.gone()))
+    }
+
+    /// What a pipeline finds in a collection.
+    pub async fn find<C, T>(&mut self, table: &Collection<C>, pipeline: Vec<Document>) -> Result<Vec<T>, Trouble>
+    where
+        C: Send + Sync,
+        T: DeserializeOwned + Send + Sync,
+    {
         let server = &self.store.server;
-        let find = self.store.tables.meta.aggregate(pipeline).with_type::<Found>().max_time(STATEMENT).batch_size(u32::MAX / 4);
+        let find = table.aggregate(pipeline).with_type::<T>().max_time(STATEMENT).batch_size(AT_ONCE);
         let mut cursor = find.session(&mut self.session).await.map_err(|error| server.trouble(&error))?;
         cursor.stream(&mut self.session).try_collect().await.map_err(|error| server.trouble(&error))
     }

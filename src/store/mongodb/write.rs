@@ -14,11 +14,11 @@ use futures::TryStreamExt;
 use super::super::batch::{Batch, EventRow, Writes};
 use super::super::request::Times;
 use super::super::{Change, ChangeId, Guard, Kind, Outcome, RecordId, Renewal, StoreError};
-use super::documents::{EventDoc, EventId, Found, LeaseDoc, RecordDoc, RenewedDoc, number};
+use super::documents::{EventDoc, EventId, LeaseDoc, RecordDoc, RenewedDoc, number};
 use super::errors::Trouble;
 use super::pipelines::{self, PARTS, hold};
 use super::transaction::{Becomes, Transaction, Tries, Update};
-use super::{MongoStore, STATEMENT, bytes};
+use super::{AT_ONCE, MongoStore, STATEMENT, bytes};
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
@@ -89,9 +89,12 @@ impl MongoStore {
     pub(in crate::store) async fn load(&self, transaction: &mut Transaction<'_>, batch: &mut Batch) -> Result<Times, Trouble> {
         let wanted = batch.wanted().iter().map(RecordId::text).collect();
         let hanging = batch.wanted_hanging().map(str::to_owned).collect();
-        let found = transaction.find(self.load_pipeline(wanted, hanging)).await?;
-        let at = self.tell(&found)?;
-        learn(batch, found)?;
+        let lists = transaction.begin_with(self.load_pipeline(wanted, hanging)).await?;
+        let at = self.tell(Some(lists.now))?;
+        let leases: HashMap<&str, &LeaseDoc> = lists.leases.iter().map(|lease| (lease.id.as_str(), lease)).collect();
+        for record in lists.records.iter().chain(&lists.hanging) {
+            batch.learn(record.record_id()?, record.known(leases.get(record.id.as_str()).copied())?);
+        }
         Ok(at)
     }
 
@@ -154,7 +157,7 @@ impl MongoStore {
             tries.pause(self.server.trouble(&error)).await?;
         }
         let read = self.renewed.aggregate(self.renewed_pipeline(runs, worker.as_str())).with_type::<RenewedDoc>();
-        let read = read.max_time(STATEMENT).batch_size(u32::MAX / 4).await.map_err(|error| self.server.failed(&error))?;
+        let read = read.max_time(STATEMENT).batch_size(AT_ONCE).await.map_err(|error| self.server.failed(&error))?;
         let read: Vec<RenewedDoc> = read.try_collect().await.map_err(|error| self.server.failed(&error))?;
         let held: HashMap<(&str, i64), &RenewedDoc> =
             read.iter().filter(|lease| lease.until > lease.now).map(|lease| ((lease.id.as_str(), lease.fence), lease)).collect();
@@ -210,20 +213,6 @@ fn perhaps_new(batch: &Batch, changes: &[Change]) -> i64 {
     let deletes = changes.iter().any(|change| !change.deletes.is_empty());
     let puts = changes.iter().flat_map(|change| &change.puts);
     i64::try_from(puts.filter(|put| deletes || batch.known(&put.id).is_none()).count()).unwrap_or(i64::MAX)
-}
-
-/// Takes what was found into the batch.
-pub fn learn(batch: &mut Batch, found: Vec<Found>) -> Result<(), StoreError> {
-    let mut leases = HashMap::new();
-    let mut records = Vec::new();
-    for found in found {
-        leases.extend(found.lease.map(|lease| (lease.id.clone(), lease)));
-        records.extend(found.record);
-    }
-    for record in records {
-        batch.learn(record.record_id()?, record.known(leases.get(&record.id))?);
-    }
-    Ok(())
 }
 
 /// What keeps others from changing the records that were relied on, and notes the last events of runs that are not put.

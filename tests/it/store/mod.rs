@@ -4,6 +4,7 @@ mod bounds;
 mod claims;
 mod conformance;
 mod lists;
+mod mongodb;
 mod sqlite;
 mod trace;
 
@@ -23,7 +24,7 @@ use sandclock::store::memory::MemoryStore;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{
     Change, ChangeId, ClaimAgent, ClaimRequest, Claimed, CountScope, Guard, Index, Kind, NumberedEvent, Outcome, Put, Record, RecordId,
-    Store, When,
+    ServerClock, Store, When,
 };
 use tempfile::TempDir;
 
@@ -92,6 +93,13 @@ impl Place {
         let directory = TempDir::new().unwrap();
         let store = Arc::new(SqliteStore::open(&directory.path().join("store.db"), clock.clone()).await.unwrap());
         Place::of(store, clock, directory)
+    }
+
+    /// None where its tests are left out.
+    pub async fn mongodb() -> Option<Place> {
+        let (database, clock) = (crate::servers::mongodb()?, ManualClock::new());
+        let store = Arc::new(mongodb::open(&database, ServerClock::given(clock.clone())).await);
+        Some(Place::of(store, clock, database))
     }
 
     pub fn now(&self) -> Timestamp {
@@ -247,6 +255,12 @@ macro_rules! on_every_store {
         }
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::$case(crate::store::Place::sqlite().await).await })+
+        }
+        mod mongodb {
+            $(#[tokio::test] async fn $case() {
+                let Some(place) = crate::store::Place::mongodb().await else { return };
+                super::$case(place).await
+            })+
         }
     };
 }
