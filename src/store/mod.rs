@@ -30,6 +30,8 @@ mod change;
 mod claim;
 mod hint;
 pub mod memory;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 mod record;
 #[cfg(feature = "redis")]
 pub mod redis;

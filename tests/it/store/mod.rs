@@ -5,6 +5,7 @@ mod claims;
 mod conformance;
 mod lists;
 mod redis;
+mod mongodb;
 mod sqlite;
 mod trace;
 
@@ -103,6 +104,13 @@ impl Place {
         let (database, clock) = (servers::redis()?, ManualClock::new());
         let store = RedisStore::connect(&database.url, &database.name, ServerClock::given(clock.clone())).await.unwrap();
         Some(Place::of(Arc::new(store), clock, database))
+    }
+
+    /// None where its tests are left out.
+    pub async fn mongodb() -> Option<Place> {
+        let (database, clock) = (crate::servers::mongodb()?, ManualClock::new());
+        let store = Arc::new(mongodb::open(&database, ServerClock::given(clock.clone())).await);
+        Some(Place::of(store, clock, database))
     }
 
     pub fn now(&self) -> Timestamp {
@@ -263,6 +271,12 @@ macro_rules! on_every_store {
         }
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::$case(crate::store::Place::sqlite().await).await })+
+        }
+        mod mongodb {
+            $(#[tokio::test] async fn $case() {
+                let Some(place) = crate::store::Place::mongodb().await else { return };
+                super::$case(place).await
+            })+
         }
     };
 }
