@@ -32,7 +32,7 @@ mod record;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
 mod server;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql;
 
 pub use change::{Change, ChangeId, Guard, Outcome};
