@@ -10,7 +10,7 @@ run: host plugins ## build everything, run the two examples on a daemon of their
 	cargo build --locked --bin sandclock
 	scripts/demo.sh
 
-test: host plugins ## set up what the tests need, and check everything
+test: host plugins ## set up what the tests need (their own PostgreSQL, Redis and mongod too), and check everything
 	scripts/check.sh
 
 soak: host ## kill a daemon a thousand times under load (KILLS=N for another number) and check that nothing was lost or ran twice

@@ -31,16 +31,20 @@ lint() {
   done
 }
 
+if [ -n "${SANDCLOCK_TEST_SKIP:-}" ]; then
+  trap 'step "skipped, by SANDCLOCK_TEST_SKIP: every test that needs one of $SANDCLOCK_TEST_SKIP"' EXIT
+fi
+
 step "format"
 with_component fmt format
 step "lints"
 with_component clippy lint
 step "tests"
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --locked --no-fail-fast
+  scripts/servers.sh run -- cargo nextest run --locked --no-fail-fast
   cargo test --locked --doc
 else
-  cargo test --locked --no-fail-fast
+  scripts/servers.sh run -- cargo test --locked --no-fail-fast
 fi
 step "tests of the example agents"
 for manifest in plugins/*/Cargo.toml; do

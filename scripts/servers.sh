@@ -18,6 +18,7 @@ kinds=()
 pids=()
 ports=()
 dir=
+skip=${SANDCLOCK_TEST_SKIP:-}
 
 fail() {
   echo "servers: $*" >&2
@@ -92,10 +93,14 @@ url() {
 # Starts what is wanted and can be had, and exports where it is.
 start_all() {
   local kind at missing
+  unset SANDCLOCK_TEST_{POSTGRES,REDIS,MONGODB}_{URL,MISSING}
+  for kind in ${skip//,/ }; do
+    case $kind in postgres | redis | mongodb) ;; *) fail "SANDCLOCK_TEST_SKIP names '$kind': it is a comma list of postgres, redis, mongodb" ;; esac
+  done
   chmod 711 "$dir"
   eval "$("$scripts/servers/install.sh")"
   for kind in postgres redis mongodb; do
-    case ,${SANDCLOCK_TEST_SKIP:-}, in *,$kind,*) continue ;; esac
+    case ,$skip, in *,$kind,*) continue ;; esac
     missing=SANDCLOCK_TEST_$(tr a-z A-Z <<<"$kind")_MISSING
     [ -n "${!missing:-}" ] || kinds+=("$kind")
   done
@@ -108,12 +113,15 @@ start_all() {
 
 # Their data goes with them, so they end at once.
 stop_all() {
-  local at signal
+  local at
   for at in ${pids[@]+"${!pids[@]}"}; do
     alive "$at" || echo "servers: ${kinds[$at]} ended before its time: $(tail -5 "$dir/${kinds[$at]}/log")" >&2
-    signal=KILL
-    [ "${kinds[$at]}" != postgres ] || signal=QUIT
-    kill -s "$signal" "${pids[$at]}" 2>/dev/null || true
+    if [ "${kinds[$at]}" = postgres ] && ready "$at"; then
+      kill -s QUIT "${pids[$at]}" 2>/dev/null || true # it takes its shared memory with it
+    else
+      # With what prepares its data, if that goes on.
+      kill -s KILL -- "-${pids[$at]}" 2>/dev/null || kill -s KILL "${pids[$at]}" 2>/dev/null || true
+    fi
   done
   wait ${pids[@]+"${pids[@]}"} 2>/dev/null || true
   rm -rf "$dir"

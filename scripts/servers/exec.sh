@@ -64,7 +64,8 @@ redis() {
 mongodb() {
   prefix KILL
   become "$SANDCLOCK_TEST_MONGOD_BIN" --port "$port" --bind_ip 127.0.0.1 --nounixsocket --dbpath "$data" --replSet sandclock \
-    --wiredTigerCacheSizeGB 0.25 --oplogSize 256 --setParameter diagnosticDataCollectionEnabled=false "$@"
+    --wiredTigerCacheSizeGB 0.25 --oplogSize 256 --setParameter diagnosticDataCollectionEnabled=false \
+    --setParameter shutdownTimeoutMillisForSignaledShutdown=100 "$@"
 }
 
 case $kind in

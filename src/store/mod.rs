@@ -29,6 +29,8 @@ mod change;
 mod claim;
 pub mod memory;
 mod record;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
 mod server;

@@ -15,6 +15,7 @@ mod plugins;
 mod process;
 mod sandbox;
 mod schedule;
+mod servers;
 mod simulation;
 mod store;
 mod workspace;

@@ -94,6 +94,8 @@ async fn a_store_whose_disk_others_have_filled_ends_what_runs_and_goes_on_when_t
     let daemon = disk.spawn().ready().await;
     daemon.task("held", "gate", json!({})).await;
     daemon.task("t", "echo", json!({"overlap_policy": "allow_parallel"})).await;
+    let tick = json!({"task_id": "tick", "agent_id": "echo", "query": "q", "schedule": {"type": "interval", "seconds": 1}});
+    daemon.post("/background/tasks", tick).await;
     let held = daemon.fire("held").await;
     daemon.started(&held, 1).await;
     disk.fill(0);
@@ -102,7 +104,10 @@ async fn a_store_whose_disk_others_have_filled_ends_what_runs_and_goes_on_when_t
     let (status, problem) = readiness(&daemon).await;
     assert_eq!((status, &problem["detail"]), (503, &json!("the store is full; free some space for it, it goes on by itself")));
     // More renewals than a lease lasts: what runs keeps it.
-    renewed(&daemon, &held, 6).await;
+    renewed(&daemon, &held, 1).await;
+    let ticks = daemon.get("/background/tasks/tick/status").await["runs"].clone();
+    renewed(&daemon, &held, 5).await;
+    assert_eq!(daemon.get("/background/tasks/tick/status").await["runs"], ticks, "an occurrence was dispatched");
     disk.home.put_into_workspace(&held, "go");
     completed(&daemon, &runs[..1], 1).await;
     assert!(fire(&daemon, "t").await.is_err());
@@ -114,6 +119,10 @@ async fn a_store_whose_disk_others_have_filled_ends_what_runs_and_goes_on_when_t
     completed(&daemon, &runs, 1).await;
     assert_eq!(told(&daemon, "the store takes everything again"), 1);
     assert!(told(&daemon, "WARN") + told(&daemon, "ERROR") == 1, "told once, not for each call: {:#?}", daemon.log());
+    daemon.until("/background/tasks/tick/status", |status| status["runs"] != ticks).await;
+    daemon.post("/background/tasks/tick/pause", json!({})).await;
+    daemon.until("/background/status", |status| status["active_runs"] == 0).await;
+    oracle::check_occurrences(&daemon, "tick").await;
     oracle::check_counts(&daemon, &oracle::all_runs(&daemon, None).await).await;
     daemon.stop().await;
     oracle::check_file(&disk.path("store.db")).await;

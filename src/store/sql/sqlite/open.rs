@@ -79,8 +79,8 @@ pub struct Opened {
     pub connection: SqliteConnection,
     /// The last order that was given to a record.
     pub last_order: i64,
-    /// The epoch that the store is in.
-    pub epoch: i64,
+    /// The epoch that the store is in; none when there was no room to take the next one.
+    pub epoch: Option<i64>,
 }
 
 /// A file that nobody else may open as a store while this lives.
@@ -184,8 +184,19 @@ pub async fn open(path: &Path) -> Result<Opened, OpenError> {
         Ok(_) | Err(_) => {}
     }
     let last_order = last_order(&mut connection).await.map_err(told)?;
-    let epoch = number(&mut connection, "UPDATE owner SET epoch = epoch + 1 RETURNING epoch").await.map_err(told)?;
+    let epoch = match take_epoch(&mut connection).await {
+        Ok(epoch) => Some(epoch),
+        Err(error) if matches!(super::failed(&error), super::StoreError::Full(_)) => None,
+        Err(error) => return Err(told(error)),
+    };
     Ok(Opened { connection, last_order, epoch })
+}
+
+/// Takes the next epoch: whoever had the one before writes nothing any more.
+pub async fn take_epoch(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    // What a statement returns comes before its commit, which a full disk may still refuse.
+    connection.execute("UPDATE owner SET epoch = epoch + 1").await?;
+    number(connection, OWNER).await
 }
 
 /// Opens another connection that writes, of a store that is open.
@@ -193,7 +204,7 @@ pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Err
     let mut connection = options.connect().await?;
     connection.execute(WRITER).await?;
     let last_order = last_order(&mut connection).await?;
-    let epoch = number(&mut connection, OWNER).await?;
+    let epoch = Some(number(&mut connection, OWNER).await?);
     Ok(Opened { connection, last_order, epoch })
 }
 
@@ -211,7 +222,8 @@ async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), O
     Ok(())
 }
 
-async fn last_order(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+/// The last order that was given to a record.
+pub async fn last_order(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     number(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'record'").await
 }
 

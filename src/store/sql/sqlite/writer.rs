@@ -64,8 +64,8 @@ pub struct Writer {
     connection: Option<SqliteConnection>,
     clock: Arc<dyn Clock>,
     last_order: i64,
-    /// The epoch in which the store is this writer's.
-    epoch: i64,
+    /// The epoch in which the store is this writer's; none until there was room to take it.
+    epoch: Option<i64>,
     is_taken_over: bool,
     statements: Arc<AtomicU64>,
     room: Room,
@@ -194,7 +194,7 @@ impl Writer {
     /// # Errors
     /// It is another daemon's.
     fn check_owner(&mut self, epoch: i64) -> Result<(), StoreError> {
-        if epoch == self.epoch {
+        if self.epoch.is_none_or(|own| own == epoch) {
             return Ok(());
         }
         self.is_taken_over = true;
@@ -211,10 +211,14 @@ impl Writer {
         }
         if self.connection.is_none() {
             let opened = open::connect(&self.options).await.map_err(|error| failed(&error))?;
-            self.check_owner(opened.epoch)?;
+            opened.epoch.map_or(Ok(()), |epoch| self.check_owner(epoch))?;
             self.last_order = opened.last_order;
             self.connection = Some(opened.connection);
             self.prepare().await;
+        }
+        if let (None, Some(connection)) = (self.epoch, &mut self.connection) {
+            self.epoch = Some(open::take_epoch(connection).await.map_err(|error| failed(&error))?);
+            self.last_order = open::last_order(connection).await.map_err(|error| failed(&error))?;
         }
         self.connection.as_mut().ok_or_else(|| StoreError::Unavailable("there is no connection to the database".to_owned()))
     }
@@ -351,6 +355,7 @@ impl Writer {
     }
 
     async fn renew(&mut self, renew: &Renew) -> Result<Vec<Renewal>, StoreError> {
+        self.connect().await?;
         let steady = self.clock.steady();
         let until = steady + renew.lease;
         let names: Vec<(String, u64)> = renew.leases.iter().map(|(run, fence)| (RecordId::run(run).text(), *fence)).collect();
