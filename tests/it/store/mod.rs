@@ -4,6 +4,7 @@ mod bounds;
 mod claims;
 mod conformance;
 mod lists;
+mod postgres;
 mod sqlite;
 mod trace;
 
@@ -247,6 +248,12 @@ macro_rules! on_every_store {
         }
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::$case(crate::store::Place::sqlite().await).await })+
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $case() {
+                let Some(place) = crate::store::postgres::place().await else { return };
+                super::$case(place).await
+            })+
         }
     };
 }
