@@ -266,8 +266,8 @@ impl Store for RedisStore {
         call.arg(format!("{}:n:{}", self.reads.key(), scope.text()));
         let mut counts = Counts::default();
         let answer = self.reads.ask(&call).await?;
-        let pairs: Vec<(String, u64)> =
-            ::redis::FromRedisValue::from_redis_value(answer).map_err(|error: ::redis::ParsingError| StoreError::corrupt(error.to_string()))?;
+        let pairs: Vec<(String, u64)> = ::redis::FromRedisValue::from_redis_value(answer)
+            .map_err(|error: ::redis::ParsingError| StoreError::corrupt(error.to_string()))?;
         for (status, n) in pairs {
             counts.total += n;
             if let Some(status) = Status::parse(&status) {

@@ -174,7 +174,11 @@ impl Link {
         load(&mut connection).await.map_err(|error| self.failed(&error))?;
         self.open(&mut connection, of("run_id")).await?;
         tracing::debug!(
-            address = self.address, version, append_only = of("aof_enabled"), maxmemory_policy = of("maxmemory_policy"), "connected to Redis"
+            address = self.address,
+            version,
+            append_only = of("aof_enabled"),
+            maxmemory_policy = of("maxmemory_policy"),
+            "connected to Redis"
         );
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.made += 1;

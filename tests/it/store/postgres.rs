@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use sandclock::store::{ServerClock, Store};
 use sandclock::store::sql::postgres::PostgresStore;
+use sandclock::store::{ServerClock, Store};
 
 use super::trace::{trace, traces};
 use super::{ManualClock, Place};

@@ -133,12 +133,9 @@ pub static NEXT_READY: LazyLock<String> = LazyLock::new(|| {
 /// Leased runs whose lease has passed, and when the next one passes. A lease that is being renewed has not passed; the lock has a renewal
 /// that comes later read the clock later, so that it finds the lease passed.
 pub static EXPIRED_LEASES: LazyLock<String> = LazyLock::new(|| {
-    let next = format!(
-        "SELECT least((SELECT min(first_until) FROM lease WHERE first_until > {BY_THEN}), \
-         (SELECT min(until) FROM lease WHERE first_until <= {BY_THEN} AND until > {BY_THEN}))"
-    );
+    let next = format!("SELECT min(until) FROM lease WHERE until > {BY_THEN}");
     let due = format!(
-        "SELECT until AS due, run AS ord FROM lease WHERE first_until <= {BY_THEN} AND until <= {BY_THEN} \
+        "SELECT until AS due, run AS ord FROM lease WHERE until <= {BY_THEN} \
          ORDER BY until, run LIMIT $2 + 0 FOR SHARE SKIP LOCKED"
     );
     timed(&due::sql(PRESENT, &next, &due))
@@ -207,7 +204,7 @@ pub const WRITE: &str = "WITH inserted AS ( \
        INSERT INTO count AS c (scope, status, part, n) SELECT v.scope, v.status, pg_backend_pid() % 16, v.n \
        FROM unnest($35::text[], $36::text[], $37::bigint[]) AS v (scope, status, n) ORDER BY v.scope, v.status \
        ON CONFLICT (scope, status, part) DO UPDATE SET n = c.n + excluded.n) \
-     INSERT INTO lease (run, fence, owner, daemon, token, first_until, until, heartbeat_at) \
-     SELECT v.run, v.fence, $40::text, $41::text, $42::bytea, $43::bigint, $43::bigint, $44::bigint FROM unnest($38::bigint[], $39::bigint[]) AS v (run, fence) \
+     INSERT INTO lease (run, fence, owner, daemon, token, until, heartbeat_at) \
+     SELECT v.run, v.fence, $40::text, $41::text, $42::bytea, $43::bigint, $44::bigint FROM unnest($38::bigint[], $39::bigint[]) AS v (run, fence) \
      ON CONFLICT (run) DO UPDATE SET fence = excluded.fence, owner = excluded.owner, daemon = excluded.daemon, token = excluded.token, \
-       first_until = excluded.first_until, until = excluded.until, heartbeat_at = excluded.heartbeat_at";
+       until = excluded.until, heartbeat_at = excluded.heartbeat_at";

@@ -34,20 +34,18 @@ CREATE INDEX record_run_due ON record (status, due, ord) WHERE status IS NOT NUL
 -- A batch takes a block of orders: what it puts first lies in one.
 CREATE SEQUENCE record_order INCREMENT BY 65536 MINVALUE 0 START 0 MAXVALUE 4611686018427322368;
 
--- A run that is leased has a row here, and no other run. A renewal writes `until` and `heartbeat_at` alone, and no index has them:
--- leases that have passed are found by `first_until`, before which none can have.
+-- A run that is leased has a row here, and no other run. A renewal writes `until` and `heartbeat_at` alone, and no index has them, so
+-- that it is one small write; whoever looks for leases that have passed looks through those that there are.
 CREATE TABLE lease (
     run bigint PRIMARY KEY,
     fence bigint NOT NULL,
     owner text COLLATE "C" NOT NULL,
     daemon text COLLATE "C" NOT NULL,
     token bytea NOT NULL,
-    first_until bigint NOT NULL,
     until bigint NOT NULL,
     heartbeat_at bigint NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 
-CREATE INDEX lease_first_until ON lease (first_until, run);
 CREATE INDEX lease_owner ON lease (owner, token);
 
 CREATE TABLE event (
