@@ -38,7 +38,7 @@ pub mod redis;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
 pub mod server;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql;
 
 pub use change::{Change, ChangeId, Guard, Outcome};

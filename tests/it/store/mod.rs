@@ -4,8 +4,9 @@ mod bounds;
 mod claims;
 mod conformance;
 mod lists;
-mod redis;
 mod mongodb;
+mod postgres;
+mod redis;
 mod sqlite;
 mod trace;
 
@@ -275,6 +276,12 @@ macro_rules! on_every_store {
         mod mongodb {
             $(#[tokio::test] async fn $case() {
                 let Some(place) = crate::store::Place::mongodb().await else { return };
+                super::$case(place).await
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $case() {
+                let Some(place) = crate::store::postgres::place().await else { return };
                 super::$case(place).await
             })+
         }
