@@ -162,6 +162,12 @@ impl Batch {
         }
     }
 
+    /// Says that orders above this one are free, before anything is put.
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
+    pub fn begin_above(&mut self, last_order: i64) {
+        self.last_order = last_order;
+    }
+
     /// Notes that a record's state is needed.
     pub fn want(&mut self, id: &RecordId) {
         if !self.entries.contains_key(id) {

@@ -10,13 +10,13 @@ use super::OpenError;
 use crate::clock::Clock;
 use crate::config::StoreSettings;
 use crate::store::memory::MemoryStore;
-#[cfg(feature = "mongodb_later")]
+#[cfg(feature = "mongodb")]
 use crate::store::mongodb::{MongoOptions, MongoStore};
 #[cfg(feature = "redis")]
 use crate::store::redis::RedisStore;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
 use crate::store::server::ServerClock;
-#[cfg(feature = "postgres_later")]
+#[cfg(feature = "postgres")]
 use crate::store::sql::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::SqliteStore;
@@ -37,9 +37,9 @@ pub async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Ar
         StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(Arc::clone(clock)))),
         #[cfg(feature = "sqlite")]
         StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
-        #[cfg(feature = "postgres_later")]
-        StoreSettings::Postgres { url } => {
-            let connect = async || PostgresStore::connect(url.expose(), ServerClock::of_server(Arc::clone(clock))).await;
+        #[cfg(feature = "postgres")]
+        StoreSettings::Postgres { url, prefix } => {
+            let connect = async || PostgresStore::connect(url.expose(), prefix, ServerClock::of_server(Arc::clone(clock))).await;
             Ok(Arc::new(patiently(url, connect).await?))
         }
         #[cfg(feature = "redis")]
@@ -47,7 +47,7 @@ pub async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Ar
             let connect = async || RedisStore::connect(url.expose(), prefix, ServerClock::of_server(Arc::clone(clock))).await;
             Ok(Arc::new(patiently(url, connect).await?))
         }
-        #[cfg(feature = "mongodb_later")]
+        #[cfg(feature = "mongodb")]
         StoreSettings::Mongodb { url, database, prefix } => {
             let options = MongoOptions { database: database.clone(), prefix: prefix.clone(), ..MongoOptions::default() };
             let connect = async || MongoStore::connect(url.expose(), &options, ServerClock::of_server(Arc::clone(clock))).await;

@@ -4,6 +4,8 @@ mod bounds;
 mod claims;
 mod conformance;
 mod lists;
+mod mongodb;
+mod postgres;
 mod redis;
 mod sqlite;
 mod trace;
@@ -104,6 +106,13 @@ impl Place {
         let (database, clock) = (servers::redis()?, ManualClock::new());
         let store = RedisStore::connect(&database.url, &database.name, ServerClock::given(clock.clone())).await.unwrap();
         Some(Place::of(Arc::new(store), clock, database))
+    }
+
+    /// None where its tests are left out.
+    pub async fn mongodb() -> Option<Place> {
+        let (database, clock) = (crate::servers::mongodb()?, ManualClock::new());
+        let store = Arc::new(mongodb::open(&database, ServerClock::given(clock.clone())).await);
+        Some(Place::of(store, clock, database))
     }
 
     pub fn now(&self) -> Timestamp {
@@ -264,6 +273,18 @@ macro_rules! on_every_store {
         }
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::$case(crate::store::Place::sqlite().await).await })+
+        }
+        mod mongodb {
+            $(#[tokio::test] async fn $case() {
+                let Some(place) = crate::store::Place::mongodb().await else { return };
+                super::$case(place).await
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $case() {
+                let Some(place) = crate::store::postgres::place().await else { return };
+                super::$case(place).await
+            })+
         }
     };
 }
