@@ -5,7 +5,7 @@
 //!
 //! How it fails: a batch that others keep getting ahead of is given up after some tries; nothing of it is written then.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use ::redis::{Cmd, Value};
@@ -283,11 +283,19 @@ impl RedisStore {
         list(&mut call, seen.held.iter());
         list(&mut call, seen.limits.iter());
         list(&mut call, writes.deleted.iter().map(|named| named.id.text()));
-        list(&mut call, writes.unleased.iter().map(|named| named.id.text()));
+        leases(&mut call, holder);
+        let ended: HashSet<&RecordId> = writes.unleased.iter().map(|named| &named.id).collect();
+        let taken: HashSet<&RecordId> = writes.leased.iter().map(|named| &named.id).collect();
         let rows = || writes.records.iter().chain(&writes.settled);
         call.arg(rows().count());
-        rows().for_each(|row| put(&mut call, row));
-        lease(&mut call, &writes, holder);
+        for row in rows() {
+            put(&mut call, row);
+            if taken.contains(&row.id) {
+                call.arg(row.known.fence);
+            } else {
+                call.arg(if ended.contains(&row.id) { "end" } else { "" });
+            }
+        }
         append(&mut call, &writes);
         list(&mut call, writes.counts.iter().map(|(scope, status, by)| (scope.text(), status.map_or("", Status::as_str), *by)));
         call.arg(writes.last_order - NEW);
@@ -309,10 +317,9 @@ fn candidate(
 ) -> Result<Option<Candidate>, StoreError> {
     let mut fields = Fields::of(value)?;
     let id = RecordId::of_text(fields.some_text(1)?)?;
-    let Some(mut known) = answer::known(fields.take(2))? else { return Ok(None) };
+    let Some((mut known, body)) = answer::known_with_body(fields.take(2))? else { return Ok(None) };
     seen.record(&id, Some(&known));
     known.fence = known.fence.max(least_fence);
-    let body = fields.bytes(3)?;
     let wanted = usize::try_from(fields.count(0)?).ok().and_then(|place| request.agents.get(place));
     let digest = wanted.map(|wanted| wanted.digest.as_str()).unwrap_or_default();
     Ok(Ready { id, known, digest, body: &body }.claim(request, at, batch))
@@ -329,33 +336,22 @@ fn limits(request: &ClaimRequest, claimed: &[Claimed]) -> Vec<(String, u32, usiz
     more.into_iter().filter_map(|(agent, more)| Some((agent.to_owned(), most(agent)?, more))).collect()
 }
 
+/// A row but for what becomes of its lease.
 fn put(call: &mut Cmd, row: &Row) {
-    let Row { id, known, change, due, body } = row;
-    let index = &known.index;
-    let bit = |is: bool| if is { "1" } else { "" };
-    call.arg(id.text()).arg(id.kind.as_str());
-    call.arg(if known.order > NEW { (known.order - NEW).to_string() } else { String::new() });
-    call.arg(known.rev).arg(change.map(|change| format!("{:x}", change.0)).unwrap_or_default());
-    call.arg(index.task.as_ref().map_or("", |task| task.as_str()));
-    call.arg(index.agent.as_ref().map_or("", |agent| agent.as_str()));
-    call.arg(index.run.as_ref().map_or("", |run| run.as_str()));
-    call.arg(index.status.map_or("", Status::as_str));
-    call.arg(bit(row.live())).arg(bit(index.ready)).arg(bit(index.cancel_requested));
-    call.arg(instead(*due)).arg(&body[..]);
+    call.arg(row.id.text()).arg(row.id.kind.as_str());
+    call.arg(if row.known.order > NEW { (row.known.order - NEW).to_string() } else { String::new() });
+    call.arg(answer::head(row)).arg(&row.body[..]);
 }
 
-fn lease(call: &mut Cmd, writes: &Writes, holder: Option<Holder<'_>>) {
-    let Some(Holder { request, from }) = holder.filter(|_| !writes.leased.is_empty()) else {
-        call.arg(0).arg("").arg("").arg("").arg("");
-        return;
-    };
-    let rows = writes.records.iter().chain(&writes.settled);
-    let fences: HashMap<&RecordId, u64> = rows.map(|row| (&row.id, row.known.fence)).collect();
-    call.arg(writes.leased.len());
-    call.arg(request.worker.as_str()).arg(format!("{:x}", request.token.0));
-    call.arg(from.micros()).arg((from + request.lease).micros());
-    for run in &writes.leased {
-        call.arg(fences.get(&run.id).copied().unwrap_or_default()).arg(run.id.text());
+fn leases(call: &mut Cmd, holder: Option<Holder<'_>>) {
+    match holder {
+        Some(Holder { request, from }) => {
+            call.arg(request.worker.as_str()).arg(format!("{:x}", request.token.0));
+            call.arg(from.micros()).arg((from + request.lease).micros());
+        }
+        None => {
+            call.arg("").arg("").arg("").arg("");
+        }
     }
 }
 

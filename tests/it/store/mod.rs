@@ -24,10 +24,11 @@ use sandclock::domain::run::{Run, RunPolicy, SlotPart, Status, Trigger};
 use sandclock::domain::time::{Seconds, Timestamp};
 use sandclock::store::memory::MemoryStore;
 use sandclock::store::redis::RedisStore;
+use sandclock::store::server::ServerClock;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{
     Change, ChangeId, ClaimAgent, ClaimRequest, Claimed, CountScope, Guard, Index, Kind, NumberedEvent, Outcome, Put, Record, RecordId,
-    ServerClock, Store, When,
+    Store, When,
 };
 use tempfile::TempDir;
 
