@@ -183,6 +183,6 @@ fn chosen(request: &ClaimRequest, records: Vec<RecordDoc>, leased: &HashMap<&str
     }
     chosen.sort_by_key(|(one, _)| (one.due, one.ord));
     let spare = chosen.len().saturating_sub(request.limit);
-    let skipped = if by_chance { (SystemEntropy.fraction() * spare as f64) as usize } else { 0 };
+    let skipped = if by_chance { ((SystemEntropy.fraction() * (spare + 1) as f64) as usize).min(spare) } else { 0 };
     chosen.into_iter().skip(skipped).take(request.limit).collect()
 }

@@ -1,12 +1,13 @@
 //! Servers that go and come back, refuse and fail, and what is told of it.
 
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::mongodb::bson::{Bson, Document, doc};
 use sandclock::clock::Clock;
-use sandclock::store::mongodb::{MongoOptions, MongoStore};
-use sandclock::store::{Change, Kind, Outcome, RecordId, ServerClock, Store, StoreError};
+use sandclock::store::mongodb::{MongoOptions, MongoStore, OnCommand};
+use sandclock::store::{Change, Kind, Outcome, Put, RecordId, ServerClock, Store, StoreError, When};
 
 use super::super::{ManualClock, absent, plain, queued, request};
 use super::{change, put_runs};
@@ -129,6 +130,39 @@ async fn a_claim_whose_answer_is_lost_is_given_again() {
     let other = store.claim(request(8, "daemon.one", &[("agent", None)], 9)).await.unwrap();
     assert_eq!(other.len(), 1);
     assert_ne!(other[0].run.run_id, again[0].run.run_id);
+}
+
+/// A claim that is about to commit keeps others of that agent waiting, even if they want other runs.
+#[tokio::test]
+async fn an_agents_limit_holds_in_the_commit() {
+    let Some(server) = OwnServer::mongod(&["--setParameter", "enableTestCommands=1"]).await else { return };
+    let clock = ManualClock::new();
+    let commits = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&commits);
+    let on_command: OnCommand = Arc::new(move |name, _| {
+        if name == "commitTransaction" {
+            told.notify_one();
+        }
+    });
+    let watched = MongoOptions { on_command: Some(on_command), ..MongoOptions::default() };
+    let url = format!("{}&appName=slow", server.url());
+    let slow = MongoStore::connect(&url, &watched, ServerClock::given(clock.clone())).await.unwrap();
+    let fast = MongoStore::connect(&server.url(), &MongoOptions::default(), ServerClock::given(clock.clone())).await.unwrap();
+    let first = clock.now();
+    clock.advance(Duration::from_secs(1));
+    put_runs(&fast, 1, &[queued(2, "task", "agent", clock.now())], clock.now()).await;
+    fail(&server.url(), 1, &["commitTransaction"], doc! { "blockConnection": true, "blockTimeMS": 1000, "appName": "slow" }).await;
+    let limited: &[(&str, Option<u32>)] = &[("agent", Some(1))];
+    let meanwhile = async {
+        commits.notified().await;
+        let mut earlier = Put::run(&queued(1, "task", "agent", first), first).unwrap();
+        earlier.index.due = Some(When::At(first));
+        assert_eq!(fast.apply(vec![Change { puts: vec![earlier], ..change(2) }]).await.unwrap(), [Outcome::Applied]);
+        fast.claim(request(2, "fast.one", limited, 9)).await.unwrap()
+    };
+    let (one, other) = tokio::join!(slow.claim(request(1, "slow.one", limited, 9)), meanwhile);
+    let claimed = [one.unwrap(), other].concat();
+    assert_eq!(claimed.len(), 1, "{claimed:?}");
 }
 
 /// A server that accepts and does not answer.

@@ -121,10 +121,10 @@ async fn a_name_that_must_stay_free_stays_free_until_the_commit() {
     }
 }
 
-async fn claim_all(store: &MongoStore, worker: &str, base: u128, agents: &[(&str, Option<u32>)]) -> Vec<Claimed> {
+async fn claim_all(store: &MongoStore, worker: &str, base: u128, agents: &[(&str, Option<u32>)], at_once: usize) -> Vec<Claimed> {
     let mut claimed = Vec::new();
     for token in base.. {
-        let more = store.claim(request(token, worker, agents, 16)).await.unwrap();
+        let more = store.claim(request(token, worker, agents, at_once)).await.unwrap();
         if more.is_empty() {
             return claimed;
         }
@@ -143,9 +143,9 @@ async fn three_daemons_claim_each_run_once() {
     put_runs(&stores[0], 1, &runs, clock.now()).await;
     let agents: &[(&str, Option<u32>)] = &[("agent", None)];
     let (a, b, c) = tokio::join!(
-        claim_all(&stores[0], "a.one", 1000, agents),
-        claim_all(&stores[1], "b.one", 2000, agents),
-        claim_all(&stores[2], "c.one", 3000, agents)
+        claim_all(&stores[0], "a.one", 1000, agents, 16),
+        claim_all(&stores[1], "b.one", 2000, agents, 16),
+        claim_all(&stores[2], "c.one", 3000, agents, 16)
     );
     println!("claimed by each: {} {} {}", a.len(), b.len(), c.len());
     assert!([&a, &b, &c].iter().all(|claimed| !claimed.is_empty()), "nobody starves");
@@ -162,18 +162,16 @@ async fn an_agents_limit_holds_whoever_claims() {
     const MOST: u32 = 5;
     let Some(database) = servers::mongodb() else { return };
     let clock = ManualClock::new();
-    let stores: [Arc<MongoStore>; 3] = handles(&database, &clock).await;
-    let runs: Vec<Run> = (1..=60).map(|number| queued(number, "task", "agent", clock.now())).collect();
+    let stores: [Arc<MongoStore>; 4] = handles(&database, &clock).await;
+    let runs: Vec<Run> = (1..=150).map(|number| queued(number, "task", "agent", clock.now())).collect();
     put_runs(&stores[0], 1, &runs, clock.now()).await;
     let agents: &[(&str, Option<u32>)] = &[("agent", Some(MOST))];
-    for round in 1..=12_u128 {
+    for round in 1..=10_u128 {
         let base = round * 1000;
-        let (a, b, c) = tokio::join!(
-            claim_all(&stores[0], "a.one", base, agents),
-            claim_all(&stores[1], "b.one", base + 300, agents),
-            claim_all(&stores[2], "c.one", base + 600, agents)
-        );
-        let claimed: Vec<Claimed> = a.into_iter().chain(b).chain(c).collect();
+        // One at a time, so that who met another looks for a run that nobody else wants.
+        let each = ["a.one", "b.one", "c.one", "d.one"].into_iter().zip(&stores).zip(0..);
+        let claims = each.map(|((worker, store), number)| claim_all(store, worker, base + number * 200, agents, 1));
+        let claimed: Vec<Claimed> = futures::future::join_all(claims).await.into_iter().flatten().collect();
         assert_eq!(claimed.len(), MOST as usize, "round {round}");
         let done: Vec<Run> = claimed.into_iter().map(|claimed| Run { status: Status::Completed, ..claimed.run }).collect();
         put_runs(&stores[1], base + 999, &done, clock.now()).await;
