@@ -76,6 +76,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
             dispatch_batch: 256,
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(5),
+            announce: None,
             heartbeat_events: Duration::from_secs(60),
             default_agent: agent,
             bounds: Bounds::default(),

@@ -163,7 +163,7 @@ impl Batch {
     }
 
     /// Says that orders above this one are free, before anything is put.
-    #[cfg(feature = "mongodb")]
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
     pub fn begin_above(&mut self, last_order: i64) {
         self.last_order = last_order;
     }

@@ -3,6 +3,8 @@
 //! How it fails: before a server has told its present there is none.
 
 use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(feature = "postgres")]
+use std::time::Duration;
 
 use super::request::Times;
 use crate::clock::Clock;
@@ -36,6 +38,14 @@ impl ServerClock {
     pub(super) fn tell(&self, server: Timestamp) -> Times {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((server, self.clock.steady()));
         self.instead().unwrap_or(Times { now: server, steady: server })
+    }
+
+    /// The present, if the server told it no longer ago than so.
+    #[cfg(feature = "postgres")]
+    pub(super) fn now_within(&self, age: Duration) -> Option<Timestamp> {
+        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = told.is_some_and(|(_, at)| self.clock.steady().since(at) <= age);
+        if self.is_given || is_recent { self.now() } else { None }
     }
 
     /// The present as far as it is known; none as long as the server has told nothing.

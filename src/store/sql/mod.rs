@@ -6,19 +6,25 @@
 //!
 //! How it fails: a batch whose statements fail is rolled back whole and answered with the error.
 
+mod due;
 mod lists;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod rows;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+#[cfg(feature = "sqlite")]
 use super::{RecordId, StoreError};
 
 /// The names of records, as a JSON array.
+#[cfg(feature = "sqlite")]
 fn names<'a>(ids: impl IntoIterator<Item = &'a RecordId>) -> Result<String, StoreError> {
     json(ids.into_iter().map(RecordId::text))
 }
 
 /// A list as a JSON array.
+#[cfg(feature = "sqlite")]
 fn json<T: serde::Serialize>(values: impl IntoIterator<Item = T>) -> Result<String, StoreError> {
     let values: Vec<T> = values.into_iter().collect();
     serde_json::to_string(&values).map_err(|error| StoreError::Invalid(format!("a value cannot be written as JSON: {error}")))

@@ -101,6 +101,35 @@ fn id<T>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, InvalidId>) -> Re
     text.map(parse).transpose().map_err(|error| StoreError::corrupt(error.to_string()))
 }
 
+/// What is known of a record, of twelve columns in the order of [`Known`]'s fields, the first of which is at `at`.
+#[cfg(feature = "postgres")]
+pub fn known(row: &impl Fields, at: usize) -> Result<Known, StoreError> {
+    let status = row.text(at + 5)?;
+    if let Some(unknown) = status.filter(|status| Status::parse(status).is_none()) {
+        return Err(StoreError::corrupt(format!("a record has the status `{unknown}`, which is unknown")));
+    }
+    let is_set = |at: usize| Ok::<_, StoreError>(row.some_number(at)? != 0);
+    let index = Index {
+        task: id(row.text(at + 2)?, TaskId::parse)?,
+        agent: id(row.text(at + 3)?, AgentId::parse)?,
+        run: id(row.text(at + 4)?, RunId::parse)?,
+        status: status.and_then(Status::parse),
+        ready: is_set(at + 6)?,
+        due: None,
+        cancel_requested: is_set(at + 7)?,
+    };
+    let last_event = if row.number(at + 11)?.is_some() { row.count(at + 11)? } else { 0 };
+    Ok(Known {
+        order: row.some_number(at)?,
+        rev: row.count(at + 1)?,
+        index,
+        fence: row.count(at + 8)?,
+        heartbeat_at: row.time(at + 9)?,
+        until: row.time(at + 10)?,
+        last_event,
+    })
+}
+
 /// The record of [`RECORD`]'s columns, the first of which is at `at`.
 pub fn record(row: &impl Fields, at: usize) -> Result<Record, StoreError> {
     let id_read = RecordId::of_text(row.some_text(at)?)?;

@@ -4,6 +4,7 @@
 //! says otherwise: what a test waits for comes by a wake-up, or the test fails.
 
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
@@ -15,6 +16,10 @@ use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::mongodb::{MongoOptions, MongoStore};
+use sandclock::store::redis::RedisStore;
+use sandclock::store::server::ServerClock;
+use sandclock::store::sql::postgres::PostgresStore;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{Counts, PageRequest, RecordId, Store};
 use sandclock::workspace::Workspaces;
@@ -24,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::faulty::Faulty;
 use super::stage::Stage;
 use super::*;
+use crate::servers::{self, TestDatabase};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -84,9 +90,11 @@ pub struct World {
     pub stage: Arc<Stage>,
     pub root: tempfile::TempDir,
     incarnations: AtomicU32,
+    /// What goes with the world.
+    _database: Option<TestDatabase>,
 }
 
-/// Names the store that the tests of the daemon run on: `memory`, which is the default, or `sqlite`.
+/// Names the store that the tests of the daemon run on: `memory`, which is the default, `sqlite`, `postgres`, `redis` or `mongodb`.
 pub const STORE: &str = "SANDCLOCK_TEST_STORE";
 
 impl World {
@@ -95,12 +103,39 @@ impl World {
         let clock = Arc::new(TestClock::default());
         let of_store: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
         let root = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = match std::env::var(STORE).as_deref() {
-            Ok("sqlite") => Arc::new(SqliteStore::open(&root.path().join("store.db"), of_store).await.unwrap()),
-            _ => Arc::new(MemoryStore::new(of_store)),
-        };
+        let (store, database) = Self::store(of_store, root.path()).await;
         let faulty = Faulty::new(store);
-        World { store: Arc::<Faulty>::clone(&faulty), faulty, clock, stage: Stage::new(), root, incarnations: AtomicU32::new(1) }
+        World {
+            store: Arc::<Faulty>::clone(&faulty),
+            faulty,
+            clock,
+            stage: Stage::new(),
+            root,
+            incarnations: AtomicU32::new(1),
+            _database: database,
+        }
+    }
+
+    async fn store(clock: Arc<dyn Clock>, root: &Path) -> (Arc<dyn Store>, Option<TestDatabase>) {
+        let there = "the parent process leaves out the tests of a server that there is not";
+        let given = || ServerClock::given(Arc::clone(&clock));
+        match std::env::var(STORE).as_deref() {
+            Ok("sqlite") => (Arc::new(SqliteStore::open(&root.join("store.db"), clock).await.unwrap()), None),
+            Ok("postgres") => {
+                let database = servers::postgres().await.expect(there);
+                (Arc::new(PostgresStore::connect(&database.url, "sandclock", given()).await.unwrap()), Some(database))
+            }
+            Ok("redis") => {
+                let database = servers::redis().expect(there);
+                (Arc::new(RedisStore::connect(&database.url, &database.name, given()).await.unwrap()), Some(database))
+            }
+            Ok("mongodb") => {
+                let database = servers::mongodb().expect(there);
+                let options = MongoOptions { database: Some(database.name.clone()), ..MongoOptions::default() };
+                (Arc::new(MongoStore::connect(&database.url, &options, given()).await.unwrap()), Some(database))
+            }
+            _ => (Arc::new(MemoryStore::new(clock)), None),
+        }
     }
 
     /// Starts the daemon `a`.
@@ -126,6 +161,7 @@ impl World {
             dispatch_batch: 256,
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(3600),
+            announce: None,
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
             bounds: Bounds::default(),

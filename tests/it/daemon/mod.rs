@@ -27,6 +27,7 @@ mod why;
 
 use std::time::Duration;
 
+use crate::servers::Server;
 use harness::{TestDaemon, World, until};
 use sandclock::daemon::{Manager, ManagerError, RunWish};
 use sandclock::domain::id::{RunId, TaskId};
@@ -35,10 +36,35 @@ use sandclock::domain::run::{AttemptReason, AttemptStatus, Run, Status};
 use sandclock::sandbox::{Ended, Stop};
 use serde_json::{Value, json};
 
-/// Runs the tests of this module again, on the embedded store.
+/// Runs the tests of this module again, on that store.
+fn all_of_it_holds_on(store: &str) {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let again = again.args(["daemon::", "--skip", "all_of_it_holds_on"]).env(harness::STORE, store).output().unwrap();
+    assert!(again.status.success(), "{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+}
+
 #[test]
 fn all_of_it_holds_on_sqlite() {
-    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    let again = again.args(["daemon::", "--skip", "all_of_it_holds_on_sqlite"]).env(harness::STORE, "sqlite").output().unwrap();
-    assert!(again.status.success(), "{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+    all_of_it_holds_on("sqlite");
+}
+
+#[test]
+fn all_of_it_holds_on_postgres() {
+    if crate::servers::url(Server::Postgres).is_some() {
+        all_of_it_holds_on("postgres");
+    }
+}
+
+#[test]
+fn all_of_it_holds_on_redis() {
+    if crate::servers::url(Server::Redis).is_some() {
+        all_of_it_holds_on("redis");
+    }
+}
+
+#[test]
+fn all_of_it_holds_on_mongodb() {
+    if crate::servers::url(Server::Mongodb).is_some() {
+        all_of_it_holds_on("mongodb");
+    }
 }

@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 use super::super::super::Kind;
 use super::super::super::batch::Writes;
+use super::super::due;
+pub use super::super::due::EVENTS;
 use super::super::rows::{KNOWN, RECORD};
 use crate::domain::run::Status;
 
@@ -71,16 +73,13 @@ pub const RENEW: &str = "UPDATE lease NOT INDEXED SET until = $4, heartbeat_at =
      RETURNING (SELECT r.id FROM record AS r WHERE r.ord = lease.run), (SELECT r.fence FROM record AS r WHERE r.ord = lease.run), \
        (SELECT r.cancel_requested FROM record AS r WHERE r.ord = lease.run)";
 
-/// When the next ready run is due after $1. One step an agent that has any, along the index that claims use.
-pub const NEXT_READY: &str = "WITH RECURSIVE waiting (agent) AS ( \
-       SELECT min(agent) FROM record WHERE ready = 1 \
-       UNION ALL \
-       SELECT (SELECT min(r.agent) FROM record AS r WHERE r.ready = 1 AND r.agent > w.agent) FROM waiting AS w WHERE w.agent IS NOT NULL) \
-     SELECT min((SELECT min(r.due) FROM record AS r WHERE r.ready = 1 AND r.agent = w.agent AND r.due > $1)) FROM waiting AS w";
+/// When the next ready run is due after $1.
+pub static NEXT_READY: LazyLock<String> = LazyLock::new(|| due::next_ready("$1"));
 
 /// Leased runs whose lease has passed at $1, at most $2, and when the next one passes.
 pub static EXPIRED_LEASES: LazyLock<String> = LazyLock::new(|| {
-    due_sql(
+    due::sql(
+        "",
         "SELECT min(until) FROM lease WHERE until > $1",
         "SELECT until AS due, run AS ord FROM lease WHERE until <= $1 ORDER BY until, run LIMIT $2 + 0",
     )
@@ -90,32 +89,16 @@ pub static EXPIRED_LEASES: LazyLock<String> = LazyLock::new(|| {
 pub static DUE_SCHEDULES: LazyLock<String> = LazyLock::new(|| aged(Kind::Schedule));
 
 /// Parked runs whose wait has expired at $1, at most $2, and when the next one's does.
-pub static DUE_RUNS: LazyLock<String> = LazyLock::new(|| due_runs(&[Status::AwaitingApproval, Status::AwaitingBudget]));
+pub static DUE_RUNS: LazyLock<String> = LazyLock::new(|| due_runs(&due::PARKED));
 
 /// Records of a kind other than runs that were due at $1, at most $2, and when the next one is.
 pub fn aged(kind: Kind) -> String {
-    due_where(&[format!("kind = '{}' AND status IS NULL", kind.as_str())])
+    due::aged(kind, "$1", "")
 }
 
 /// Runs with one of these statuses, other than ready ones, that were due at $1, at most $2, and when the next one is.
 pub fn due_runs(statuses: &[Status]) -> String {
-    let conditions: Vec<String> = statuses.iter().map(|status| format!("status = '{}' AND ready = 0", status.as_str())).collect();
-    due_where(&conditions)
-}
-
-/// Each condition is walked along an index of its own.
-fn due_where(conditions: &[String]) -> String {
-    let next = |condition: &String| format!("SELECT min(due) AS due FROM record WHERE {condition} AND due > $1");
-    let due = |condition: &String| format!("SELECT due, ord FROM record WHERE {condition} AND due <= $1");
-    let all = |part: &dyn Fn(&String) -> String| conditions.iter().map(part).collect::<Vec<_>>().join(" UNION ALL ");
-    due_sql(&format!("SELECT min(due) FROM ({})", all(&next)), &format!("{} ORDER BY due, ord LIMIT $2 + 0", all(&due)))
-}
-
-fn due_sql(next: &str, due: &str) -> String {
-    format!(
-        "SELECT n.next, {RECORD} FROM (SELECT ({next}) AS next) AS n LEFT JOIN ({due}) AS d ON true \
-         LEFT JOIN record AS r ON r.ord = d.ord LEFT JOIN lease AS l ON l.run = r.ord ORDER BY d.due, d.ord"
-    )
+    due::runs(statuses, "$1", "")
 }
 
 /// Runs leased by workers of daemon $1 other than $3, at most $2. A worker's name begins with its daemon's and a dot, and the slash
@@ -131,10 +114,6 @@ pub static OLDER_INCARNATIONS: LazyLock<String> = LazyLock::new(|| {
 pub static GET: LazyLock<String> = LazyLock::new(|| {
     format!("SELECT w.key, {RECORD} FROM json_each($1) AS w CROSS JOIN record AS r ON r.id = w.value LEFT JOIN lease AS l ON l.run = r.ord")
 });
-
-/// The events of run $1 with numbers above $2, at most $3.
-pub const EVENTS: &str =
-    "SELECT seq, body FROM event WHERE run = (SELECT ord FROM record WHERE id = $1) AND seq > $2 ORDER BY seq LIMIT $3 + 0";
 
 /// The counts of scope $1.
 pub const COUNTS: &str = "SELECT status, n FROM count WHERE scope = $1 AND n > 0";
