@@ -34,6 +34,8 @@ pub use settings::{
     AgentSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry, Worker,
 };
 
+pub use store_url::ServerUrl;
+
 use document::{Node, Table, Value};
 use fault::{shown, suggestion};
 use section::{Reading, Section, key, text_of, whole_of};
@@ -162,14 +164,33 @@ fn paths(mut section: Section<'_, '_>) -> Paths {
 }
 
 fn store(mut section: Section<'_, '_>, data: &Path) -> StoreSettings {
-    let read = |node: &Node| store_url::parse(text_of(node)?).map(|url| (url, text_of(node).unwrap_or_default().to_owned()));
-    let default = (StoreUrl::Sqlite, "sqlite".to_owned());
-    let (url, _) = section.or(key("url", "SANDCLOCK_STORE"), default, |(_, text)| text.as_str().into(), read);
+    let read = |node: &Node| {
+        let text = text_of(node)?;
+        store_url::parse(text).map(|url| (url.shown(text), url))
+    };
+    let default = ("sqlite".to_owned(), StoreUrl::Sqlite);
+    let (_, url) = section.or(key("url", "SANDCLOCK_STORE"), default, |(shown, _)| shown.as_str().into(), read);
+    let show = |name: &Option<String>| name.as_deref().unwrap_or_default().into();
+    let name = |node: &Node, takers: bool, longest: usize| {
+        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b':');
+        match text_of(node)? {
+            "" => Ok(None),
+            _ if !takers => Err(format!("means nothing for the store `{}`; leave it out", url.shown("that is set"))),
+            text if text.len() <= longest && text.bytes().all(is_fit) => Ok(Some(text.to_owned())),
+            _ => Err(format!("must be at most {longest} letters, digits, `_`, `-` and `:`")),
+        }
+    };
+    let (is_redis, is_mongodb) = (matches!(url, StoreUrl::Redis(_)), matches!(url, StoreUrl::Mongodb(_)));
+    let database = section.or(key("database", "SANDCLOCK_STORE_DATABASE"), None, show, |node| name(node, is_mongodb, 38));
+    let prefix = section.or(key("prefix", "SANDCLOCK_STORE_PREFIX"), None, show, |node| name(node, is_redis || is_mongodb, 64));
     section.finish();
     match url {
         StoreUrl::Memory => StoreSettings::Memory,
         StoreUrl::Sqlite => StoreSettings::Sqlite { path: data.join("sandclock.db") },
         StoreUrl::SqliteAt(path) => StoreSettings::Sqlite { path },
+        StoreUrl::Postgres(url) => StoreSettings::Postgres { url },
+        StoreUrl::Redis(url) => StoreSettings::Redis { url, prefix: prefix.unwrap_or_else(|| "sandclock".to_owned()) },
+        StoreUrl::Mongodb(url) => StoreSettings::Mongodb { url, database, prefix: prefix.unwrap_or_default() },
     }
 }
 

@@ -114,22 +114,52 @@ impl Seed {
     fn store(&mut self, env: &Environment) {
         let (store_variable, url_variable) = ("OMNICOREAGENT_BACKGROUND_TASK_STORE", "OMNICOREAGENT_BACKGROUND_TASK_STORE_URL");
         let uri_variable = "OMNICOREAGENT_BACKGROUND_TASK_STORE_URI";
-        let store = self.get(env, store_variable);
-        let url = self.get(env, url_variable);
-        if self.get(env, uri_variable).is_some() {
-            self.put("store.url", uri_variable, "mongodb");
-            return;
-        }
+        let (store, url, uri) = (self.get(env, store_variable), self.get(env, url_variable), self.get(env, uri_variable));
+        // The variable of its own, and the one that other programs share, of the store that was meant.
+        let shared =
+            |own: &'static str, of_all: &'static str| [own, of_all].into_iter().find_map(|name| env.get(name).map(|url| (name, url)));
+        let is_mongodb = uri.is_some() || store == Some("mongodb");
         match (store, url) {
-            (None | Some("in_memory" | "sql"), Some(url)) => self.put("store.url", url_variable, url),
+            _ if is_mongodb => match shared(uri_variable, "MONGODB_URI") {
+                Some((variable, uri)) => self.put("store.url", variable, uri),
+                None => self.put("store.url", store_variable, "mongodb"),
+            },
+            (None | Some("in_memory" | "sql" | "redis"), Some(url)) => self.put("store.url", url_variable, url),
             (Some("sql"), None) => match env.get("DATABASE_URL") {
                 Some(url) => self.put("store.url", "DATABASE_URL", url),
                 None => self.put("store.url", store_variable, "sqlite"),
+            },
+            (Some("redis"), None) => match env.get("REDIS_URL") {
+                Some(url) => self.put("store.url", "REDIS_URL", url),
+                None => self.put("store.url", store_variable, "redis"),
             },
             (Some("in_memory"), None) => self.put("store.url", store_variable, "memory"),
             // Any other name is refused where the store is read, unless one of our own variables beats it.
             (Some(other), _) => self.put("store.url", store_variable, other),
             (None, None) => {}
+        }
+        // With a store of our own, the names of theirs mean nothing.
+        let ours = env.get("SANDCLOCK_STORE").is_some();
+        self.store_names(env, is_mongodb && !ours, store == Some("redis") && !ours);
+    }
+
+    /// The names that keep a store apart from others on its server.
+    fn store_names(&mut self, env: &Environment, is_mongodb: bool, is_redis: bool) {
+        let of_redis = ("store.prefix", "OMNICOREAGENT_BACKGROUND_TASK_STORE_PREFIX");
+        let of_mongodb = ("store.prefix", "OMNICOREAGENT_BACKGROUND_TASK_STORE_COLLECTION_PREFIX");
+        let database = ("store.database", "OMNICOREAGENT_BACKGROUND_TASK_STORE_DATABASE");
+        for ((key, variable), means) in [(of_redis, is_redis), (of_mongodb, is_mongodb), (database, is_mongodb)] {
+            if let Some(value) = self.get(env, variable) {
+                if means {
+                    self.put(key, variable, value);
+                } else {
+                    self.warnings.push(format!("{variable} has no effect on this store"));
+                }
+            }
+        }
+        let database = self.values.contains_key("store.database");
+        if let Some(name) = env.get("MONGODB_DATABASE").filter(|_| is_mongodb && !database) {
+            self.put("store.database", "MONGODB_DATABASE", name);
         }
     }
 

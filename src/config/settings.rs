@@ -15,6 +15,7 @@ use crate::domain::time::{Seconds, Timestamp};
 
 use super::fault::{ConfigFault, ConfigFaults, Origin};
 use super::secret::Secret;
+use super::store_url::ServerUrl;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +74,27 @@ pub enum StoreSettings {
     Sqlite {
         /// The file.
         path: PathBuf,
+    },
+    /// In a PostgreSQL database.
+    Postgres {
+        /// The server and the database.
+        url: ServerUrl,
+    },
+    /// In Redis or Valkey.
+    Redis {
+        /// The server.
+        url: ServerUrl,
+        /// What the keys begin with.
+        prefix: String,
+    },
+    /// In MongoDB.
+    Mongodb {
+        /// The servers.
+        url: ServerUrl,
+        /// The database; none for the one that the URL names.
+        database: Option<String>,
+        /// What the collections' names begin with.
+        prefix: String,
     },
 }
 

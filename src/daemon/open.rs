@@ -1,5 +1,7 @@
 //! Makes a daemon of its settings: folders, store, sandbox, plugins, tasks of the configuration.
 
+mod store;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,16 +19,15 @@ use super::manager::{Manager, Registered};
 use super::run::{Daemon, DaemonParts};
 use super::spawn::OnRuntime;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
-use crate::config::{ConfigFaults, Loaded, Settings, StoreSettings};
+use crate::config::{ConfigFaults, Loaded, Settings};
 use crate::domain::id::TaskId;
 use crate::domain::task::Task;
 use crate::domain::time::Seconds;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
-use crate::store::memory::MemoryStore;
+use crate::store::StoreError;
 #[cfg(feature = "sqlite")]
-use crate::store::sql::sqlite::{OpenError as SqliteError, SqliteStore};
-use crate::store::{Store, StoreError};
+use crate::store::sql::sqlite::OpenError as SqliteError;
 use crate::workspace::{WorkspaceError, Workspaces};
 
 /// How long a start waits for the plugins folder.
@@ -107,19 +108,6 @@ fn tasks_of(settings: &Settings, clock: &dyn Clock) -> Result<Vec<Task>, OpenErr
     if faults.is_empty() { Ok(tasks) } else { Err(OpenError::Tasks(ConfigFaults(faults))) }
 }
 
-async fn open_store(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, OpenError> {
-    match settings {
-        StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(Arc::clone(clock)))),
-        #[cfg(feature = "sqlite")]
-        StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
-        #[cfg(not(feature = "sqlite"))]
-        StoreSettings::Sqlite { .. } => {
-            let what = "this sandclock was built without SQLite; build it with the feature `sqlite`, or set store.url = \"memory\"";
-            Err(StoreError::Invalid(what.to_owned()).into())
-        }
-    }
-}
-
 impl Opened {
     /// Opens everything and starts the daemon.
     ///
@@ -134,7 +122,7 @@ impl Opened {
             make_folder(folder)?;
         }
         let identity = Identity::take(&settings.paths.data, &*entropy)?;
-        let store = open_store(&settings.store, &clock).await?;
+        let store = store::open(&settings.store, &clock).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);

@@ -33,15 +33,13 @@ mod record;
 pub mod redis;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
-mod server;
+pub mod server;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql;
 
 pub use change::{Change, ChangeId, Guard, Outcome};
 pub use record::{Index, Kind, Lease, MAX_BODY_BYTES, NumberedEvent, PARKED_FOR, Put, Record, RecordId, When};
 pub use request::{ClaimAgent, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Page, PageRequest, Renewal, Scope};
-#[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
-pub use server::ServerClock;
 
 use record::put_aside;
 

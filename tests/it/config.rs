@@ -226,7 +226,7 @@ fn wrong_types_and_extreme_numbers_are_refused_everywhere() {
         ("[agents.a.limits]\nmemory = 1", "`agents.a.limits.memory` is not a setting"),
         ("[agents.\"../x\"]\n", "`agents.../x` has a bad name"),
         ("[agents.\"a\\nb\"]\n", "`agents.a\\nb` has a bad name"),
-        ("[store]\nurl = \"redis://u:tiger@h\"", "comes with a later version"),
+        ("[store]\nurl = \"redis://u:tiger@\"", "names no host"),
         ("[store]\nurl = 5", "must be a text"),
     ] {
         one_fault(text, &[], &[piece]);
@@ -270,7 +270,7 @@ fn w_32_no_form_of_what_is_loaded_shows_a_token() {
     let loaded = good("[server]\ntoken = \"tiger-7421\"", &[]);
     assert_eq!(loaded.settings.server.token, Some(Secret::new("tiger-7421")));
     assert!(!format!("{loaded:?} {loaded:#?}").contains("tiger"));
-    for text in ["[server]\ntoken = [\"tiger\"]", "[server]\ntoken = \"tiger tiger\"", "[store]\nurl = \"redis://u:tiger@h\""] {
+    for text in ["[server]\ntoken = [\"tiger\"]", "[server]\ntoken = \"tiger tiger\"", "[store]\nurl = \"redis://u:ti/tiger@h\""] {
         assert!(!bad(text, &[]).contains("tiger"));
     }
 }
@@ -281,6 +281,23 @@ fn w_37_a_database_in_memory_is_refused_with_the_store_that_is_meant() {
         one_fault("", &[("SANDCLOCK_STORE", url)], &["SANDCLOCK_STORE: ", "use `memory`"]);
     }
     assert_eq!(good("", &[("SANDCLOCK_STORE", "memory")]).settings.store, StoreSettings::Memory);
+}
+
+#[test]
+fn the_names_of_a_store_are_for_the_stores_that_have_them() {
+    let mongodb = good("", &[("SANDCLOCK_STORE", "mongodb"), ("SANDCLOCK_STORE_DATABASE", "d"), ("SANDCLOCK_STORE_PREFIX", "p_")]);
+    assert!(
+        matches!(mongodb.settings.store, StoreSettings::Mongodb { database: Some(database), prefix, .. } if database == "d" && prefix == "p_")
+    );
+    for (url, file, piece) in [
+        ("sqlite", "prefix = \"x\"", "means nothing"),
+        ("postgres://u:tiger@h/d", "prefix = \"x\"", "means nothing for the store `postgres://h/d`"),
+        ("redis://h", "database = \"x\"", "means nothing"),
+        ("redis://h", "prefix = \"a b\"", "letters"),
+        ("mongodb://h", "database = \"a.b\"", "letters"),
+    ] {
+        one_fault(&format!("[store]\n{file}\n"), &[("SANDCLOCK_STORE", url)], &[piece]);
+    }
 }
 
 #[test]
@@ -298,15 +315,32 @@ fn stores_are_chosen_by_every_form_of_the_seed() {
     assert_eq!(store(&[(kind, ""), (url, "")]), at(".sandclock/sandclock.db"), "empty is unset");
     assert_eq!(store(&[("SANDCLOCK_STORE", "memory"), (kind, "redis")]), StoreSettings::Memory, "ours wins");
     assert_eq!(store(&[("SANDCLOCK_DATA_DIR", "/d")]), at("/d/sandclock.db"));
-    for env in [
-        [(kind, "redis"), (url, "redis://u:tiger@h")],
-        [(kind, "mongodb"), (url, "")],
-        [("OMNICOREAGENT_BACKGROUND_TASK_STORE_URI", "mongodb://u:tiger@h"), (url, "")],
-        [(kind, "sql"), (url, "postgresql://u:tiger@h/d")],
-    ] {
-        one_fault("", &env, &["comes with a later version"]);
-        assert!(!bad("", &env).contains("tiger"));
-    }
+    let shown = |env: &[(&str, &str)]| {
+        let loaded = good("", env);
+        assert!(!format!("{loaded:?}").contains("tiger"));
+        match loaded.settings.store {
+            StoreSettings::Postgres { url } => (url.to_string(), url.expose().contains("tiger"), None, String::new()),
+            StoreSettings::Redis { url, prefix } => (url.to_string(), url.expose().contains("tiger"), None, prefix),
+            StoreSettings::Mongodb { url, database, prefix } => (url.to_string(), url.expose().contains("tiger"), database, prefix),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (uri, database) = ("OMNICOREAGENT_BACKGROUND_TASK_STORE_URI", "OMNICOREAGENT_BACKGROUND_TASK_STORE_DATABASE");
+    let prefix = "OMNICOREAGENT_BACKGROUND_TASK_STORE_PREFIX";
+    let is = |url: &str, database: Option<&str>, prefix: &str| (url.to_owned(), true, database.map(str::to_owned), prefix.to_owned());
+    assert_eq!(shown(&[(kind, "sql"), (url, "postgresql+asyncpg://u:tiger@h/d")]), is("postgres://h/d", None, ""));
+    assert_eq!(shown(&[(kind, "sql"), ("DATABASE_URL", "postgresql://u:tiger@h/d")]), is("postgres://h/d", None, ""));
+    assert_eq!(shown(&[(kind, "redis"), (url, "redis://u:tiger@h")]), is("redis://h", None, "sandclock"));
+    assert_eq!(shown(&[(kind, "redis"), (url, "rediss://u:tiger@h:1/2"), (prefix, "mine")]), is("rediss://h:1/2", None, "mine"));
+    assert_eq!(shown(&[(kind, "redis"), ("REDIS_URL", "redis://u:tiger@r")]), is("redis://r", None, "sandclock"));
+    assert_eq!(shown(&[(kind, "redis")]).0, "redis://localhost:6379");
+    assert_eq!(shown(&[(uri, "mongodb://u:tiger@h")]), is("mongodb://h", None, ""), "a uri means mongodb");
+    assert_eq!(
+        shown(&[(kind, "mongodb"), ("MONGODB_URI", "mongodb+srv://u:tiger@h/x"), (database, "d")]),
+        is("mongodb+srv://h/x", Some("d"), "")
+    );
+    assert_eq!(shown(&[(kind, "mongodb"), (uri, "mongodb://u:tiger@h"), ("MONGODB_DATABASE", "d")]), is("mongodb://h", Some("d"), ""));
+    assert_eq!(store(&[("SANDCLOCK_STORE", "memory"), (kind, "redis"), (prefix, "mine")]), StoreSettings::Memory, "ours wins");
     one_fault("", &[(kind, "sqlit")], &["OMNICOREAGENT_BACKGROUND_TASK_STORE: ", "did you mean `sqlite`?"]);
 }
 
@@ -410,6 +444,13 @@ fn the_small_files_are_valid() {
     let store = |name: &str| load(Some(&root.join(name)), &Environment::default()).unwrap().settings.store;
     assert_eq!(store("memory.toml"), StoreSettings::Memory);
     assert_eq!(store("sqlite.toml"), StoreSettings::Sqlite { path: PathBuf::from(".sandclock/sandclock.db") });
+    let shown = |store: StoreSettings| match store {
+        StoreSettings::Postgres { url } | StoreSettings::Redis { url, .. } | StoreSettings::Mongodb { url, .. } => url.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(shown(store("postgres.toml")), "postgres://localhost:5432/sandclock");
+    assert_eq!(shown(store("redis.toml")), "redis://localhost:6379/0");
+    assert_eq!(shown(store("mongodb.toml")), "mongodb://localhost:27017/");
 }
 
 proptest::proptest! {

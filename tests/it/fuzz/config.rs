@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stores_url_names_a_file_or_is_refused(
+    fn a_stores_url_names_a_file_or_a_server_or_is_refused(
         scheme in select(vec!["sqlite", "SQLITE", "sqlite+x", "memory", "in_memory", "redis", "mongodb", "postgresql+asyncpg", "file", ""]),
         slashes in select(vec![":", ":/", "://", ":///", ":////", "", ":///:memory:"]),
         path in text(), secret in "[a-z]{12}",
@@ -97,13 +97,20 @@ proptest! {
         let load = |url: &str| parse("", Path::new(FILE), &Environment::of([("SANDCLOCK_STORE", url)]));
         match load(&url) {
             Ok(Loaded { settings, .. }) => {
-                let is_file = matches!(&settings.store, StoreSettings::Sqlite { path } if !path.as_os_str().is_empty());
-                prop_assert!(is_file || settings.store == StoreSettings::Memory, "{url}");
+                let is_whole = match &settings.store {
+                    StoreSettings::Sqlite { path } => !path.as_os_str().is_empty(),
+                    StoreSettings::Memory => true,
+                    StoreSettings::Postgres { url } => url.to_string().starts_with("postgres://"),
+                    StoreSettings::Redis { url, .. } => url.to_string().starts_with("redis://"),
+                    StoreSettings::Mongodb { url, .. } => url.to_string().starts_with("mongodb://"),
+                };
+                prop_assert!(is_whole, "{url}");
             }
             Err(faults) => are_sentences(&faults)?,
         }
-        if let Err(faults) = load(&format!("{scheme}://user:{secret}@host/{path}")) {
-            prop_assert!(!faults.to_string().contains(&secret), "{}", faults);
+        match load(&format!("{scheme}://user:{secret}@host/{path}")) {
+            Ok(loaded) => prop_assert!(scheme.starts_with("sqlite") || !format!("{loaded:?}").contains(&secret), "{:?}", loaded),
+            Err(faults) => prop_assert!(!faults.to_string().contains(&secret), "{}", faults),
         }
     }
 }
