@@ -38,8 +38,8 @@ pub async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Ar
         #[cfg(feature = "sqlite")]
         StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
         #[cfg(feature = "postgres")]
-        StoreSettings::Postgres { url, prefix } => {
-            let connect = async || PostgresStore::connect(url.expose(), prefix, ServerClock::of_server(Arc::clone(clock))).await;
+        StoreSettings::Postgres { url } => {
+            let connect = async || PostgresStore::connect(url.expose(), ServerClock::of_server(Arc::clone(clock))).await;
             Ok(Arc::new(patiently(url, connect).await?))
         }
         #[cfg(feature = "redis")]

@@ -116,7 +116,7 @@ async fn connected(url: String, name: String, clock: Arc<TestClock>) -> Arc<dyn 
             let options = MongoOptions { database: Some(name), ..MongoOptions::default() };
             Arc::new(MongoStore::connect(&url, &options, clock).await.unwrap())
         }
-        _ => Arc::new(PostgresStore::connect(&url, "sandclock", clock).await.unwrap()),
+        _ => Arc::new(PostgresStore::connect(&url, clock).await.unwrap()),
     }
 }
 
@@ -133,15 +133,7 @@ impl World {
             (_, None) => Arc::new(MemoryStore::new(of_store)),
         };
         let faulty = Faulty::new(store);
-        World {
-            store: Arc::<Faulty>::clone(&faulty),
-            faulty,
-            clock,
-            stage: Stage::new(),
-            root,
-            incarnations: AtomicU32::new(1),
-            database,
-        }
+        World { store: Arc::<Faulty>::clone(&faulty), faulty, clock, stage: Stage::new(), root, incarnations: AtomicU32::new(1), database }
     }
 
     /// The store as a daemon gets it: by a connection that goes with the daemon's runtime where the store is a server's.
