@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::OpenError;
 use crate::clock::Clock;
 use crate::config::StoreSettings;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
+use crate::store::ServerClock;
 use crate::store::memory::MemoryStore;
 #[cfg(feature = "mongodb")]
 use crate::store::mongodb::{MongoOptions, MongoStore};
 #[cfg(feature = "redis")]
 use crate::store::redis::RedisStore;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
-use crate::store::server::ServerClock;
 #[cfg(feature = "postgres")]
 use crate::store::sql::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use sandclock::store::ServerClock;
 use sandclock::store::Store;
-use sandclock::store::server::ServerClock;
 use sandclock::store::sql::postgres::PostgresStore;
 
 use super::trace::{trace, traces};
