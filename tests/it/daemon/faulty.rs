@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use sandclock::domain::id::WorkerId;
 use sandclock::domain::time::Timestamp;
 use sandclock::store::{
-    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Kind, NumberedEvent, Outcome, Page, PageRequest,
-    Record, RecordId, Renewal, Scope, Store, StoreError,
+    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Guard, Hint, Kind, NumberedEvent, Outcome, Page,
+    PageRequest, Record, RecordId, Renewal, Scope, Store, StoreError,
 };
 use tokio::sync::RwLock;
 
@@ -140,6 +141,14 @@ impl Store for Faulty {
 
     async fn now(&self) -> Result<Timestamp, StoreError> {
         self.store.now().await
+    }
+
+    async fn tell(&self, hint: &Hint) -> Result<(), StoreError> {
+        self.store.tell(hint).await
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
+        self.store.hints().await
     }
 
     async fn close(&self) {}

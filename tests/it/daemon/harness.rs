@@ -143,6 +143,11 @@ impl World {
         self.faulty.by(connecting.await.unwrap())
     }
 
+    /// Whether the store is a server's, whose daemons tell each other what they change.
+    pub fn is_shared(&self) -> bool {
+        self.database.is_some()
+    }
+
     /// Starts the daemon `a`.
     pub async fn start(&self) -> TestDaemon {
         self.start_as("a", |_| {}).await

@@ -9,6 +9,7 @@ mod events;
 mod faults;
 mod faulty;
 mod fence;
+mod fleet;
 mod harness;
 mod mend;
 mod mirrors;
@@ -70,7 +71,7 @@ fn all_of_them_hold_on_redis() {
 /// A commit takes long there, so only those that try what several daemons and a bad connection may do.
 #[test]
 fn the_hardest_hold_on_mongodb() {
-    let hardest = ["cancel", "clocks", "defects", "fence", "overlap", "restart", "runs", "schedules", "twice"];
+    let hardest = ["cancel", "clocks", "defects", "fence", "fleet", "overlap", "restart", "runs", "schedules", "twice"];
     let hardest = hardest.map(|module| format!("daemon::{module}::"));
     if crate::servers::url(Server::Mongodb).is_some() {
         hold_on("mongodb", &hardest.each_ref().map(String::as_str));

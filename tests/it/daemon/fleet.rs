@@ -1,0 +1,66 @@
+//! Several daemons on one store: what they know of each other, and how soon one hears of what another did.
+
+use super::harness::conflict;
+use super::*;
+
+/// A daemon that only answers and schedules.
+async fn front(world: &World) -> TestDaemon {
+    world.start_as("front", |settings| settings.executes = false).await
+}
+
+#[tokio::test]
+async fn a_run_that_one_daemon_takes_is_executed_by_another_without_a_poll() {
+    let world = World::new().await;
+    if !world.is_shared() {
+        return;
+    }
+    let (front, _back) = (front(&world).await, world.start_as("back", |_| {}).await);
+    let task = front.task(json!({"agent_id": "echo"})).await;
+    // Both look once an hour, so that only hints bring it about: to the one that executes, and back to the one that waits for the end.
+    assert_eq!(front.run_to_end(&task).await.status, Status::Completed);
+}
+
+#[tokio::test]
+async fn a_cancel_and_a_new_schedule_reach_the_other_daemon_without_a_poll() {
+    let world = World::new().await;
+    if !world.is_shared() {
+        return;
+    }
+    // Renewals, which would tell of the cancel too, come once in a quarter of an hour.
+    let lease = |settings: &mut sandclock::daemon::DaemonSettings| settings.lease = Duration::from_secs(3600);
+    let (front, _back) = (front(&world).await, world.start_as("back", lease).await);
+    let task = front.task(json!({})).await;
+    let run = front.fire(&task).await.run_id;
+    let guest = world.stage.guest().await;
+    front.cancel_run(&run, "api").await.unwrap();
+    guest.cancelled().await;
+    guest.end(Ended::Cancelled { message: String::new() });
+    assert_eq!(front.settled(&run).await.status, Status::Cancelled);
+    assert!(!conflict(front.cancel_run(&run, "api").await).is_empty());
+}
+
+#[tokio::test]
+async fn each_daemon_shows_all_of_them_and_which_is_silent() {
+    let world = World::new().await;
+    let announced = |settings: &mut sandclock::daemon::DaemonSettings| settings.announce = Some(Duration::from_millis(20));
+    let one = world.start_as("one", announced).await;
+    let other = world.start_as("other", announced).await;
+    let states = async || {
+        let daemons = one.daemons().await.unwrap();
+        daemons
+            .iter()
+            .map(|daemon| format!("{} {}", daemon["daemon_id"].as_str().unwrap(), daemon["state"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    until("both", async || states().await == ["worker_one alive", "worker_other alive"]).await;
+    let shown = one.daemons().await.unwrap().remove(1);
+    assert_eq!((&shown["max_running"], &shown["executes"], &shown["running"]), (&json!(64), &json!(true), &json!(0)));
+    let agents: Vec<&str> = shown["agents"].as_array().unwrap().iter().map(|agent| agent["agent_id"].as_str().unwrap()).collect();
+    assert!(agents.contains(&"echo"), "{shown}");
+    other.crash().await;
+    until("its silence", async || states().await == ["worker_one alive", "worker_other silent"]).await;
+    let back = world.start_as("other", announced).await;
+    until("its return", async || states().await == ["worker_one alive", "worker_other alive"]).await;
+    back.stop(Duration::ZERO).await;
+    until("its end", async || states().await == ["worker_one alive"]).await;
+}
