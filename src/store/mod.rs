@@ -37,7 +37,7 @@ mod record;
 pub mod redis;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
-pub mod server;
+mod server;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql;
 

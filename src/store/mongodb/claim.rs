@@ -181,8 +181,8 @@ fn chosen(request: &ClaimRequest, records: Vec<RecordDoc>, leased: &HashMap<&str
         let of_agent = by_agent.get(wanted.agent.as_str()).into_iter().flatten();
         chosen.extend(of_agent.take(usize::try_from(room).unwrap_or(0)).map(|record| (record.clone(), wanted.clone())));
     }
-    chosen.sort_by(|(one, _), (other, _)| (one.due, one.ord).cmp(&(other.due, other.ord)));
+    chosen.sort_by_key(|(one, _)| (one.due, one.ord));
     let spare = chosen.len().saturating_sub(request.limit);
-    let skipped = if by_chance { (SystemEntropy.fraction() * spare as f64) as usize } else { 0 };
+    let skipped = if by_chance { ((SystemEntropy.fraction() * (spare + 1) as f64) as usize).min(spare) } else { 0 };
     chosen.into_iter().skip(skipped).take(request.limit).collect()
 }

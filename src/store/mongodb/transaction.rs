@@ -238,15 +238,11 @@ impl Transaction<'_> {
         delete.await.map(drop).map_err(|error| self.store.server.trouble(&error))
     }
 
-    /// Ends the transaction: commits what did, aborts what did not.
+    /// Ends the transaction: commits what did. What did not is aborted beside what follows, as is whatever is dropped.
     pub async fn end<T>(mut self, done: Result<T, Trouble>) -> Result<T, Trouble> {
-        match done {
-            Ok(done) => self.commit().await.map(|()| done),
-            Err(trouble) => {
-                self.abort().await;
-                Err(trouble)
-            }
-        }
+        let done = done?;
+        self.commit().await?;
+        Ok(done)
     }
 
     /// Gives the transaction up. One whose abort does not arrive is aborted by the server in time.

@@ -4,7 +4,6 @@
 //! says otherwise: what a test waits for comes by a wake-up, or the test fails.
 
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
@@ -15,10 +14,10 @@ use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
+use sandclock::store::ServerClock;
 use sandclock::store::memory::MemoryStore;
 use sandclock::store::mongodb::{MongoOptions, MongoStore};
 use sandclock::store::redis::RedisStore;
-use sandclock::store::server::ServerClock;
 use sandclock::store::sql::postgres::PostgresStore;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{Counts, PageRequest, RecordId, Store};
@@ -91,11 +90,35 @@ pub struct World {
     pub root: tempfile::TempDir,
     incarnations: AtomicU32,
     /// What goes with the world.
-    _database: Option<TestDatabase>,
+    database: Option<TestDatabase>,
 }
 
 /// Names the store that the tests of the daemon run on: `memory`, which is the default, `sqlite`, `postgres`, `redis` or `mongodb`.
 pub const STORE: &str = "SANDCLOCK_TEST_STORE";
+
+/// The part of a server that this world has to itself; none when its store is in this process.
+async fn database() -> Option<TestDatabase> {
+    let there = "who starts these tests leaves out those of a server that there is not";
+    match std::env::var(STORE).as_deref() {
+        Ok("postgres") => Some(servers::postgres().await.expect(there)),
+        Ok("redis") => Some(servers::redis().expect(there)),
+        Ok("mongodb") => Some(servers::mongodb().expect(there)),
+        _ => None,
+    }
+}
+
+/// The store of that name on a server, under the test's clock.
+async fn connected(url: String, name: String, clock: Arc<TestClock>) -> Arc<dyn Store> {
+    let clock = ServerClock::given(clock);
+    match url.split(':').next().unwrap() {
+        "redis" => Arc::new(RedisStore::connect(&url, &name, clock).await.unwrap()),
+        "mongodb" => {
+            let options = MongoOptions { database: Some(name), ..MongoOptions::default() };
+            Arc::new(MongoStore::connect(&url, &options, clock).await.unwrap())
+        }
+        _ => Arc::new(PostgresStore::connect(&url, clock).await.unwrap()),
+    }
+}
 
 impl World {
     /// A world with an empty store.
@@ -103,39 +126,21 @@ impl World {
         let clock = Arc::new(TestClock::default());
         let of_store: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
         let root = tempfile::tempdir().unwrap();
-        let (store, database) = Self::store(of_store, root.path()).await;
+        let database = database().await;
+        let store: Arc<dyn Store> = match (std::env::var(STORE).as_deref(), &database) {
+            (_, Some(database)) => connected(database.url.clone(), database.name.clone(), Arc::clone(&clock)).await,
+            (Ok("sqlite"), None) => Arc::new(SqliteStore::open(&root.path().join("store.db"), of_store).await.unwrap()),
+            (_, None) => Arc::new(MemoryStore::new(of_store)),
+        };
         let faulty = Faulty::new(store);
-        World {
-            store: Arc::<Faulty>::clone(&faulty),
-            faulty,
-            clock,
-            stage: Stage::new(),
-            root,
-            incarnations: AtomicU32::new(1),
-            _database: database,
-        }
+        World { store: Arc::<Faulty>::clone(&faulty), faulty, clock, stage: Stage::new(), root, incarnations: AtomicU32::new(1), database }
     }
 
-    async fn store(clock: Arc<dyn Clock>, root: &Path) -> (Arc<dyn Store>, Option<TestDatabase>) {
-        let there = "the parent process leaves out the tests of a server that there is not";
-        let given = || ServerClock::given(Arc::clone(&clock));
-        match std::env::var(STORE).as_deref() {
-            Ok("sqlite") => (Arc::new(SqliteStore::open(&root.join("store.db"), clock).await.unwrap()), None),
-            Ok("postgres") => {
-                let database = servers::postgres().await.expect(there);
-                (Arc::new(PostgresStore::connect(&database.url, "sandclock", given()).await.unwrap()), Some(database))
-            }
-            Ok("redis") => {
-                let database = servers::redis().expect(there);
-                (Arc::new(RedisStore::connect(&database.url, &database.name, given()).await.unwrap()), Some(database))
-            }
-            Ok("mongodb") => {
-                let database = servers::mongodb().expect(there);
-                let options = MongoOptions { database: Some(database.name.clone()), ..MongoOptions::default() };
-                (Arc::new(MongoStore::connect(&database.url, &options, given()).await.unwrap()), Some(database))
-            }
-            _ => (Arc::new(MemoryStore::new(clock)), None),
-        }
+    /// The store as a daemon gets it: by a connection that goes with the daemon's runtime where the store is a server's.
+    async fn connect(&self, runtime: &Runtime) -> Arc<Faulty> {
+        let Some(database) = &self.database else { return Arc::clone(&self.faulty) };
+        let connecting = runtime.spawn(connected(database.url.clone(), database.name.clone(), Arc::clone(&self.clock)));
+        self.faulty.by(connecting.await.unwrap())
     }
 
     /// Starts the daemon `a`.
@@ -167,8 +172,9 @@ impl World {
             bounds: Bounds::default(),
         };
         change(&mut settings);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let parts = DaemonParts {
-            store: Arc::clone(&self.store),
+            store: self.connect(&runtime).await,
             clock: Arc::<TestClock>::clone(&self.clock),
             entropy: Arc::new(SystemEntropy),
             workspaces: Workspaces::open(&self.root.path().join("workspace")).unwrap(),
@@ -178,7 +184,6 @@ impl World {
             spawner: Arc::new(OnRuntime),
             settings,
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let daemon = runtime.spawn(Daemon::start(parts)).await.unwrap().unwrap();
         let (manager, store, faulty) = (daemon.manager().clone(), Arc::clone(&self.store), Arc::clone(&self.faulty));
         TestDaemon { manager, store, faulty, daemon: Some(daemon), runtime: Some(runtime) }

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
+use sandclock::store::ServerClock;
+use sandclock::store::Store;
 use sandclock::store::sql::postgres::PostgresStore;
-use sandclock::store::{ServerClock, Store};
 
 use super::trace::{trace, traces};
 use super::{ManualClock, Place};
 use crate::servers::{self, TestDatabase};
-
-const SCHEMA: &str = "sandclock";
 
 /// A new store on the shared server, which reads the place's clock.
 pub async fn place() -> Option<Place> {
@@ -21,7 +20,7 @@ pub async fn place() -> Option<Place> {
 }
 
 async fn open(database: &TestDatabase, clock: &Arc<ManualClock>) -> PostgresStore {
-    PostgresStore::connect(&database.url, SCHEMA, ServerClock::given(clock.clone())).await.unwrap()
+    PostgresStore::connect(&database.url, ServerClock::given(clock.clone())).await.unwrap()
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl PostgresStore {
 
     /// Leases ready runs.
     pub(super) async fn claim_all(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, Failure> {
-        let begin = self.claim_begin(request);
+        let begin = claim_begin(request);
         let mut lent = self.pool.begin(&begin).await?;
         for _ in 1..TRIES {
             match self.try_claim(&mut lent, request).await {
@@ -95,16 +95,6 @@ impl PostgresStore {
         }
         let result = self.try_claim(&mut lent, request).await;
         end(lent, result).await
-    }
-
-    /// Begins a claim's transaction. A wish that is told twice at once is met one after the other, and so are all wishes for runs of an
-    /// agent with a limit, since each must count what the others took.
-    fn claim_begin(&self, request: &ClaimRequest) -> String {
-        let limited = request.agents.iter().filter(|wanted| wanted.max_running.is_some());
-        let mut keys: Vec<i64> = limited.map(|wanted| super::lock_key(&self.schema, &format!("agent/{}", wanted.agent))).collect();
-        keys.push(super::lock_key(&self.schema, &format!("token/{}/{:032x}", request.worker, request.token.0)));
-        keys.sort_unstable();
-        keys.iter().fold("BEGIN".to_owned(), |sql, key| format!("{sql}; SELECT pg_advisory_xact_lock({key})"))
     }
 
     async fn try_claim(&self, lent: &mut Lent<'_>, request: &ClaimRequest) -> Result<Done<Claimed>, Failure> {
@@ -156,6 +146,16 @@ impl PostgresStore {
         let attempts = rows::placed(&lent.fetch(sqlx::query(statements::GET.as_str()).bind(names)).await?, earlier.len())?;
         Ok(earlier.into_iter().zip(&attempts).map(|(claim, attempt)| claim.with(attempt.as_ref())).collect::<Result<_, _>>()?)
     }
+}
+
+/// Begins a claim's transaction. A wish that is told twice at once is met one after the other, and so are all wishes for runs of an
+/// agent with a limit, since each must count what the others took.
+fn claim_begin(request: &ClaimRequest) -> String {
+    let limited = request.agents.iter().filter(|wanted| wanted.max_running.is_some());
+    let mut keys: Vec<i64> = limited.map(|wanted| super::lock_key(&format!("agent/{}", wanted.agent))).collect();
+    keys.push(super::lock_key(&format!("token/{}/{:032x}", request.worker, request.token.0)));
+    keys.sort_unstable();
+    keys.iter().fold("BEGIN".to_owned(), |sql, key| format!("{sql}; SELECT pg_advisory_xact_lock({key})"))
 }
 
 /// The names whose absence is a guard, and which no change puts: no row can be locked for them, and no write runs into another's.
