@@ -15,8 +15,7 @@ mod link;
 mod scripts;
 mod writer;
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::redis::{Cmd, Value};
 use async_trait::async_trait;
@@ -24,7 +23,6 @@ use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
 use super::record::unreadable;
-use super::request::Times;
 use super::server::ServerClock;
 use super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Hint, Kind, NumberedEvent, Outcome, Page, PageRequest, Record,
@@ -48,37 +46,13 @@ const RECKONED: Duration = Duration::from_secs(10);
 
 /// A store on a Redis server.
 pub struct RedisStore {
-    clock: Present,
+    clock: ServerClock,
     work: Link,
     reads: Link,
     renewals: Link,
     /// The turns of batches, and of claims.
     applies: Semaphore,
     claims: Semaphore,
-}
-
-/// The server's present, and when it was told last.
-struct Present {
-    clock: ServerClock,
-    told: Mutex<Option<Instant>>,
-}
-
-impl Present {
-    fn instead(&self) -> Option<Times> {
-        self.clock.instead()
-    }
-
-    fn tell(&self, server: Timestamp) -> Times {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        self.clock.tell(server)
-    }
-
-    /// The present, as long as it is well known.
-    fn now(&self) -> Option<Timestamp> {
-        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = self.instead().is_some() || told.is_some_and(|told| told.elapsed() < RECKONED);
-        self.clock.now().filter(|_| is_known)
-    }
 }
 
 /// A time as scripts take it; nothing for none.
@@ -101,14 +75,8 @@ impl RedisStore {
         }
         let key = format!("{{{prefix}}}");
         let link = || Link::new(url, &key);
-        let store = RedisStore {
-            clock: Present { clock, told: Mutex::default() },
-            work: link()?,
-            reads: link()?,
-            renewals: link()?,
-            applies: Semaphore::new(1),
-            claims: Semaphore::new(1),
-        };
+        let store =
+            RedisStore { clock, work: link()?, reads: link()?, renewals: link()?, applies: Semaphore::new(1), claims: Semaphore::new(1) };
         store.work.connect().await?;
         Ok(store)
     }
@@ -294,7 +262,7 @@ impl Store for RedisStore {
     }
 
     async fn now(&self) -> Result<Timestamp, StoreError> {
-        if let Some(now) = self.clock.now() {
+        if let Some(now) = self.clock.now_within(RECKONED) {
             return Ok(now);
         }
         let fields = Fields::of(self.reads.ask(&::redis::cmd("TIME")).await?)?;

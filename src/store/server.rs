@@ -3,7 +3,7 @@
 //! How it fails: before a server has told its present there is none.
 
 use std::sync::{Arc, Mutex, PoisonError};
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use std::time::Duration;
 
 use super::request::Times;
@@ -41,7 +41,7 @@ impl ServerClock {
     }
 
     /// The present, if the server told it no longer ago than so.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn now_within(&self, age: Duration) -> Option<Timestamp> {
         let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let is_recent = told.is_some_and(|(_, at)| self.clock.steady().since(at) <= age);
