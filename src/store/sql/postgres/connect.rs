@@ -69,13 +69,11 @@ pub fn server(url: &str) -> Result<Server, StoreError> {
 pub async fn prepare(server: &Server) -> Result<(), StoreError> {
     let pool = Pool::new(server.clone(), 1, PATIENCE);
     let prepared = pool.bounded(async {
-        let mut lent = pool.begin("BEGIN").await?;
+        let mut lent = pool.begin("").await?;
         supported(&mut lent, server).await?;
         if version(&mut lent, server).await? != MIGRATIONS.len() {
             migrate(&mut lent, server).await?;
         }
-        lent.run("COMMIT").await?;
-        lent.keep();
         Ok(())
     });
     let prepared = prepared.await;
@@ -113,9 +111,10 @@ async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result
     }
 }
 
-/// Brings the schema forward, one daemon at a time.
+/// Brings the schema forward, one daemon at a time. The lock is older than the transaction, so that this one sees what the one before did.
 async fn migrate(lent: &mut Lent<'_>, server: &Server) -> Result<(), Failure> {
-    lent.run(&format!("SELECT pg_advisory_xact_lock({})", super::lock_key("schema"))).await?;
+    lent.run(&format!("SELECT pg_advisory_lock({})", super::lock_key("schema"))).await?;
+    lent.run("BEGIN").await?;
     let done = version(lent, server).await?;
     if done == 0 {
         // Who may not create schemas may have been given one.
@@ -128,5 +127,5 @@ async fn migrate(lent: &mut Lent<'_>, server: &Server) -> Result<(), Failure> {
     for (number, sql) in (1..).zip(MIGRATIONS).skip(done) {
         lent.run(&format!("{sql}; INSERT INTO schema_version (version) VALUES ({number})")).await?;
     }
-    Ok(())
+    lent.run("COMMIT").await
 }
