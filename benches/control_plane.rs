@@ -1,7 +1,7 @@
 //! The control plane alone: runs are enqueued in batches, then drained by an executor that answers at once, without sandbox and
 //! mirrors. Prints runs a second and CPU time a run for each store.
 //!
-//! `cargo bench --bench control_plane [-- RUNS]`
+//! `cargo bench --bench control_plane [-- RUNS]`; with Redis too where SANDCLOCK_TEST_REDIS_URL names an empty one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use sandclock::domain::run::Status;
 use sandclock::domain::time::Seconds;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Usage};
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::redis::RedisStore;
+use sandclock::store::server::ServerClock;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{ClaimAgent, CountScope, Kind, Store};
 use sandclock::workspace::Workspaces;
@@ -76,6 +78,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
             dispatch_batch: 256,
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(5),
+            announce: None,
             heartbeat_events: Duration::from_secs(60),
             default_agent: agent,
             bounds: Bounds::default(),
@@ -125,6 +128,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let root = tempfile::tempdir()?;
     measure("memory", Arc::new(MemoryStore::new(Arc::clone(&clock))), runs, root.path()).await?;
-    let sqlite = SqliteStore::open(&root.path().join("bench.db"), clock).await?;
-    measure("sqlite", Arc::new(sqlite), runs, root.path()).await
+    let sqlite = SqliteStore::open(&root.path().join("bench.db"), Arc::clone(&clock)).await?;
+    measure("sqlite", Arc::new(sqlite), runs, root.path()).await?;
+    if let Ok(url) = std::env::var("SANDCLOCK_TEST_REDIS_URL") {
+        let prefix = format!("bench-{}", std::process::id());
+        let redis = RedisStore::connect(&url, &prefix, ServerClock::of_server(clock)).await?;
+        measure("redis", Arc::new(redis), runs, root.path()).await?;
+    }
+    Ok(())
 }

@@ -24,6 +24,12 @@ pub(super) async fn ready(State(api): State<Api>) -> Answer {
     }
 }
 
+/// `GET /background/daemons`.
+pub(super) async fn daemons(State(api): State<Api>, _: NoParams) -> Answer {
+    let daemons = api.manager.daemons().await?;
+    Ok(Json(json!({"daemons": daemons, "total": daemons.len()})))
+}
+
 /// `GET /background/status`.
 pub(super) async fn status(State(api): State<Api>, _: NoParams) -> Answer {
     Ok(Json(api.manager.status().await?))

@@ -88,6 +88,7 @@ pub fn router(manager: Manager, settings: ApiSettings) -> Router {
 fn background() -> Router<Api> {
     Router::new()
         .route("/status", get(health::status))
+        .route("/daemons", get(health::daemons))
         .route("/plugins", get(agents::plugins))
         .route("/agents", get(agents::list).post(agents::register))
         .route("/agents/{id}", get(agents::show).delete(agents::delete))

@@ -8,6 +8,7 @@ mod caller;
 mod check;
 pub mod config_check;
 pub mod config_show;
+mod daemons;
 pub mod exit;
 mod guest_output;
 mod human;
@@ -56,6 +57,7 @@ enum Verb {
     Init(setup::InitArgs),
     Config(setup::ConfigArgs),
     Status(status::StatusArgs),
+    Daemons(daemons::DaemonsArgs),
     Agents(agents::AgentsArgs),
     Plugins(plugins::PluginsArgs),
     Tasks(Box<tasks::TasksArgs>),
@@ -119,6 +121,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Init(args) => setup::execute_init(&args, context),
         Verb::Config(args) => setup::execute_config(&args, context),
         Verb::Status(args) => status::execute(args, context).await,
+        Verb::Daemons(args) => daemons::execute(args, context).await,
         Verb::Agents(args) => agents::execute(args, context).await,
         Verb::Plugins(args) => plugins::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,

@@ -19,7 +19,7 @@ use super::signals::Wakeups;
 use super::txn::{Cells, Footprint, Known, Stop, Txn, Write};
 use crate::clock::{Clock, Entropy};
 use crate::domain::id::RunId;
-use crate::store::{Change, ChangeId, Guard, Outcome, RecordId, Store, StoreError};
+use crate::store::{Change, ChangeId, Guard, Hint, Outcome, RecordId, Store, StoreError};
 
 /// The most decisions in one batch.
 const BATCH: usize = 256;
@@ -396,11 +396,13 @@ impl Work {
         let mut ready = false;
         let mut schedules = false;
         let mut runs: Vec<RunId> = Vec::new();
+        let mut cancels: Vec<RunId> = Vec::new();
         for (waiting, footprint) in group.members {
             ready |= footprint.notices.ready;
             schedules |= footprint.notices.schedules;
             footprint.notices.cancels.iter().for_each(|run| self.parts.live.ask_cancel(run));
             runs.extend(footprint.notices.runs);
+            cancels.extend(footprint.notices.cancels);
             waiting.job.committed();
         }
         runs.iter().for_each(|run| self.parts.wakeups.run_changed(run));
@@ -410,6 +412,7 @@ impl Work {
         if schedules {
             self.parts.wakeups.schedules.notify_one();
         }
+        self.parts.wakeups.others.note(Hint { from: None, ready, schedules, runs, cancels });
     }
 }
 

@@ -49,6 +49,8 @@ pub struct DaemonSettings {
     pub misfire_grace: Duration,
     /// How often the store is looked at when no wake-up comes.
     pub poll: Duration,
+    /// How often the daemon gives the store's other daemons a sign of life; none for never.
+    pub announce: Option<Duration>,
     /// The longest wait between two heartbeat events of a run.
     pub heartbeat_events: Duration,
     /// The agent of tasks that name none.

@@ -33,6 +33,9 @@ use crate::workspace::{WorkspaceError, Workspaces};
 /// How long a start waits for the plugins folder.
 const FIRST_SCAN: Duration = Duration::from_secs(1);
 
+/// How often a daemon gives the store's others a sign of life.
+const SIGNS_OF_LIFE: Duration = Duration::from_secs(10);
+
 /// Why a daemon does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -192,6 +195,7 @@ fn daemon_settings(settings: &Settings, identity: &Identity) -> DaemonSettings {
         dispatch_batch: settings.scheduler.dispatch_batch as usize,
         misfire_grace: settings.scheduler.misfire_grace.duration(),
         poll: settings.scheduler.poll.duration(),
+        announce: Some(SIGNS_OF_LIFE),
         heartbeat_events: Duration::from_secs(60),
         default_agent: settings.default_agent.clone(),
         bounds: bounds(settings),

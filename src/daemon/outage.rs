@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +23,8 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
 use crate::sandbox::Stop;
 use crate::store::{
-    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
-    Renewal, Scope, Store, StoreError,
+    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Hint, NumberedEvent, Outcome, Page, PageRequest, Record,
+    RecordId, Renewal, Scope, Store, StoreError,
 };
 
 /// How often a store that is out is asked whether it is back.
@@ -198,6 +199,14 @@ impl Store for Watched {
 
     async fn now(&self) -> Result<Timestamp, StoreError> {
         self.seen(self.store.now().await)
+    }
+
+    async fn tell(&self, hint: &Hint) -> Result<(), StoreError> {
+        self.store.tell(hint).await
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
+        self.store.hints().await
     }
 
     async fn close(&self) {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ManagerError;
+use super::fleet;
 use super::inner::Inner;
 use super::removal;
 use super::transitions::Step;
@@ -70,6 +71,7 @@ impl Pass<'_> {
             more |= self.records_that(DueKind::Aged { kind: Kind::SkipRange, for_at_least }).await?;
         }
         more |= self.records_that(DueKind::Aged { kind: Kind::Idempotency, for_at_least: Duration::ZERO }).await?;
+        more |= self.records_that(DueKind::Aged { kind: Kind::Daemon, for_at_least: fleet::KEPT }).await?;
         Ok(more && !self.stop.is_cancelled())
     }
 

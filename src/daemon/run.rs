@@ -19,7 +19,7 @@ use super::outage::{self, Outage, Watched};
 use super::owed::OwedMirrors;
 use super::signals::Wakeups;
 use super::spawn::{Part, Spawner};
-use super::{recovery, renewals, retention, scheduler, worker};
+use super::{fleet, hints, recovery, renewals, retention, scheduler, worker};
 use crate::clock::{Clock, Entropy};
 use crate::sandbox::Stop;
 use crate::store::{Store, StoreError};
@@ -124,6 +124,8 @@ impl Daemon {
         let keepers = vec![
             inner.spawner.spawn(Box::pin(recovery::watch(Arc::clone(&inner), are_back, upkeep.clone()))),
             inner.spawner.spawn(Box::pin(outage::watch(Arc::clone(&inner), upkeep.clone()))),
+            inner.spawner.spawn(Box::pin(hints::tell(Arc::clone(&inner), upkeep.clone()))),
+            inner.spawner.spawn(Box::pin(hints::listen(Arc::clone(&inner), upkeep.clone()))),
         ];
         let (manager, offers) = (Manager::new(Arc::clone(&inner), parts.agents), parts.offers);
         Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, keepers, committing, heartbeats, renewing })
@@ -134,6 +136,9 @@ impl Daemon {
         let spawner = &self.inner.spawner;
         self.takers.push(spawner.spawn(Box::pin(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone()))));
         self.takers.push(spawner.spawn(Box::pin(retention::keep_bounds(Arc::clone(&self.inner), self.intake.clone()))));
+        if let Some(period) = self.inner.settings.announce {
+            self.keepers.push(spawner.spawn(Box::pin(fleet::announce(Arc::clone(&self.inner), period, self.upkeep.clone()))));
+        }
         if self.inner.settings.executes {
             let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
             self.takers.push(spawner.spawn(Box::pin(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone()))));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
+use super::hints::Teller;
 use crate::domain::id::RunId;
 
 /// The daemon's wake-ups.
@@ -14,6 +15,8 @@ pub struct Wakeups {
     pub ready: Notify,
     /// A schedule changed.
     pub schedules: Notify,
+    /// What the store's other daemons are to hear.
+    pub(super) others: Teller,
     runs: Mutex<HashMap<RunId, watch::Sender<u64>>>,
 }
 

@@ -162,9 +162,9 @@ impl Batch {
         }
     }
 
-    /// Says that orders above this one are free, where that is known only with what the database holds.
-    #[cfg(feature = "postgres")]
-    pub fn number_from(&mut self, last_order: i64) {
+    /// Says that orders above this one are free, before anything is put.
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
+    pub fn begin_above(&mut self, last_order: i64) {
         self.last_order = last_order;
     }
 

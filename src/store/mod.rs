@@ -20,6 +20,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
@@ -27,7 +28,10 @@ use crate::domain::time::Timestamp;
 mod batch;
 mod change;
 mod claim;
+mod hint;
 pub mod memory;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 mod record;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -38,6 +42,7 @@ pub mod server;
 pub mod sql;
 
 pub use change::{Change, ChangeId, Guard, Outcome};
+pub use hint::Hint;
 pub use record::{Index, Kind, Lease, MAX_BODY_BYTES, NumberedEvent, PARKED_FOR, Put, Record, RecordId, When};
 pub use request::{ClaimAgent, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Page, PageRequest, Renewal, Scope};
 
@@ -111,6 +116,16 @@ pub trait Store: Send + Sync + 'static {
     /// The store's clock, by which decisions are made. It is asked for with each batch: a store behind a network reckons it from what its
     /// server told last.
     async fn now(&self) -> Result<Timestamp, StoreError>;
+
+    /// Tells the other daemons of the store. A store that one daemon has to itself has nobody to tell.
+    async fn tell(&self, _hint: &Hint) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// What daemons tell from now on, this one's own hints among it. It ends when hints may have been lost.
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
+        Ok(Box::pin(futures::stream::pending()))
+    }
 
     /// Writes out what can be, and lets go of files and connections.
     async fn close(&self);

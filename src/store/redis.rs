@@ -215,11 +215,11 @@ impl Store for RedisStore {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        self.apply_batch(&changes).await
+        self.apply_in_turn(&changes).await
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
-        self.claim_batch(&request).await
+        self.claim_in_turn(&request).await
     }
 
     async fn renew(&self, worker: &WorkerId, leases: &[(RunId, u64)], lease: Duration) -> Result<Vec<Renewal>, StoreError> {
@@ -284,7 +284,7 @@ impl Store for RedisStore {
         call.arg(format!("{}:e:{}", self.reads.key(), RecordId::run(run).text()));
         call.arg(place(after)).arg(place(after.saturating_add(last)));
         let mut events = Vec::new();
-        for (sequence, value) in (after.saturating_add(1)..).zip(answer::list(self.reads.ask(&call).await?)?) {
+        for (value, sequence) in answer::list(self.reads.ask(&call).await?)?.into_iter().zip(after.saturating_add(1)..) {
             let Value::BulkString(body) = value else { return Err(StoreError::corrupt(format!("event {sequence} of a run is no text"))) };
             let event = serde_json::from_slice(&body).map_err(|error| unreadable(&format!("event {sequence} of a run"), &error))?;
             events.push(NumberedEvent { sequence, event });

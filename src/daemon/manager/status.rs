@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Manager;
 use crate::daemon::error::ManagerError;
+use crate::daemon::fleet;
 use crate::domain::id::{AgentId, TaskId};
 use crate::domain::run::Status;
 use crate::domain::schedule::ScheduleState;
@@ -65,6 +66,14 @@ impl Manager {
             "status_counts": by_status(&counts),
             "latest_run": latest,
         }))
+    }
+
+    /// The daemons of the store, each with its agents and its last sign of life.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn daemons(&self) -> Result<Vec<Value>, ManagerError> {
+        Ok(fleet::all(self.inner()).await?)
     }
 
     /// All agents.

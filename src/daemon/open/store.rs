@@ -10,7 +10,7 @@ use super::OpenError;
 use crate::clock::Clock;
 use crate::config::StoreSettings;
 use crate::store::memory::MemoryStore;
-#[cfg(feature = "mongodb_later")]
+#[cfg(feature = "mongodb")]
 use crate::store::mongodb::{MongoOptions, MongoStore};
 #[cfg(feature = "redis")]
 use crate::store::redis::RedisStore;
@@ -38,8 +38,8 @@ pub async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Ar
         #[cfg(feature = "sqlite")]
         StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
         #[cfg(feature = "postgres")]
-        StoreSettings::Postgres { url } => {
-            let connect = async || PostgresStore::connect(url.expose(), ServerClock::of_server(Arc::clone(clock))).await;
+        StoreSettings::Postgres { url, prefix } => {
+            let connect = async || PostgresStore::connect(url.expose(), prefix, ServerClock::of_server(Arc::clone(clock))).await;
             Ok(Arc::new(patiently(url, connect).await?))
         }
         #[cfg(feature = "redis")]
@@ -47,7 +47,7 @@ pub async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Ar
             let connect = async || RedisStore::connect(url.expose(), prefix, ServerClock::of_server(Arc::clone(clock))).await;
             Ok(Arc::new(patiently(url, connect).await?))
         }
-        #[cfg(feature = "mongodb_later")]
+        #[cfg(feature = "mongodb")]
         StoreSettings::Mongodb { url, database, prefix } => {
             let options = MongoOptions { database: database.clone(), prefix: prefix.clone(), ..MongoOptions::default() };
             let connect = async || MongoStore::connect(url.expose(), &options, ServerClock::of_server(Arc::clone(clock))).await;

@@ -5,7 +5,7 @@
 use ::redis::Value;
 use bytes::Bytes;
 
-use super::super::batch::Known;
+use super::super::batch::{Known, Row};
 use super::super::{ChangeId, Index, Kind, Lease, Record, RecordId, StoreError};
 use crate::domain::id::{AgentId, InvalidId, RunId, TaskId, WorkerId};
 use crate::domain::run::Status;
@@ -105,54 +105,93 @@ pub fn list(value: Value) -> Result<Vec<Value>, StoreError> {
     Fields::of(value).map(|fields| fields.0)
 }
 
+/// A record's head as common.lua says, but for its order.
+pub fn head(row: &Row) -> String {
+    let Known { rev, index, .. } = &row.known;
+    let bit = |is: bool| if is { "1" } else { "" };
+    let change = row.change.map(|change| format!("{:x}", change.0)).unwrap_or_default();
+    let task = index.task.as_ref().map_or("", |task| task.as_str());
+    let agent = index.agent.as_ref().map_or("", |agent| agent.as_str());
+    let run = index.run.as_ref().map_or("", |run| run.as_str());
+    let status = index.status.map_or("", Status::as_str);
+    let (live, ready, cancel) = (bit(row.live()), bit(index.ready), bit(index.cancel_requested));
+    let due = row.due.map(|due| due.micros().to_string()).unwrap_or_default();
+    format!("{rev},{change},{task},{agent},{run},{status},{live},{ready},{cancel},{due}")
+}
+
+/// A head that was read.
+struct Head {
+    rev: u64,
+    change: Option<ChangeId>,
+    index: Index,
+    due: Option<Timestamp>,
+}
+
+impl Head {
+    fn of(text: &str) -> Result<Head, StoreError> {
+        let damaged = || StoreError::corrupt("a record has a head that is not one");
+        let parts: Vec<&str> = text.split(',').collect();
+        let [rev, change, task, agent, run, status, _, ready, cancel, due] = parts[..] else { return Err(damaged()) };
+        fn some<T, E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Option<T>, StoreError> {
+            let parsed = Some(text).filter(|text| !text.is_empty()).map(parse).transpose();
+            parsed.map_err(|_| StoreError::corrupt("a record has a head that is not one"))
+        }
+        Ok(Head {
+            rev: rev.parse().map_err(|_| damaged())?,
+            change: some(change, |text| u128::from_str_radix(text, 16).map(ChangeId))?,
+            index: Index {
+                task: some(task, TaskId::parse)?,
+                agent: some(agent, AgentId::parse)?,
+                run: some(run, RunId::parse)?,
+                status: some(status, |text| Status::parse(text).ok_or(()))?,
+                ready: ready == "1",
+                due: None,
+                cancel_requested: cancel == "1",
+            },
+            due: some(due, str::parse)?.map(Timestamp::from_micros),
+        })
+    }
+}
+
 /// What is known of a record, of the fields that `known` in common.lua gives; none when there is no record.
 pub fn known(value: Value) -> Result<Option<Known>, StoreError> {
-    let Some(fields) = Fields::some(value)? else { return Ok(None) };
-    let status = |text: &str| Status::parse(text).ok_or_else(|| StoreError::corrupt("a run has a status that is none"));
-    Ok(Some(Known {
+    Fields::some(value)?.map(|fields| known_of(&fields)).transpose()
+}
+
+/// The same with its body.
+pub fn known_with_body(value: Value) -> Result<Option<(Known, Vec<u8>)>, StoreError> {
+    Fields::some(value)?.map(|mut fields| Ok((known_of(&fields)?, fields.bytes(5)?))).transpose()
+}
+
+fn known_of(fields: &Fields) -> Result<Known, StoreError> {
+    let Head { rev, index, .. } = Head::of(fields.some_text(1)?)?;
+    Ok(Known {
         order: fields.some_number(0)?,
-        rev: fields.count(1)?,
-        index: Index {
-            task: fields.id(2, TaskId::parse)?,
-            agent: fields.id(3, AgentId::parse)?,
-            run: fields.id(4, RunId::parse)?,
-            status: fields.text(5)?.map(status).transpose()?,
-            ready: fields.text(6)? == Some("1"),
-            due: None,
-            cancel_requested: fields.text(7)? == Some("1"),
-        },
-        fence: fields.count(8)?,
-        until: fields.time(9)?,
-        heartbeat_at: fields.time(10)?,
-        last_event: fields.count(11)?,
-    }))
+        rev,
+        index,
+        fence: fields.count(2)?,
+        until: fields.time(3)?,
+        heartbeat_at: fields.time(4)?,
+        last_event: fields.count(6)?,
+    })
 }
 
 /// A record, of the fields that `record` in common.lua gives; none when there is none.
 pub fn record(value: Value) -> Result<Option<Record>, StoreError> {
     let Some(mut fields) = Fields::some(value)? else { return Ok(None) };
-    let id = RecordId::of_text(fields.some_text(9)?)?;
-    let change = |text: &str| {
-        u128::from_str_radix(text, 16).map(ChangeId).map_err(|_| StoreError::corrupt(format!("{id} has a change id that is not one")))
-    };
+    let id = RecordId::of_text(fields.some_text(7)?)?;
+    let Head { rev, change, due, .. } = Head::of(fields.some_text(1)?)?;
     let lease = match id.kind {
         Kind::Run => Some(Lease {
-            fence: fields.count(4)?,
-            until: fields.time(5)?,
-            heartbeat_at: fields.time(6)?,
-            owner: fields.id(7, WorkerId::parse)?,
+            fence: fields.count(2)?,
+            until: fields.time(3)?,
+            heartbeat_at: fields.time(4)?,
+            owner: fields.id(6, WorkerId::parse)?,
         }),
         _ => None,
     };
-    Ok(Some(Record {
-        rev: fields.count(1)?,
-        change: fields.text(2)?.map(change).transpose()?,
-        order: fields.some_number(0)?,
-        due: fields.time(3)?,
-        body: Bytes::from(fields.bytes(8)?),
-        lease,
-        id,
-    }))
+    let order = fields.some_number(0)?;
+    Ok(Some(Record { id, rev, change, order, due, body: Bytes::from(fields.bytes(5)?), lease }))
 }
 
 /// The records of a list; what has gone meanwhile is left out.

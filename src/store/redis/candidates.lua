@@ -2,7 +2,7 @@
 -- ARGV: the present in place of the server's, or nothing; owner, token, how many runs; a count, and for each wanted agent its id and how
 -- many of its runs may be leased, or nothing for any number.
 -- Answers: the server's present; the fence that all to come lie above; the records given before, each with how many events it has;
--- the runs found, each with its agent's place from 0, its name, what is known of it and its body.
+-- the runs found, each with its agent's place from 0, its name, and what is known of it with its body.
 local now, owner, token, limit = present(arg()), arg(), arg(), number()
 
 local earlier = {}
@@ -48,7 +48,7 @@ while #found < limit and #waiting > 0 do
   end
   local queue = waiting[first]
   local id = name_of(queue.member)
-  found[#found + 1] = {queue.place, id, known(id), redis.call('GET', P .. 'b:' .. id)}
+  found[#found + 1] = {queue.place, id, known(id, true)}
   if not advance(queue) then table.remove(waiting, first) end
 end
 return {server_time(), redis.call('HGET', KEYS[1], 'fence'), earlier, found}

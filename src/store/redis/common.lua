@@ -1,6 +1,5 @@
 -- What all scripts share. KEYS[1] is the store's own hash, `{prefix}`; every other key begins with it and a colon:
---   r:ID           hash      what a record is found by, and its lease
---   b:ID           string    its body
+--   r:ID           hash      a record: order, head, body; of a run that was leased also fence, until, beat, owner, token
 --   e:ID           list      a run's events; the first is number 1
 --   o:KIND         zset      records by order; and so s:STATUS and t:TASK/STATUS runs, l:AGENT live runs, a:AGENT tasks, k:TASK skip
 --                            ranges, h:RUN what hangs on a run
@@ -10,6 +9,10 @@
 --   n:SCOPE        hash      counts by status
 --   agents         set       agents that have ready runs
 -- Times, orders and revs are texts: a number of Lua is a double, and loses digits when it becomes one.
+
+-- A head: rev, change, task, agent, run, status, live, ready, cancel, due; what is not there is empty. One text, for a value costs more
+-- than its length.
+local HEAD = '^(%d+)' .. string.rep(',([^,]*)', 9) .. '$'
 
 local P = KEYS[1] .. ':'
 local MOST = 1000 -- values that one call of the server gets or gives
@@ -52,21 +55,19 @@ local function events_of(id)
   return is_run(id) and redis.call('LLEN', P .. 'e:' .. id)
 end
 
--- What a batch needs to know of a record; nothing when there is none.
-local function known(id)
-  local fields = redis.call('HMGET', P .. 'r:' .. id, 'order', 'rev', 'task', 'agent', 'run', 'status', 'ready', 'cancel',
-    'fence', 'until', 'beat')
+-- What a batch needs to know of a record, and its body if that is wanted; nothing when there is none.
+local function known(id, with_body)
+  local fields = redis.call('HMGET', P .. 'r:' .. id, 'order', 'head', 'fence', 'until', 'beat', with_body and 'body' or 'order')
   if not fields[1] then return false end
-  fields[12] = events_of(id)
+  fields[7] = events_of(id)
   return fields
 end
 
 -- A record whole; nothing when there is none.
 local function record(id)
-  local fields = redis.call('HMGET', P .. 'r:' .. id, 'order', 'rev', 'change', 'due', 'fence', 'until', 'beat', 'owner')
+  local fields = redis.call('HMGET', P .. 'r:' .. id, 'order', 'head', 'fence', 'until', 'beat', 'body', 'owner')
   if not fields[1] then return false end
-  fields[9] = redis.call('GET', P .. 'b:' .. id)
-  fields[10] = id
+  fields[8] = id
   return fields
 end
 

@@ -7,12 +7,13 @@ local till, answers = text(now + span), {}
 for n = 1, number() do
   local id, fence = arg(), arg()
   local key = P .. 'r:' .. id
-  local fields = redis.call('HMGET', key, 'fence', 'owner', 'until', 'order', 'cancel')
+  local fields = redis.call('HMGET', key, 'fence', 'owner', 'until', 'order', 'head')
   answers[n] = 0
-  if fields[1] == fence and fields[2] == owner and fields[3] and tonumber(fields[3]) > now then
+  if fields[1] == fence and fields[2] == owner and fields[3] ~= '' and tonumber(fields[3]) > now then
     redis.call('HSET', key, 'until', till, 'beat', text(now))
     redis.call('ZADD', P .. 'leases', till, fields[4] .. ' ' .. id)
-    answers[n] = fields[5] == '1' and 2 or 1
+    local cancel = select(9, string.match(fields[5], HEAD))
+    answers[n] = cancel == '1' and 2 or 1
   end
 end
 return {till, answers, server_time()}

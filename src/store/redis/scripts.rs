@@ -69,7 +69,8 @@ pub static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     read: Script::new(READS, include_str!("read.lua")),
     write: Script::new(WRITES, include_str!("write.lua")),
     write_anyway: Script::new(WRITES_WHEN_FULL, include_str!("write.lua")),
-    candidates: Script::new(READS, include_str!("candidates.lua")),
+    // It only reads, but a server that cannot take what a claim writes is to refuse it.
+    candidates: Script::new(WRITES, include_str!("candidates.lua")),
     renew: Script::new(WRITES_WHEN_FULL, include_str!("renew.lua")),
     due: Script::new(READS, include_str!("due.lua")),
     page: Script::new(READS, include_str!("page.lua")),

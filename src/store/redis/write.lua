@@ -6,24 +6,23 @@
 --   held:       run whose lease must not have passed
 --   limits:     agent, how many of its runs may be leased, how many more will be
 --   deleted:    record
---   unleased:   run
---   rows:       record, its kind, its place among the batch's new ones or nothing, rev, change, task, agent, run, status, live, ready,
---               cancel, due, body
---   leased:     fence, run; before them the owner, the token, when it is taken, when it ends
+--   the owner of new leases, their token, when they are taken, when they end
+--   rows:       record, its kind, its place among the batch's new ones or nothing, head, body, and of its lease: nothing, `end` when it
+--               ends, or its new fence
 --   events:     run, how many, the events
 --   counts:     scope, status, by how many
 --   and how many new records the batch has made
 -- Answers: 1 when it was written, 0 when it must be decided anew.
 
--- By name, what the indexes hold of the records that were looked at.
+-- By name, the records that were looked at.
 local old = {}
-local ORDER, TASK, AGENT, RUN, STATUS, LIVE, READY, DUE, UNTIL, OWNER, TOKEN = 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
 
 local function as_it_was(id, rev, events)
-  local fields = redis.call('HMGET', P .. 'r:' .. id, 'rev', 'order', 'task', 'agent', 'run', 'status', 'live', 'ready', 'due',
-    'until', 'owner', 'token')
-  if fields[1] then old[id] = fields end
-  return (fields[1] or '') == rev and (events == '' or events_of(id) == tonumber(events))
+  local found = redis.call('HMGET', P .. 'r:' .. id, 'order', 'head', 'until', 'token')
+  local head = found[2]
+  if not head then return rev == '' end
+  old[id] = {order = found[1], head = head, till = found[3] or '', token = found[4]}
+  return string.match(head, '^%d+') == rev and (events == '' or events_of(id) == tonumber(events))
 end
 
 local function is_current(now)
@@ -35,7 +34,7 @@ local function is_current(now)
   end
   for _ = 1, number() do
     local run = old[arg()]
-    if not (run and run[UNTIL] and tonumber(run[UNTIL]) > now) then return false end
+    if not (run and run.till ~= '' and tonumber(run.till) > now) then return false end
   end
   for _ = 1, number() do
     local agent, most, more = arg(), number(), number()
@@ -44,15 +43,41 @@ local function is_current(now)
   return true
 end
 
+-- What sets lose and get, by command and place: a command for many costs less than many.
+local noted = {ZREM = {}, ZADD = {}, SREM = {}, SADD = {}}
+
+local function note(command, place, first, second)
+  local values = noted[command][place]
+  if not values then
+    values = {}
+    noted[command][place] = values
+  end
+  values[#values + 1] = first
+  values[#values + 1] = second
+end
+
+local function carry_out(command)
+  for place, values in pairs(noted[command]) do
+    for first = 1, #values, MOST do
+      redis.call(command, P .. place, unpack(values, first, math.min(#values, first + MOST - 1)))
+    end
+  end
+end
+
+local function index_of(order, head)
+  local _, _, task, agent, run, status, live, ready, _, due = string.match(head, HEAD)
+  return {order = order, task = task, agent = agent, run = run, status = status, live = live, ready = ready, due = due}
+end
+
 -- The sets by order that a record is in; false for those that it is not in.
-local function places(kind, fields)
-  local task, agent, run, status = fields[TASK], fields[AGENT], fields[RUN], fields[STATUS]
+local function places(kind, index)
+  local task, agent, run, status = index.task, index.agent, index.run, index.status
   local a_run = kind == 'run'
   return {
     'o:' .. kind,
     a_run and 's:' .. status,
     a_run and task ~= '' and 't:' .. task .. '/' .. status,
-    a_run and agent ~= '' and fields[LIVE] == '1' and 'l:' .. agent,
+    a_run and agent ~= '' and index.live == '1' and 'l:' .. agent,
     kind == 'task' and agent ~= '' and 'a:' .. agent,
     kind == 'skip_range' and task ~= '' and 'k:' .. task,
     run ~= '' and 'h:' .. run,
@@ -60,91 +85,71 @@ local function places(kind, fields)
 end
 
 -- The set by time that a record is in; false when it is in none.
-local function timed(kind, fields)
-  if fields[DUE] == '' then return false end
-  if fields[READY] ~= '1' then return 'd:' .. kind .. '/' .. fields[STATUS] end
-  return fields[AGENT] ~= '' and 'q:' .. fields[AGENT]
-end
-
-local function unlease(id, fields)
-  if not fields[UNTIL] then return end
-  redis.call('ZREM', P .. 'leases', fields[ORDER] .. ' ' .. id)
-  redis.call('SREM', P .. 'c:' .. fields[TOKEN], id)
-  redis.call('HDEL', P .. 'r:' .. id, 'until', 'owner', 'token')
-  fields[UNTIL] = false
+local function timed(kind, index)
+  if index.due == '' then return false end
+  if index.ready ~= '1' then return 'd:' .. kind .. '/' .. index.status end
+  return index.agent ~= '' and 'q:' .. index.agent
 end
 
 -- Agents whose ready runs have changed.
 local agents = {}
 
--- Takes a record out of the set by time that it was in.
-local function untime(id, fields, time)
-  redis.call('ZREM', P .. time, fields[ORDER] .. ' ' .. id)
-  if fields[READY] == '1' then agents[fields[AGENT]] = true end
+-- Moves a record from the sets that it was in to those that it is in now; it may not have been, or be, in any.
+local function move(id, kind, before, after)
+  local from, to = before and places(kind, before) or {}, after and places(kind, after) or {}
+  for n = 1, 7 do
+    local was, is = from[n], to[n]
+    if was ~= is then
+      if was then note('ZREM', was, id) end
+      if is then note('ZADD', is, after.order, id) end
+    end
+  end
+  local was, is = before and timed(kind, before), after and timed(kind, after)
+  if was ~= is or (is and before.due ~= after.due) then
+    if was then note('ZREM', was, before.order .. ' ' .. id) end
+    if is then note('ZADD', is, after.due, after.order .. ' ' .. id) end
+    if was and before.ready == '1' then agents[before.agent] = true end
+    if is and after.ready == '1' then agents[after.agent] = true end
+  end
 end
 
-local function kind_of(id)
-  return string.match(id, '^[^/]*')
+local function unlease(id, record)
+  if not record or record.till == '' then return end
+  note('ZREM', 'leases', record.order .. ' ' .. id)
+  note('SREM', 'c:' .. record.token, id)
 end
 
 local function delete(id)
-  local fields = old[id]
-  if not fields then return end
-  local kind = kind_of(id)
-  for n, place in ipairs(places(kind, fields)) do
-    if place then redis.call('ZREM', P .. place, id) end
-  end
-  local time = timed(kind, fields)
-  if time then untime(id, fields, time) end
-  unlease(id, fields)
-  redis.call('DEL', P .. 'r:' .. id, P .. 'b:' .. id, P .. 'e:' .. id)
+  local record = old[id]
+  if not record then return end
+  move(id, string.match(id, '^[^/]*'), index_of(record.order, record.head), nil)
+  unlease(id, record)
+  redis.call('DEL', P .. 'r:' .. id, P .. 'e:' .. id)
   old[id] = nil
 end
 
--- Moves a record from the sets that it was in to those that it is in now.
-local function move(id, kind, before, after)
-  local from, to = before and places(kind, before) or {}, places(kind, after)
-  for n, place in ipairs(to) do
-    if place ~= from[n] then
-      if from[n] then redis.call('ZREM', P .. from[n], id) end
-      if place then redis.call('ZADD', P .. place, after[ORDER], id) end
-    end
-  end
-  local was, is = before and timed(kind, before), timed(kind, after)
-  if was and was ~= is then untime(id, before, was) end
-  if is and (was ~= is or before[DUE] ~= after[DUE]) then
-    redis.call('ZADD', P .. is, after[DUE], after[ORDER] .. ' ' .. id)
-    if after[READY] == '1' then agents[after[AGENT]] = true end
-  end
-end
+local owner, token, from, till
 
--- The order of the batch's n-th new record.
-local first_order
-local function order(n)
-  return string.format('%016.0f', first_order + tonumber(n))
-end
+-- The order of the batch's first new record, less one.
+local last_order
 
 local function put()
-  local id, kind, new, rev, change = arg(), arg(), arg(), arg(), arg()
-  local before = old[id]
-  local after = {rev, before and before[ORDER] or order(new), arg(), arg(), arg(), arg(), arg(), arg()}
-  local cancel = arg()
-  after[DUE] = arg()
-  move(id, kind, before, after)
-  redis.call('HSET', P .. 'r:' .. id, 'order', after[ORDER], 'rev', rev, 'change', change, 'task', after[TASK],
-    'agent', after[AGENT], 'run', after[RUN], 'status', after[STATUS], 'live', after[LIVE], 'ready', after[READY],
-    'cancel', cancel, 'due', after[DUE])
-  redis.call('SET', P .. 'b:' .. id, arg())
-  old[id] = after
-end
-
-local function lease()
-  local count, owner, token, from, till = number(), arg(), arg(), arg(), arg()
-  for _ = 1, count do
-    local fence, id = arg(), arg()
-    redis.call('HSET', P .. 'r:' .. id, 'fence', fence, 'until', till, 'beat', from, 'owner', owner, 'token', token)
-    redis.call('ZADD', P .. 'leases', till, old[id][ORDER] .. ' ' .. id)
-    redis.call('SADD', P .. 'c:' .. token, id)
+  local id, kind, new, head, body, lease = arg(), arg(), arg(), arg(), arg(), arg()
+  local before, key = old[id], P .. 'r:' .. id
+  local order = before and before.order or string.format('%016.0f', last_order + tonumber(new))
+  move(id, kind, before and index_of(order, before.head), index_of(order, head))
+  if lease == 'end' then
+    unlease(id, before)
+    redis.call('HSET', key, 'order', order, 'head', head, 'body', body, 'until', '', 'owner', '', 'token', '')
+  elseif lease ~= '' then
+    note('ZADD', 'leases', till, order .. ' ' .. id)
+    note('SADD', 'c:' .. token, id)
+    redis.call('HSET', key, 'order', order, 'head', head, 'body', body, 'fence', lease, 'until', till, 'beat', from, 'owner', owner,
+      'token', token)
+  elseif before then
+    redis.call('HSET', key, 'head', head, 'body', body)
+  else
+    redis.call('HSET', key, 'order', order, 'head', head, 'body', body)
   end
 end
 
@@ -164,13 +169,10 @@ end
 
 if not is_current(present(arg())) then return 0 end
 for _ = 1, number() do delete(arg()) end
-for _ = 1, number() do
-  local id = arg()
-  if old[id] then unlease(id, old[id]) end
-end
-first_order = tonumber(redis.call('HGET', KEYS[1], 'order') or 0)
+owner, token, from, till = arg(), arg(), arg(), arg()
+last_order = tonumber(redis.call('HGET', KEYS[1], 'order') or 0)
 for _ = 1, number() do put() end
-lease()
+for _, command in ipairs({'ZREM', 'ZADD', 'SREM', 'SADD'}) do carry_out(command) end
 for _ = 1, number() do append() end
 for _ = 1, number() do count() end
 local made = arg()

@@ -5,7 +5,7 @@
 //!
 //! How it fails: a batch that others keep getting ahead of is given up after some tries; nothing of it is written then.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use ::redis::{Cmd, Value};
@@ -62,6 +62,53 @@ impl Seen {
     }
 }
 
+/// How a batch goes on when others get ahead of it.
+struct Pace {
+    /// How much of it is tried at once.
+    size: usize,
+    most: usize,
+    tries: u32,
+}
+
+impl Pace {
+    fn new(most: usize) -> Pace {
+        Pace { size: most, most, tries: 0 }
+    }
+
+    /// Doubles what is tried.
+    fn go_on(&mut self) {
+        self.tries = 0;
+        self.size = self.size.saturating_mul(2).min(self.most);
+    }
+
+    /// Halves what is tried, and lets others go ahead by chance, for longer the more often they did.
+    async fn slow_down(&mut self) -> Result<(), StoreError> {
+        self.tries += 1;
+        self.size = (self.size / 2).max(1);
+        if self.tries >= TRIES {
+            return Err(contended());
+        }
+        if self.tries > TRIES_AT_ONCE {
+            let longest = LONGEST_WAIT.min(Duration::from_millis(1 << self.tries.min(10)));
+            tokio::time::sleep(longest.mul_f64(SystemEntropy.fraction())).await;
+        }
+        Ok(())
+    }
+}
+
+/// What a wish has come to.
+enum Found {
+    /// It was given these before.
+    Before(Vec<Claimed>),
+    /// It has these now.
+    Now {
+        /// The runs.
+        runs: Vec<Claimed>,
+        /// How many were found, those that were put aside among them.
+        found: usize,
+    },
+}
+
 /// Whose leases a batch takes.
 struct Holder<'a> {
     request: &'a ClaimRequest,
@@ -69,16 +116,21 @@ struct Holder<'a> {
 }
 
 impl RedisStore {
-    /// Applies changes in one batch.
-    pub(super) async fn apply_batch(&self, changes: &[Change]) -> Result<Vec<Outcome>, StoreError> {
+    /// Applies changes in one batch; in smaller ones as long as others get ahead of it, since those are decided sooner.
+    pub(super) async fn apply_in_turn(&self, changes: &[Change]) -> Result<Vec<Outcome>, StoreError> {
         let _turn = turn(&self.applies).await?;
-        for tries in 0..TRIES {
-            if let Some(outcomes) = self.try_apply(changes).await? {
-                return Ok(outcomes);
+        let mut outcomes = Vec::with_capacity(changes.len());
+        let mut pace = Pace::new(changes.len());
+        while let Some(rest) = changes.get(outcomes.len()..).filter(|rest| !rest.is_empty()) {
+            match self.try_apply(rest.get(..pace.size).unwrap_or(rest)).await? {
+                Some(some) => {
+                    outcomes.extend(some);
+                    pace.go_on();
+                }
+                None => pace.slow_down().await?,
             }
-            wait(tries).await;
         }
-        Err(contended())
+        Ok(outcomes)
     }
 
     /// Applies changes if nothing gets ahead of them.
@@ -133,52 +185,67 @@ impl RedisStore {
         Ok((live, self.clock.tell(fields.some_time(0)?)))
     }
 
-    /// Claims runs in one batch.
-    pub(super) async fn claim_batch(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
+    /// Claims runs in one batch; in smaller ones as long as others get ahead of it, until there are as many as are wanted, or no more.
+    pub(super) async fn claim_in_turn(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError> {
         let _turn = turn(&self.claims).await?;
-        for tries in 0..TRIES {
-            if let Some(claimed) = self.try_claim(request, tries > 0).await? {
-                return Ok(claimed);
+        let wanted = request.limit.min(MOST_CLAIMED);
+        let (mut claimed, mut looked_at) = (Vec::new(), 0);
+        let mut pace = Pace::new(wanted);
+        loop {
+            let size = pace.size.min(wanted - looked_at);
+            match self.try_claim(request, size, &pace, looked_at == 0).await? {
+                Some(Found::Before(earlier)) => return Ok(earlier),
+                Some(Found::Now { runs, found }) => {
+                    claimed.extend(runs);
+                    looked_at += found;
+                    if found < size || looked_at >= wanted {
+                        return Ok(claimed);
+                    }
+                    pace.go_on();
+                }
+                None => pace.slow_down().await?,
             }
-            wait(tries).await;
         }
-        Err(contended())
     }
 
     /// Claims runs if nothing gets ahead of it. Attempts that are to be made are hardly ever there: the first try takes it for granted.
-    async fn try_claim(&self, request: &ClaimRequest, looks_at_attempts: bool) -> Result<Option<Vec<Claimed>>, StoreError> {
-        let (mut live, answer) = self.work.begin(&self.candidates(request)).await?;
+    async fn try_claim(&self, request: &ClaimRequest, size: usize, pace: &Pace, is_first: bool) -> Result<Option<Found>, StoreError> {
+        let (mut live, answer) = self.work.begin(&self.candidates(request, size, is_first)).await?;
         let mut fields = Fields::of(answer)?;
         let at = self.clock.tell(fields.some_time(0)?);
         let earlier = fields.list(2)?;
         if !earlier.is_empty() {
-            return self.claimed_before(earlier).await.map(Some);
+            return self.claimed_before(earlier).await.map(|earlier| Some(Found::Before(earlier)));
         }
         let (mut batch, mut seen) = (Batch::new(NEW), Seen::default());
         let mut candidates = Vec::new();
         let least_fence = fields.count(1)?;
-        for value in fields.list(3)? {
+        let found = fields.list(3)?;
+        let count = found.len();
+        for value in found {
             candidates.extend(candidate(value, least_fence, request, at, &mut batch, &mut seen)?);
         }
         if candidates.is_empty() && !batch.has_puts() {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(Found::Now { runs: Vec::new(), found: count }));
         }
-        if looks_at_attempts {
+        if pace.tries > 0 {
             (live, _) = self.load(&mut batch, &mut seen).await?;
         } else {
             batch.wanted().iter().for_each(|id| seen.record(id, None));
         }
-        let claimed = candidates.into_iter().map(|candidate| candidate.take(request, at, &mut batch)).collect::<Result<Vec<_>, _>>()?;
-        seen.limits = limits(request, &claimed);
+        let runs = candidates.into_iter().map(|candidate| candidate.take(request, at, &mut batch)).collect::<Result<Vec<_>, _>>()?;
+        seen.limits = limits(request, &runs);
         let holder = Holder { request, from: at.steady };
-        Ok(self.write(live, batch.writes(), &seen, Some(holder)).await?.then_some(claimed))
+        let is_written = self.write(live, batch.writes(), &seen, Some(holder)).await?;
+        Ok(is_written.then_some(Found::Now { runs, found: count }))
     }
 
     /// The call that finds what a wish may have.
-    fn candidates(&self, request: &ClaimRequest) -> Cmd {
+    fn candidates(&self, request: &ClaimRequest, size: usize, is_first: bool) -> Cmd {
         let mut call = SCRIPTS.candidates.call(self.work.key());
         call.arg(instead(self.clock.instead().map(|at| at.now)));
-        call.arg(request.worker.as_str()).arg(format!("{:x}", request.token.0)).arg(request.limit.min(MOST_CLAIMED));
+        let token = if is_first { format!("{:x}", request.token.0) } else { String::new() };
+        call.arg(request.worker.as_str()).arg(token).arg(size);
         let wanted = |wanted: &super::super::ClaimAgent| {
             (wanted.agent.to_string(), wanted.max_running.map(|most| most.to_string()).unwrap_or_default())
         };
@@ -216,11 +283,19 @@ impl RedisStore {
         list(&mut call, seen.held.iter());
         list(&mut call, seen.limits.iter());
         list(&mut call, writes.deleted.iter().map(|named| named.id.text()));
-        list(&mut call, writes.unleased.iter().map(|named| named.id.text()));
+        leases(&mut call, holder);
+        let ended: HashSet<&RecordId> = writes.unleased.iter().map(|named| &named.id).collect();
+        let taken: HashSet<&RecordId> = writes.leased.iter().map(|named| &named.id).collect();
         let rows = || writes.records.iter().chain(&writes.settled);
         call.arg(rows().count());
-        rows().for_each(|row| put(&mut call, row));
-        lease(&mut call, &writes, holder);
+        for row in rows() {
+            put(&mut call, row);
+            if taken.contains(&row.id) {
+                call.arg(row.known.fence);
+            } else {
+                call.arg(if ended.contains(&row.id) { "end" } else { "" });
+            }
+        }
         append(&mut call, &writes);
         list(&mut call, writes.counts.iter().map(|(scope, status, by)| (scope.text(), status.map_or("", Status::as_str), *by)));
         call.arg(writes.last_order - NEW);
@@ -242,10 +317,9 @@ fn candidate(
 ) -> Result<Option<Candidate>, StoreError> {
     let mut fields = Fields::of(value)?;
     let id = RecordId::of_text(fields.some_text(1)?)?;
-    let Some(mut known) = answer::known(fields.take(2))? else { return Ok(None) };
+    let Some((mut known, body)) = answer::known_with_body(fields.take(2))? else { return Ok(None) };
     seen.record(&id, Some(&known));
     known.fence = known.fence.max(least_fence);
-    let body = fields.bytes(3)?;
     let wanted = usize::try_from(fields.count(0)?).ok().and_then(|place| request.agents.get(place));
     let digest = wanted.map(|wanted| wanted.digest.as_str()).unwrap_or_default();
     Ok(Ready { id, known, digest, body: &body }.claim(request, at, batch))
@@ -262,33 +336,22 @@ fn limits(request: &ClaimRequest, claimed: &[Claimed]) -> Vec<(String, u32, usiz
     more.into_iter().filter_map(|(agent, more)| Some((agent.to_owned(), most(agent)?, more))).collect()
 }
 
+/// A row but for what becomes of its lease.
 fn put(call: &mut Cmd, row: &Row) {
-    let Row { id, known, change, due, body } = row;
-    let index = &known.index;
-    let bit = |is: bool| if is { "1" } else { "" };
-    call.arg(id.text()).arg(id.kind.as_str());
-    call.arg(if known.order > NEW { (known.order - NEW).to_string() } else { String::new() });
-    call.arg(known.rev).arg(change.map(|change| format!("{:x}", change.0)).unwrap_or_default());
-    call.arg(index.task.as_ref().map_or("", |task| task.as_str()));
-    call.arg(index.agent.as_ref().map_or("", |agent| agent.as_str()));
-    call.arg(index.run.as_ref().map_or("", |run| run.as_str()));
-    call.arg(index.status.map_or("", Status::as_str));
-    call.arg(bit(row.live())).arg(bit(index.ready)).arg(bit(index.cancel_requested));
-    call.arg(instead(*due)).arg(&body[..]);
+    call.arg(row.id.text()).arg(row.id.kind.as_str());
+    call.arg(if row.known.order > NEW { (row.known.order - NEW).to_string() } else { String::new() });
+    call.arg(answer::head(row)).arg(&row.body[..]);
 }
 
-fn lease(call: &mut Cmd, writes: &Writes, holder: Option<Holder<'_>>) {
-    let Some(Holder { request, from }) = holder.filter(|_| !writes.leased.is_empty()) else {
-        call.arg(0).arg("").arg("").arg("").arg("");
-        return;
-    };
-    let rows = writes.records.iter().chain(&writes.settled);
-    let fences: HashMap<&RecordId, u64> = rows.map(|row| (&row.id, row.known.fence)).collect();
-    call.arg(writes.leased.len());
-    call.arg(request.worker.as_str()).arg(format!("{:x}", request.token.0));
-    call.arg(from.micros()).arg((from + request.lease).micros());
-    for run in &writes.leased {
-        call.arg(fences.get(&run.id).copied().unwrap_or_default()).arg(run.id.text());
+fn leases(call: &mut Cmd, holder: Option<Holder<'_>>) {
+    match holder {
+        Some(Holder { request, from }) => {
+            call.arg(request.worker.as_str()).arg(format!("{:x}", request.token.0));
+            call.arg(from.micros()).arg((from + request.lease).micros());
+        }
+        None => {
+            call.arg("").arg("").arg("").arg("");
+        }
     }
 }
 
@@ -307,14 +370,6 @@ fn append(call: &mut Cmd, writes: &Writes) {
 async fn turn(turns: &Semaphore) -> Result<SemaphorePermit<'_>, StoreError> {
     let turn = tokio::time::timeout(TURN, turns.acquire()).await;
     turn.ok().and_then(Result::ok).ok_or_else(|| StoreError::Unavailable("too many batches wait for Redis to answer".to_owned()))
-}
-
-/// Lets others get ahead, by chance, for longer the more often they did.
-async fn wait(tries: u32) {
-    if tries >= TRIES_AT_ONCE {
-        let longest = LONGEST_WAIT.min(Duration::from_millis(1 << tries.min(10)));
-        tokio::time::sleep(longest.mul_f64(SystemEntropy.fraction())).await;
-    }
 }
 
 fn contended() -> StoreError {

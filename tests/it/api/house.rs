@@ -160,6 +160,7 @@ fn parts(directory: &TempDir) -> DaemonParts {
             dispatch_batch: 100,
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(5),
+            announce: None,
             heartbeat_events: Duration::from_secs(60),
             default_agent: agent,
             bounds: Bounds::default(),

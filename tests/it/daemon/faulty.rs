@@ -1,6 +1,7 @@
 //! A store whose calls can fail before a commit, or lose the answer after it.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +34,18 @@ pub type Plan = Box<dyn FnMut(&'static str) -> Option<Fault> + Send>;
 /// A store whose calls fail as planned. It outlives the daemons that close it.
 pub struct Faulty {
     store: Arc<dyn Store>,
+    planned: Arc<Planned>,
+}
+
+impl Deref for Faulty {
+    type Target = Planned;
+    fn deref(&self) -> &Planned {
+        &self.planned
+    }
+}
+
+/// What happens to the calls of a store, whichever connection they come by.
+pub struct Planned {
     pub plan: Mutex<Plan>,
     /// Changes wait before it while a test holds it.
     pub gate: RwLock<()>,
@@ -44,13 +57,18 @@ pub struct Faulty {
 impl Faulty {
     /// A store whose calls all succeed as yet.
     pub fn new(store: Arc<dyn Store>) -> Arc<Faulty> {
-        Arc::new(Faulty {
-            store,
+        let planned = Planned {
             plan: Mutex::new(Box::new(|_| None)),
             gate: RwLock::default(),
             at_gate: AtomicU32::new(0),
             renewed: Mutex::default(),
-        })
+        };
+        Arc::new(Faulty { store, planned: Arc::new(planned) })
+    }
+
+    /// The same store by a connection of its own; what is planned happens to its calls too.
+    pub fn by(&self, store: Arc<dyn Store>) -> Arc<Faulty> {
+        Arc::new(Faulty { store, planned: Arc::clone(&self.planned) })
     }
 
     /// Returns when nothing waits at the store that somebody asked for who is not there any more.

@@ -15,6 +15,10 @@ use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::mongodb::{MongoOptions, MongoStore};
+use sandclock::store::redis::RedisStore;
+use sandclock::store::server::ServerClock;
+use sandclock::store::sql::postgres::PostgresStore;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{Counts, PageRequest, RecordId, Store};
 use sandclock::workspace::Workspaces;
@@ -24,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::faulty::Faulty;
 use super::stage::Stage;
 use super::*;
+use crate::servers::{self, TestDatabase};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -84,10 +89,36 @@ pub struct World {
     pub stage: Arc<Stage>,
     pub root: tempfile::TempDir,
     incarnations: AtomicU32,
+    /// What goes with the world.
+    database: Option<TestDatabase>,
 }
 
-/// Names the store that the tests of the daemon run on: `memory`, which is the default, or `sqlite`.
+/// Names the store that the tests of the daemon run on: `memory`, which is the default, `sqlite`, `postgres`, `redis` or `mongodb`.
 pub const STORE: &str = "SANDCLOCK_TEST_STORE";
+
+/// The part of a server that this world has to itself; none when its store is in this process.
+async fn database() -> Option<TestDatabase> {
+    let there = "who starts these tests leaves out those of a server that there is not";
+    match std::env::var(STORE).as_deref() {
+        Ok("postgres") => Some(servers::postgres().await.expect(there)),
+        Ok("redis") => Some(servers::redis().expect(there)),
+        Ok("mongodb") => Some(servers::mongodb().expect(there)),
+        _ => None,
+    }
+}
+
+/// The store of that name on a server, under the test's clock.
+async fn connected(url: String, name: String, clock: Arc<TestClock>) -> Arc<dyn Store> {
+    let clock = ServerClock::given(clock);
+    match url.split(':').next().unwrap() {
+        "redis" => Arc::new(RedisStore::connect(&url, &name, clock).await.unwrap()),
+        "mongodb" => {
+            let options = MongoOptions { database: Some(name), ..MongoOptions::default() };
+            Arc::new(MongoStore::connect(&url, &options, clock).await.unwrap())
+        }
+        _ => Arc::new(PostgresStore::connect(&url, "sandclock", clock).await.unwrap()),
+    }
+}
 
 impl World {
     /// A world with an empty store.
@@ -95,12 +126,29 @@ impl World {
         let clock = Arc::new(TestClock::default());
         let of_store: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
         let root = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = match std::env::var(STORE).as_deref() {
-            Ok("sqlite") => Arc::new(SqliteStore::open(&root.path().join("store.db"), of_store).await.unwrap()),
-            _ => Arc::new(MemoryStore::new(of_store)),
+        let database = database().await;
+        let store: Arc<dyn Store> = match (std::env::var(STORE).as_deref(), &database) {
+            (_, Some(database)) => connected(database.url.clone(), database.name.clone(), Arc::clone(&clock)).await,
+            (Ok("sqlite"), None) => Arc::new(SqliteStore::open(&root.path().join("store.db"), of_store).await.unwrap()),
+            (_, None) => Arc::new(MemoryStore::new(of_store)),
         };
         let faulty = Faulty::new(store);
-        World { store: Arc::<Faulty>::clone(&faulty), faulty, clock, stage: Stage::new(), root, incarnations: AtomicU32::new(1) }
+        World {
+            store: Arc::<Faulty>::clone(&faulty),
+            faulty,
+            clock,
+            stage: Stage::new(),
+            root,
+            incarnations: AtomicU32::new(1),
+            database,
+        }
+    }
+
+    /// The store as a daemon gets it: by a connection that goes with the daemon's runtime where the store is a server's.
+    async fn connect(&self, runtime: &Runtime) -> Arc<Faulty> {
+        let Some(database) = &self.database else { return Arc::clone(&self.faulty) };
+        let connecting = runtime.spawn(connected(database.url.clone(), database.name.clone(), Arc::clone(&self.clock)));
+        self.faulty.by(connecting.await.unwrap())
     }
 
     /// Starts the daemon `a`.
@@ -126,13 +174,15 @@ impl World {
             dispatch_batch: 256,
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(3600),
+            announce: None,
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
             bounds: Bounds::default(),
         };
         change(&mut settings);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let parts = DaemonParts {
-            store: Arc::clone(&self.store),
+            store: self.connect(&runtime).await,
             clock: Arc::<TestClock>::clone(&self.clock),
             entropy: Arc::new(SystemEntropy),
             workspaces: Workspaces::open(&self.root.path().join("workspace")).unwrap(),
@@ -142,7 +192,6 @@ impl World {
             spawner: Arc::new(OnRuntime),
             settings,
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
         let daemon = runtime.spawn(Daemon::start(parts)).await.unwrap().unwrap();
         let (manager, store, faulty) = (daemon.manager().clone(), Arc::clone(&self.store), Arc::clone(&self.faulty));
         TestDaemon { manager, store, faulty, daemon: Some(daemon), runtime: Some(runtime) }

@@ -27,6 +27,7 @@ mod why;
 
 use std::time::Duration;
 
+use crate::servers::Server;
 use harness::{TestDaemon, World, until};
 use sandclock::daemon::{Manager, ManagerError, RunWish};
 use sandclock::domain::id::{RunId, TaskId};
@@ -35,10 +36,43 @@ use sandclock::domain::run::{AttemptReason, AttemptStatus, Run, Status};
 use sandclock::sandbox::{Ended, Stop};
 use serde_json::{Value, json};
 
-/// Runs the tests of this module again, on the embedded store.
-#[test]
-fn all_of_it_holds_on_sqlite() {
+/// Runs tests of this module again, on that store.
+fn hold_on(store: &str, tests: &[&str]) {
     let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    let again = again.args(["daemon::", "--skip", "all_of_it_holds_on_sqlite"]).env(harness::STORE, "sqlite").output().unwrap();
+    let again = again
+        .args(tests)
+        .args(["--skip", "_on_sqlite", "--skip", "_on_postgres", "--skip", "_on_redis", "--skip", "_on_mongodb", "--test-threads", "4"])
+        .env(harness::STORE, store)
+        .output()
+        .unwrap();
     assert!(again.status.success(), "{}{}", String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+}
+
+#[test]
+fn all_of_them_hold_on_sqlite() {
+    hold_on("sqlite", &["daemon::"]);
+}
+
+#[test]
+fn all_of_them_hold_on_postgres() {
+    if crate::servers::url(Server::Postgres).is_some() {
+        hold_on("postgres", &["daemon::"]);
+    }
+}
+
+#[test]
+fn all_of_them_hold_on_redis() {
+    if crate::servers::url(Server::Redis).is_some() {
+        hold_on("redis", &["daemon::"]);
+    }
+}
+
+/// A commit takes long there, so only those that try what several daemons and a bad connection may do.
+#[test]
+fn the_hardest_hold_on_mongodb() {
+    let hardest = ["cancel", "clocks", "defects", "fence", "overlap", "restart", "runs", "schedules", "twice"];
+    let hardest = hardest.map(|module| format!("daemon::{module}::"));
+    if crate::servers::url(Server::Mongodb).is_some() {
+        hold_on("mongodb", &hardest.each_ref().map(String::as_str));
+    }
 }

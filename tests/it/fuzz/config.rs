@@ -100,7 +100,7 @@ proptest! {
                 let is_whole = match &settings.store {
                     StoreSettings::Sqlite { path } => !path.as_os_str().is_empty(),
                     StoreSettings::Memory => true,
-                    StoreSettings::Postgres { url } => url.to_string().starts_with("postgres://"),
+                    StoreSettings::Postgres { url, .. } => url.to_string().starts_with("postgres://"),
                     StoreSettings::Redis { url, .. } => url.to_string().starts_with("redis://"),
                     StoreSettings::Mongodb { url, .. } => url.to_string().starts_with("mongodb://"),
                 };

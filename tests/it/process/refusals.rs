@@ -127,7 +127,7 @@ async fn a_faulty_configuration_is_told_with_its_line_and_leaves_nothing_behind(
         ("[worker]\nmax_runing = 3\n".to_owned(), "sandclock.toml:2: `worker.max_runing` is not a setting: did you mean `max_running`?"),
         ("[wroker]\n".to_owned(), "sandclock.toml:1: `wroker` "),
         ("[worker]\n\nlease_seconds = 1\n".to_owned(), "sandclock.toml:3: `worker.lease_seconds` must be "),
-        ("[store]\nurl = \"redis://localhost\"\n".to_owned(), "sandclock.toml:2: `store.url` "),
+        ("[store]\nurl = \"redis://\"\n".to_owned(), "sandclock.toml:2: `store.url` "),
         ("[server]\ntoken_file = \"nowhere\"\n".to_owned(), "sandclock.toml:2: `server.token_file` "),
         ("[agents.\"../x\"]\n".to_owned(), "sandclock.toml:1: `agents.../x` has a bad name"),
         (task(&format!("task_id = \"../x\"\nquery = \"q\"\n{manual}")), "sandclock.toml:5: `tasks` has a task whose id is bad"),

@@ -86,7 +86,7 @@ pub async fn postgres() -> Option<TestDatabase> {
     Some(database)
 }
 
-/// A prefix of keys that nobody else uses on the shared Redis. It ends with a colon.
+/// A prefix of keys that nobody else uses on the shared Redis, or a part of one: as a hash tag it stands in braces. It ends with a colon.
 pub fn redis() -> Option<TestDatabase> {
     let mut database = TestDatabase::new(Server::Redis)?;
     database.name.push(':');
@@ -116,7 +116,7 @@ async fn delete_keys(url: &str, prefix: &str) -> redis::RedisResult<()> {
     let mut cursor = 0_u64;
     loop {
         let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(1000);
+        scan.arg(cursor).arg("MATCH").arg(format!("*{prefix}*")).arg("COUNT").arg(1000);
         let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(&mut connection).await?;
         if !keys.is_empty() {
             redis::cmd("UNLINK").arg(keys).query_async::<()>(&mut connection).await?;

@@ -118,6 +118,7 @@ impl World {
             dispatch_batch: 4,
             misfire_grace: Duration::from_secs(5),
             poll: self.plan.poll,
+            announce: None,
             heartbeat_events: self.plan.heartbeat_events,
             default_agent: AgentId::parse("many").unwrap(),
             bounds: self.plan.bounds.clone(),

@@ -4,7 +4,9 @@ mod bounds;
 mod claims;
 mod conformance;
 mod lists;
+mod mongodb;
 mod postgres;
+mod redis;
 mod sqlite;
 mod trace;
 
@@ -21,12 +23,16 @@ use sandclock::domain::policy::{OnUnknown, RetryPolicy};
 use sandclock::domain::run::{Run, RunPolicy, SlotPart, Status, Trigger};
 use sandclock::domain::time::{Seconds, Timestamp};
 use sandclock::store::memory::MemoryStore;
+use sandclock::store::redis::RedisStore;
+use sandclock::store::server::ServerClock;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{
     Change, ChangeId, ClaimAgent, ClaimRequest, Claimed, CountScope, Guard, Index, Kind, NumberedEvent, Outcome, Put, Record, RecordId,
     Store, When,
 };
 use tempfile::TempDir;
+
+use crate::servers;
 
 /// A clock that only moves when it is told to.
 pub struct ManualClock {
@@ -93,6 +99,20 @@ impl Place {
         let directory = TempDir::new().unwrap();
         let store = Arc::new(SqliteStore::open(&directory.path().join("store.db"), clock.clone()).await.unwrap());
         Place::of(store, clock, directory)
+    }
+
+    /// None when the tests of Redis are left out.
+    pub async fn redis() -> Option<Place> {
+        let (database, clock) = (servers::redis()?, ManualClock::new());
+        let store = RedisStore::connect(&database.url, &database.name, ServerClock::given(clock.clone())).await.unwrap();
+        Some(Place::of(Arc::new(store), clock, database))
+    }
+
+    /// None where its tests are left out.
+    pub async fn mongodb() -> Option<Place> {
+        let (database, clock) = (crate::servers::mongodb()?, ManualClock::new());
+        let store = Arc::new(mongodb::open(&database, ServerClock::given(clock.clone())).await);
+        Some(Place::of(store, clock, database))
     }
 
     pub fn now(&self) -> Timestamp {
@@ -246,8 +266,19 @@ macro_rules! on_every_store {
         mod memory {
             $(#[tokio::test] async fn $case() { super::$case(crate::store::Place::memory().await).await })+
         }
+        mod redis {
+            $(#[tokio::test] async fn $case() {
+                if let Some(place) = crate::store::Place::redis().await { super::$case(place).await }
+            })+
+        }
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::$case(crate::store::Place::sqlite().await).await })+
+        }
+        mod mongodb {
+            $(#[tokio::test] async fn $case() {
+                let Some(place) = crate::store::Place::mongodb().await else { return };
+                super::$case(place).await
+            })+
         }
         mod postgres {
             $(#[tokio::test] async fn $case() {
