@@ -12,7 +12,6 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Row as _};
 
 use super::super::super::StoreError;
-use super::SCHEMA;
 use super::errors::{Address, Failure};
 use super::pool::{Lent, Pool, Server};
 
@@ -25,7 +24,7 @@ const OLDEST: i32 = 140_000;
 /// What every connection begins with. What a transaction holds must not outlive a daemon that stands still in it, so others wait longer
 /// for a lock than the server waits for a transaction. Every statement is made for nested loops along an index, so its plan must not
 /// turn to another with what the server has counted.
-const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = '3s'; \
+const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = '5s'; \
      SET lock_timeout = '6s'; SET statement_timeout = '10s'; SET plan_cache_mode = force_generic_plan; SET jit = off; \
      SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
      SET enable_material = off; SET search_path = ";
@@ -36,14 +35,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What stands before what a URL says.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// What the URL says, with our settings.
-pub fn server(url: &str) -> Result<Server, StoreError> {
+/// What the URL says, with our settings for this schema.
+pub fn server(url: &str, schema: &str) -> Result<Server, StoreError> {
     let wrong = |why: &str| {
         StoreError::Invalid(format!(
             "the store's URL is not one of PostgreSQL: {why}; it has the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE, \
              and what is not a letter or a digit in the password is percent-encoded"
         ))
     };
+    if schema.is_empty() || schema.len() > 63 || schema.chars().any(|c| c == '"' || c.is_control()) {
+        let shown = schema.escape_debug();
+        return Err(StoreError::Invalid(format!("`{shown}` cannot be the name of the store's schema; use 1 to 63 letters, digits and _")));
+    }
     if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
         return Err(wrong("it begins otherwise"));
     }
@@ -62,17 +65,17 @@ pub fn server(url: &str) -> Result<Server, StoreError> {
     let place = options.get_socket().map_or_else(|| options.get_host().to_owned(), |path| path.display().to_string());
     let database = options.get_database().unwrap_or_default();
     let address = Address(format!("the PostgreSQL database {place}:{}/{database}", options.get_port()));
-    Ok(Server { options: options.disable_statement_logging(), address, settings: format!("{SETTINGS}{SCHEMA}") })
+    Ok(Server { options: options.disable_statement_logging(), address, settings: format!("{SETTINGS}\"{schema}\"") })
 }
 
 /// Sees to it that the schema is there and is this version's.
-pub async fn prepare(server: &Server) -> Result<(), StoreError> {
+pub async fn prepare(server: &Server, schema: &str) -> Result<(), StoreError> {
     let pool = Pool::new(server.clone(), 1, PATIENCE);
     let prepared = pool.bounded(async {
         let mut lent = pool.begin("").await?;
         supported(&mut lent, server).await?;
-        if version(&mut lent, server).await? != MIGRATIONS.len() {
-            migrate(&mut lent, server).await?;
+        if version(&mut lent, server, schema).await? != MIGRATIONS.len() {
+            migrate(&mut lent, server, schema).await?;
         }
         Ok(())
     });
@@ -92,8 +95,8 @@ async fn supported(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Resu
 }
 
 /// The schema's version; 0 where there is none.
-async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result<usize, Failure> {
-    let table = format!("{SCHEMA}.schema_version");
+async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server, schema: &str) -> Result<usize, Failure> {
+    let table = format!("\"{schema}\".schema_version");
     let found = lent.fetch(sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(table)).await?;
     if !found.iter().map(|row| row.try_get(0)).collect::<Result<Vec<bool>, _>>()?.contains(&true) {
         return Ok(0);
@@ -112,15 +115,15 @@ async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result
 }
 
 /// Brings the schema forward, one daemon at a time. The lock is older than the transaction, so that this one sees what the one before did.
-async fn migrate(lent: &mut Lent<'_>, server: &Server) -> Result<(), Failure> {
-    lent.run(&format!("SELECT pg_advisory_lock({})", super::lock_key("schema"))).await?;
+async fn migrate(lent: &mut Lent<'_>, server: &Server, schema: &str) -> Result<(), Failure> {
+    lent.run(&format!("SELECT pg_advisory_lock({})", super::lock_key(schema, "schema"))).await?;
     lent.run("BEGIN").await?;
-    let done = version(lent, server).await?;
+    let done = version(lent, server, schema).await?;
     if done == 0 {
         // Who may not create schemas may have been given one.
-        let found = lent.fetch(sqlx::query("SELECT FROM pg_namespace WHERE nspname = $1").bind(SCHEMA)).await?;
+        let found = lent.fetch(sqlx::query("SELECT FROM pg_namespace WHERE nspname = $1").bind(schema.to_owned())).await?;
         if found.is_empty() {
-            lent.run(&format!("CREATE SCHEMA {SCHEMA}")).await?;
+            lent.run(&format!("CREATE SCHEMA \"{schema}\"")).await?;
         }
         lent.run("CREATE TABLE schema_version (version bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())").await?;
     }

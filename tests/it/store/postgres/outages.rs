@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use super::*;
 
 async fn connect(url: &str) -> Result<PostgresStore, StoreError> {
-    PostgresStore::connect(url, ServerClock::given(ManualClock::new())).await
+    PostgresStore::connect(url, SCHEMA, ServerClock::given(ManualClock::new())).await
 }
 
 async fn refused(url: &str) -> StoreError {
@@ -155,4 +155,54 @@ async fn tables_of_another_program_are_left_alone() {
 
 async fn servers_outside(url: &str) -> PgConnection {
     url.parse::<sqlx::postgres::PgConnectOptions>().unwrap().connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn what_the_server_says_is_told_apart_and_conflicts_are_decided_again() {
+    let Some((database, _, [store])) = daemons::<1>().await else { return };
+    let mut server = outside(&database.url).await;
+    let fails = "CREATE SEQUENCE tries; CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM nextval('tries'); RAISE EXCEPTION 'no' USING ERRCODE = substr(new.id, 7, 5); END $$; \
+         CREATE TRIGGER fails BEFORE INSERT ON record FOR EACH ROW EXECUTE FUNCTION fails()";
+    server.execute(fails).await.unwrap();
+    let mut number = 0;
+    let mut put = async |code: &str| {
+        number += 1;
+        store.apply(vec![Change { puts: vec![plain(Kind::Agent, code, "{}")], ..change(number) }]).await.unwrap_err()
+    };
+    assert!(matches!(put("53100").await, StoreError::Full(_)));
+    assert!(matches!(put("57P03").await, StoreError::Unavailable(_)));
+    assert!(matches!(put("25006").await, StoreError::Unavailable(_)), "a server that may not write now, as after a failover");
+    assert!(matches!(put("55P03").await, StoreError::Unavailable(_)));
+    assert!(matches!(put("XX001").await, StoreError::Corrupt(_)));
+    assert!(matches!(put("42501").await, StoreError::Invalid(_)));
+    let mut tries = async || server.fetch_one("SELECT last_value FROM tries").await.unwrap().get::<i64, _>(0);
+    assert_eq!(tries().await, 6, "once each");
+    for conflict in ["40P01", "40001", "23505"] {
+        let before = tries().await;
+        assert!(matches!(put(conflict).await, StoreError::Unavailable(_)));
+        assert_eq!(tries().await - before, 8, "decided again, but not for ever");
+    }
+    server.execute("DROP TRIGGER fails ON record").await.unwrap();
+    assert_eq!(store.apply(vec![Change { puts: vec![plain(Kind::Agent, "goes", "{}")], ..change(99) }]).await.unwrap(), [Outcome::Applied]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_stands_still_ends() {
+    let Some((database, _, [store])) = daemons::<1>().await else { return };
+    let mut watcher = outside(&database.url).await;
+    // What the store's own connections are set to, told by one of them.
+    watcher
+        .execute(
+            "CREATE TABLE told (name text, value text); CREATE FUNCTION tells() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             INSERT INTO told SELECT s, current_setting(s) FROM unnest(ARRAY['idle_in_transaction_session_timeout', 'lock_timeout', \
+             'statement_timeout', 'synchronous_commit', 'application_name', 'transaction_isolation']) AS s; RETURN new; END $$; \
+             CREATE TRIGGER tells BEFORE INSERT ON record FOR EACH ROW EXECUTE FUNCTION tells()",
+        )
+        .await
+        .unwrap();
+    store.apply(vec![Change { puts: vec![plain(Kind::Agent, "agent", "{}")], ..change(1) }]).await.unwrap();
+    let told = watcher.fetch_all("SELECT value FROM told ORDER BY name").await.unwrap();
+    let told: Vec<String> = told.iter().map(|row| row.get(0)).collect();
+    assert_eq!(told, ["sandclock", "5s", "6s", "10s", "on", "read committed"]);
 }
