@@ -181,17 +181,16 @@ fn store(mut section: Section<'_, '_>, data: &Path) -> StoreSettings {
         }
     };
     let is_mongodb = matches!(url, StoreUrl::Mongodb(_));
-    let is_server = is_mongodb || matches!(url, StoreUrl::Postgres(_) | StoreUrl::Redis(_));
+    let has_prefix = is_mongodb || matches!(url, StoreUrl::Redis(_));
     let database = section.or(key("database", "SANDCLOCK_STORE_DATABASE"), None, show, |node| name(node, is_mongodb, 38));
-    let prefix = section.or(key("prefix", "SANDCLOCK_STORE_PREFIX"), None, show, |node| name(node, is_server, 60));
+    let prefix = section.or(key("prefix", "SANDCLOCK_STORE_PREFIX"), None, show, |node| name(node, has_prefix, 60));
     section.finish();
-    let named = || "sandclock".to_owned();
     match url {
         StoreUrl::Memory => StoreSettings::Memory,
         StoreUrl::Sqlite => StoreSettings::Sqlite { path: data.join("sandclock.db") },
         StoreUrl::SqliteAt(path) => StoreSettings::Sqlite { path },
-        StoreUrl::Postgres(url) => StoreSettings::Postgres { url, prefix: prefix.unwrap_or_else(named) },
-        StoreUrl::Redis(url) => StoreSettings::Redis { url, prefix: prefix.unwrap_or_else(named) },
+        StoreUrl::Postgres(url) => StoreSettings::Postgres { url },
+        StoreUrl::Redis(url) => StoreSettings::Redis { url, prefix: prefix.unwrap_or_else(|| "sandclock".to_owned()) },
         StoreUrl::Mongodb(url) => StoreSettings::Mongodb { url, database, prefix: prefix.unwrap_or_default() },
     }
 }

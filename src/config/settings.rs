@@ -79,8 +79,6 @@ pub enum StoreSettings {
     Postgres {
         /// The server and the database.
         url: ServerUrl,
-        /// The schema of the tables.
-        prefix: String,
     },
     /// In Redis or Valkey.
     Redis {

@@ -37,7 +37,7 @@ mod record;
 pub mod redis;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
-pub mod server;
+mod server;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql;
 
@@ -45,6 +45,8 @@ pub use change::{Change, ChangeId, Guard, Outcome};
 pub use hint::Hint;
 pub use record::{Index, Kind, Lease, MAX_BODY_BYTES, NumberedEvent, PARKED_FOR, Put, Record, RecordId, When};
 pub use request::{ClaimAgent, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Page, PageRequest, Renewal, Scope};
+#[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
+pub use server::ServerClock;
 
 use record::put_aside;
 

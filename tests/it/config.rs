@@ -291,7 +291,7 @@ fn the_names_of_a_store_are_for_the_stores_that_have_them() {
     );
     for (url, file, piece) in [
         ("sqlite", "prefix = \"x\"", "means nothing"),
-        ("postgres://u:tiger@h/d", "database = \"x\"", "means nothing for the store `postgres://h/d`"),
+        ("postgres://u:tiger@h/d", "prefix = \"x\"", "means nothing for the store `postgres://h/d`"),
         ("redis://h", "database = \"x\"", "means nothing"),
         ("redis://h", "prefix = \"a b\"", "letters"),
         ("mongodb://h", "database = \"a.b\"", "letters"),
@@ -319,9 +319,8 @@ fn stores_are_chosen_by_every_form_of_the_seed() {
         let loaded = good("", env);
         assert!(!format!("{loaded:?}").contains("tiger"));
         match loaded.settings.store {
-            StoreSettings::Postgres { url, prefix } | StoreSettings::Redis { url, prefix } => {
-                (url.to_string(), url.expose().contains("tiger"), None, prefix)
-            }
+            StoreSettings::Postgres { url } => (url.to_string(), url.expose().contains("tiger"), None, String::new()),
+            StoreSettings::Redis { url, prefix } => (url.to_string(), url.expose().contains("tiger"), None, prefix),
             StoreSettings::Mongodb { url, database, prefix } => (url.to_string(), url.expose().contains("tiger"), database, prefix),
             other => panic!("{other:?}"),
         }
@@ -329,8 +328,8 @@ fn stores_are_chosen_by_every_form_of_the_seed() {
     let (uri, database) = ("OMNICOREAGENT_BACKGROUND_TASK_STORE_URI", "OMNICOREAGENT_BACKGROUND_TASK_STORE_DATABASE");
     let prefix = "OMNICOREAGENT_BACKGROUND_TASK_STORE_PREFIX";
     let is = |url: &str, database: Option<&str>, prefix: &str| (url.to_owned(), true, database.map(str::to_owned), prefix.to_owned());
-    assert_eq!(shown(&[(kind, "sql"), (url, "postgresql+asyncpg://u:tiger@h/d")]), is("postgres://h/d", None, "sandclock"));
-    assert_eq!(shown(&[(kind, "sql"), ("DATABASE_URL", "postgresql://u:tiger@h/d")]), is("postgres://h/d", None, "sandclock"));
+    assert_eq!(shown(&[(kind, "sql"), (url, "postgresql+asyncpg://u:tiger@h/d")]), is("postgres://h/d", None, ""));
+    assert_eq!(shown(&[(kind, "sql"), ("DATABASE_URL", "postgresql://u:tiger@h/d")]), is("postgres://h/d", None, ""));
     assert_eq!(shown(&[(kind, "redis"), (url, "redis://u:tiger@h")]), is("redis://h", None, "sandclock"));
     assert_eq!(shown(&[(kind, "redis"), (url, "rediss://u:tiger@h:1/2"), (prefix, "mine")]), is("rediss://h:1/2", None, "mine"));
     assert_eq!(shown(&[(kind, "redis"), ("REDIS_URL", "redis://u:tiger@r")]), is("redis://r", None, "sandclock"));

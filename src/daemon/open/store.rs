@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::OpenError;
 use crate::clock::Clock;
 use crate::config::StoreSettings;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
+use crate::store::ServerClock;
 use crate::store::memory::MemoryStore;
 #[cfg(feature = "mongodb")]
 use crate::store::mongodb::{MongoOptions, MongoStore};
 #[cfg(feature = "redis")]
 use crate::store::redis::RedisStore;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
-use crate::store::server::ServerClock;
 #[cfg(feature = "postgres")]
 use crate::store::sql::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
@@ -38,8 +38,8 @@ pub async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Ar
         #[cfg(feature = "sqlite")]
         StoreSettings::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path, Arc::clone(clock)).await?)),
         #[cfg(feature = "postgres")]
-        StoreSettings::Postgres { url, prefix } => {
-            let connect = async || PostgresStore::connect(url.expose(), prefix, ServerClock::of_server(Arc::clone(clock))).await;
+        StoreSettings::Postgres { url } => {
+            let connect = async || PostgresStore::connect(url.expose(), ServerClock::of_server(Arc::clone(clock))).await;
             Ok(Arc::new(patiently(url, connect).await?))
         }
         #[cfg(feature = "redis")]

@@ -50,26 +50,28 @@ const RENEWAL_BOUND: Duration = Duration::from_secs(7);
 /// How old the server's answer may be that the present is reckoned from.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 
-/// A store in a schema of a PostgreSQL database.
+/// The schema that holds the store.
+const SCHEMA: &str = "sandclock";
+
+/// A store in a PostgreSQL database.
 pub struct PostgresStore {
     pool: Pool,
     renewals: Pool,
     clock: ServerClock,
-    schema: String,
 }
 
 impl PostgresStore {
-    /// Connects to the database that the URL names, and sees to it that `schema` holds a store of this version: a new one is made, an
-    /// older one is brought forward.
+    /// Connects to the database that the URL names, and sees to it that its schema `sandclock` holds a store of this version: a new one is
+    /// made, an older one is brought forward.
     ///
     /// # Errors
     /// The server cannot be reached now ([`StoreError::Unavailable`]); the URL, the user, the database, the server's version or the
     /// schema's cannot be used as they are ([`StoreError::Invalid`]).
-    pub async fn connect(url: &str, schema: &str, clock: ServerClock) -> Result<Self, StoreError> {
-        let server = connect::server(url, schema)?;
-        connect::prepare(&server, schema).await?;
+    pub async fn connect(url: &str, clock: ServerClock) -> Result<Self, StoreError> {
+        let server = connect::server(url)?;
+        connect::prepare(&server).await?;
         let pool = Pool::new(server.clone(), CONNECTIONS, BOUND);
-        Ok(PostgresStore { pool, renewals: Pool::new(server, 1, RENEWAL_BOUND), clock, schema: schema.to_owned() })
+        Ok(PostgresStore { pool, renewals: Pool::new(server, 1, RENEWAL_BOUND), clock })
     }
 
     /// The present that judges, of a row that begins with the server's.
@@ -153,9 +155,9 @@ impl PostgresStore {
     }
 }
 
-/// A number for an advisory lock, which the whole database shares.
-fn lock_key(schema: &str, what: &str) -> i64 {
-    let hash = blake3::hash(format!("sandclock/{schema}/{what}").as_bytes());
+/// A number for an advisory lock in the database.
+fn lock_key(what: &str) -> i64 {
+    let hash = blake3::hash(format!("{SCHEMA}/{what}").as_bytes());
     hash.as_bytes().first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
 

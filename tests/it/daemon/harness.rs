@@ -14,10 +14,10 @@ use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::run::Attempt;
 use sandclock::domain::time::{Seconds, Timestamp};
+use sandclock::store::ServerClock;
 use sandclock::store::memory::MemoryStore;
 use sandclock::store::mongodb::{MongoOptions, MongoStore};
 use sandclock::store::redis::RedisStore;
-use sandclock::store::server::ServerClock;
 use sandclock::store::sql::postgres::PostgresStore;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{Counts, PageRequest, RecordId, Store};
@@ -116,7 +116,7 @@ async fn connected(url: String, name: String, clock: Arc<TestClock>) -> Arc<dyn 
             let options = MongoOptions { database: Some(name), ..MongoOptions::default() };
             Arc::new(MongoStore::connect(&url, &options, clock).await.unwrap())
         }
-        _ => Arc::new(PostgresStore::connect(&url, "sandclock", clock).await.unwrap()),
+        _ => Arc::new(PostgresStore::connect(&url, clock).await.unwrap()),
     }
 }
 
@@ -133,15 +133,7 @@ impl World {
             (_, None) => Arc::new(MemoryStore::new(of_store)),
         };
         let faulty = Faulty::new(store);
-        World {
-            store: Arc::<Faulty>::clone(&faulty),
-            faulty,
-            clock,
-            stage: Stage::new(),
-            root,
-            incarnations: AtomicU32::new(1),
-            database,
-        }
+        World { store: Arc::<Faulty>::clone(&faulty), faulty, clock, stage: Stage::new(), root, incarnations: AtomicU32::new(1), database }
     }
 
     /// The store as a daemon gets it: by a connection that goes with the daemon's runtime where the store is a server's.

@@ -22,9 +22,9 @@ use sandclock::domain::id::{AgentId, RunId, TaskId, WorkerId};
 use sandclock::domain::policy::{OnUnknown, RetryPolicy};
 use sandclock::domain::run::{Run, RunPolicy, SlotPart, Status, Trigger};
 use sandclock::domain::time::{Seconds, Timestamp};
+use sandclock::store::ServerClock;
 use sandclock::store::memory::MemoryStore;
 use sandclock::store::redis::RedisStore;
-use sandclock::store::server::ServerClock;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{
     Change, ChangeId, ClaimAgent, ClaimRequest, Claimed, CountScope, Guard, Index, Kind, NumberedEvent, Outcome, Put, Record, RecordId,

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use sandclock::domain::event::EventName;
 use sandclock::domain::id::WorkerId;
 use sandclock::domain::run::Status;
-
+use sandclock::store::ServerClock;
 use sandclock::store::sql::postgres::PostgresStore;
 use sandclock::store::{Change, ChangeId, Claimed, CountScope, DueKind, Guard, Kind, Outcome, Put, RecordId, Renewal, Store, StoreError};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection, Row as _};
@@ -22,8 +22,6 @@ use crate::servers::{self, TestDatabase};
 mod cost;
 mod outages;
 
-const SCHEMA: &str = "sandclock";
-
 /// A new store on the shared server, which reads the place's clock.
 pub async fn place() -> Option<Place> {
     let database = servers::postgres().await?;
@@ -33,7 +31,7 @@ pub async fn place() -> Option<Place> {
 }
 
 async fn open(database: &TestDatabase, clock: &Arc<ManualClock>) -> PostgresStore {
-    PostgresStore::connect(&database.url, SCHEMA, ServerClock::given(clock.clone())).await.unwrap()
+    PostgresStore::connect(&database.url, ServerClock::given(clock.clone())).await.unwrap()
 }
 
 /// As many daemons as asked for, on one new database.
@@ -233,7 +231,7 @@ async fn a_lease_that_is_being_renewed_has_not_passed() {
 #[tokio::test]
 async fn a_renewal_that_waited_past_the_leases_end_is_lost() {
     let Some(database) = servers::postgres().await else { return };
-    let store = PostgresStore::connect(&database.url, SCHEMA, ServerClock::of_server(ManualClock::new())).await.unwrap();
+    let store = PostgresStore::connect(&database.url, ServerClock::of_server(ManualClock::new())).await.unwrap();
     enqueue(&store, 1..2, "agent").await;
     let wish = sandclock::store::ClaimRequest { lease: Duration::from_secs(1), ..request(1, "daemon.one", &[("agent", None)], 1) };
     assert_eq!(store.claim(wish).await.unwrap().len(), 1);
@@ -258,7 +256,7 @@ async fn only_the_servers_clock_judges() {
     for minutes in [-5_i64, 5] {
         let clock = ManualClock::new();
         clock.step_wall(minutes * 60_000_000);
-        let store = PostgresStore::connect(&database.url, SCHEMA, ServerClock::of_server(clock.clone())).await.unwrap();
+        let store = PostgresStore::connect(&database.url, ServerClock::of_server(clock.clone())).await.unwrap();
         let number = u32::try_from(minutes + 10).unwrap();
         enqueue(&store, number..number + 1, "agent").await;
         let wish = sandclock::store::ClaimRequest {

@@ -11,8 +11,8 @@ use sandclock::clock::SystemClock;
 use sandclock::domain::event::EventName;
 use sandclock::domain::id::WorkerId;
 use sandclock::domain::run::{Run, Status};
+use sandclock::store::ServerClock;
 use sandclock::store::redis::RedisStore;
-use sandclock::store::server::ServerClock;
 use sandclock::store::{
     Change, ChangeId, CountScope, DueKind, Guard, Index, Kind, Outcome, PageRequest, Put, RecordId, Renewal, Scope, Store, StoreError,
 };

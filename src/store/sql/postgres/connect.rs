@@ -12,6 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Row as _};
 
 use super::super::super::StoreError;
+use super::SCHEMA;
 use super::errors::{Address, Failure};
 use super::pool::{Lent, Pool, Server};
 
@@ -35,18 +36,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What stands before what a URL says.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// What the URL says, with our settings for this schema.
-pub fn server(url: &str, schema: &str) -> Result<Server, StoreError> {
+/// What the URL says, with our settings.
+pub fn server(url: &str) -> Result<Server, StoreError> {
     let wrong = |why: &str| {
         StoreError::Invalid(format!(
             "the store's URL is not one of PostgreSQL: {why}; it has the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE, \
              and what is not a letter or a digit in the password is percent-encoded"
         ))
     };
-    if schema.is_empty() || schema.len() > 63 || schema.chars().any(|c| c == '"' || c.is_control()) {
-        let shown = schema.escape_debug();
-        return Err(StoreError::Invalid(format!("`{shown}` cannot be the name of the store's schema; use 1 to 63 letters, digits and _")));
-    }
     if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
         return Err(wrong("it begins otherwise"));
     }
@@ -65,17 +62,17 @@ pub fn server(url: &str, schema: &str) -> Result<Server, StoreError> {
     let place = options.get_socket().map_or_else(|| options.get_host().to_owned(), |path| path.display().to_string());
     let database = options.get_database().unwrap_or_default();
     let address = Address(format!("the PostgreSQL database {place}:{}/{database}", options.get_port()));
-    Ok(Server { options: options.disable_statement_logging(), address, settings: format!("{SETTINGS}\"{schema}\"") })
+    Ok(Server { options: options.disable_statement_logging(), address, settings: format!("{SETTINGS}{SCHEMA}") })
 }
 
 /// Sees to it that the schema is there and is this version's.
-pub async fn prepare(server: &Server, schema: &str) -> Result<(), StoreError> {
+pub async fn prepare(server: &Server) -> Result<(), StoreError> {
     let pool = Pool::new(server.clone(), 1, PATIENCE);
     let prepared = pool.bounded(async {
         let mut lent = pool.begin("").await?;
         supported(&mut lent, server).await?;
-        if version(&mut lent, server, schema).await? != MIGRATIONS.len() {
-            migrate(&mut lent, server, schema).await?;
+        if version(&mut lent, server).await? != MIGRATIONS.len() {
+            migrate(&mut lent, server).await?;
         }
         Ok(())
     });
@@ -95,8 +92,8 @@ async fn supported(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Resu
 }
 
 /// The schema's version; 0 where there is none.
-async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server, schema: &str) -> Result<usize, Failure> {
-    let table = format!("\"{schema}\".schema_version");
+async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result<usize, Failure> {
+    let table = format!("{SCHEMA}.schema_version");
     let found = lent.fetch(sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(table)).await?;
     if !found.iter().map(|row| row.try_get(0)).collect::<Result<Vec<bool>, _>>()?.contains(&true) {
         return Ok(0);
@@ -115,15 +112,15 @@ async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server, schema: &
 }
 
 /// Brings the schema forward, one daemon at a time. The lock is older than the transaction, so that this one sees what the one before did.
-async fn migrate(lent: &mut Lent<'_>, server: &Server, schema: &str) -> Result<(), Failure> {
-    lent.run(&format!("SELECT pg_advisory_lock({})", super::lock_key(schema, "schema"))).await?;
+async fn migrate(lent: &mut Lent<'_>, server: &Server) -> Result<(), Failure> {
+    lent.run(&format!("SELECT pg_advisory_lock({})", super::lock_key("schema"))).await?;
     lent.run("BEGIN").await?;
-    let done = version(lent, server, schema).await?;
+    let done = version(lent, server).await?;
     if done == 0 {
         // Who may not create schemas may have been given one.
-        let found = lent.fetch(sqlx::query("SELECT FROM pg_namespace WHERE nspname = $1").bind(schema.to_owned())).await?;
+        let found = lent.fetch(sqlx::query("SELECT FROM pg_namespace WHERE nspname = $1").bind(SCHEMA)).await?;
         if found.is_empty() {
-            lent.run(&format!("CREATE SCHEMA \"{schema}\"")).await?;
+            lent.run(&format!("CREATE SCHEMA {SCHEMA}")).await?;
         }
         lent.run("CREATE TABLE schema_version (version bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())").await?;
     }

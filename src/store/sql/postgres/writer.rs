@@ -70,7 +70,7 @@ impl PostgresStore {
             .await?;
         let first = rows.first().ok_or_else(|| StoreError::corrupt("the server did not tell the time"))?;
         let (at, block) = (self.told(first, instead)?, first.some_number(1)?);
-        batch.begin_above(block);
+        batch.number_from(block);
         for row in &rows {
             let id = match (row.number(2)?, row.text(3)?) {
                 (Some(place), _) => usize::try_from(place).ok().and_then(|place| batch.wanted().get(place).cloned()),
@@ -85,7 +85,7 @@ impl PostgresStore {
 
     /// Leases ready runs.
     pub(super) async fn claim_all(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, Failure> {
-        let begin = claim_begin(&self.schema, request);
+        let begin = claim_begin(request);
         let mut lent = self.pool.begin(&begin).await?;
         for _ in 1..TRIES {
             match self.try_claim(&mut lent, request).await {
@@ -150,10 +150,10 @@ impl PostgresStore {
 
 /// Begins a claim's transaction. A wish that is told twice at once is met one after the other, and so are all wishes for runs of an
 /// agent with a limit, since each must count what the others took.
-fn claim_begin(schema: &str, request: &ClaimRequest) -> String {
+fn claim_begin(request: &ClaimRequest) -> String {
     let limited = request.agents.iter().filter(|wanted| wanted.max_running.is_some());
-    let mut keys: Vec<i64> = limited.map(|wanted| super::lock_key(schema, &format!("agent/{}", wanted.agent))).collect();
-    keys.push(super::lock_key(schema, &format!("token/{}/{:032x}", request.worker, request.token.0)));
+    let mut keys: Vec<i64> = limited.map(|wanted| super::lock_key(&format!("agent/{}", wanted.agent))).collect();
+    keys.push(super::lock_key(&format!("token/{}/{:032x}", request.worker, request.token.0)));
     keys.sort_unstable();
     keys.iter().fold("BEGIN".to_owned(), |sql, key| format!("{sql}; SELECT pg_advisory_xact_lock({key})"))
 }

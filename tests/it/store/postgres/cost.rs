@@ -21,7 +21,7 @@ async fn read(watcher: &mut PgConnection) -> i64 {
 
 /// Everything that a daemon asks of a store, on ten runs that go again.
 async fn work(url: &str, clock: &Arc<ManualClock>, round: u32) {
-    let store = PostgresStore::connect(url, SCHEMA, ServerClock::given(clock.clone())).await.unwrap();
+    let store = PostgresStore::connect(url, ServerClock::given(clock.clone())).await.unwrap();
     let numbers = 1000 * round..1000 * round + 10;
     enqueue(&store, numbers.clone(), "agent").await;
     let claimed = store.claim(request(u128::from(round), "daemon.one", &[("agent", Some(1000)), ("other", None)], 10)).await.unwrap();

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use super::*;
 
 async fn connect(url: &str) -> Result<PostgresStore, StoreError> {
-    PostgresStore::connect(url, SCHEMA, ServerClock::given(ManualClock::new())).await
+    PostgresStore::connect(url, ServerClock::given(ManualClock::new())).await
 }
 
 async fn refused(url: &str) -> StoreError {
