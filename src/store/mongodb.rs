@@ -25,16 +25,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
+use ::mongodb::change_stream::ChangeStream;
+use ::mongodb::change_stream::event::ChangeStreamEvent;
 use ::mongodb::options::{Acknowledgment, WriteConcern};
 use ::mongodb::{Client, Collection};
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
 use super::request::Times;
 use super::server::ServerClock;
 use super::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
-    Scope, Store, StoreError,
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Hint, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
+    Renewal, Scope, Store, StoreError,
 };
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
@@ -106,6 +110,8 @@ struct Tables {
     meta: Collection<Document>,
     /// The same as the primary has them.
     meta_now: Collection<Document>,
+    /// What daemons tell each other; the oldest give way.
+    hints: Collection<Document>,
 }
 
 /// What every write waits for.
@@ -215,6 +221,22 @@ impl Store for MongoStore {
             return Ok(now);
         }
         self.bounded(self.read_now()).await
+    }
+
+    async fn tell(&self, hint: &Hint) -> Result<(), StoreError> {
+        let told = self.tables.hints.insert_one(doc! { "hint": hint.to_text() });
+        self.bounded(async { told.await.map(drop).map_err(|error| self.server.failed(&error)) }).await
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
+        let told = self.bounded(async { self.tables.hints.watch().await.map_err(|error| self.server.failed(&error)) }).await?;
+        let next = async |mut told: ChangeStream<ChangeStreamEvent<Document>>| loop {
+            let text = told.next().await?.ok()?.full_document;
+            if let Some(hint) = text.as_ref().and_then(|told| Hint::of_text(told.get_str("hint").ok()?)) {
+                return Some((hint, told));
+            }
+        };
+        Ok(Box::pin(futures::stream::unfold(told, next)))
     }
 
     async fn close(&self) {

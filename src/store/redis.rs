@@ -20,14 +20,15 @@ use std::time::{Duration, Instant};
 
 use ::redis::{Cmd, Value};
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
 use super::record::unreadable;
 use super::request::Times;
 use super::server::ServerClock;
 use super::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Kind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
-    Renewal, Scope, Store, StoreError,
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Hint, Kind, NumberedEvent, Outcome, Page, PageRequest, Record,
+    RecordId, Renewal, Scope, Store, StoreError,
 };
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
@@ -299,6 +300,16 @@ impl Store for RedisStore {
         let fields = Fields::of(self.reads.ask(&::redis::cmd("TIME")).await?)?;
         let micros = fields.some_number(0)?.saturating_mul(1_000_000).saturating_add(fields.some_number(1)?);
         Ok(self.clock.tell(Timestamp::from_micros(micros)).now)
+    }
+
+    async fn tell(&self, hint: &Hint) -> Result<(), StoreError> {
+        let mut call = ::redis::cmd("PUBLISH");
+        call.arg(self.work.channel()).arg(hint.to_text());
+        self.reads.ask(&call).await.map(drop)
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
+        self.reads.listen().await
     }
 
     async fn close(&self) {

@@ -32,6 +32,8 @@ const OLDEST_WIRE: i32 = 17;
 const CONNECTIONS: u32 = 16;
 /// The most connections that renewals use.
 const RENEWING: u32 = 2;
+/// How much of what daemons told each other is kept.
+const HINT_BYTES: u64 = 1 << 20;
 /// There is such a collection already.
 const NAMESPACE_EXISTS: i32 = 48;
 /// Databases that are the server's own.
@@ -148,6 +150,7 @@ impl Tables {
             counts: database.collection(&name("counts")),
             meta: database.collection(&name("meta")),
             meta_now: database.collection_with_options(&name("meta"), of_leases()),
+            hints: database.collection(&name("hints")),
         }
     }
 }
@@ -206,6 +209,11 @@ impl MongoStore {
             {
                 return Err(failed(error));
             }
+        }
+        if let Err(error) = database.create_collection(tables.hints.name()).capped(true).size(HINT_BYTES).await
+            && !is_code(&error, NAMESPACE_EXISTS)
+        {
+            return Err(failed(error));
         }
         tables.records.create_indexes(record_indexes()).await.map_err(failed)?;
         tables.leases.create_indexes(lease_indexes()).await.map_err(failed)?;

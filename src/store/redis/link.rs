@@ -9,11 +9,13 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
+use ::redis::aio::{MultiplexedConnection, PubSub};
 use ::redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
-use super::super::StoreError;
+use super::super::{Hint, StoreError};
 use super::answer::Fields;
 use super::scripts::SCRIPTS;
 use crate::domain::text::printable;
@@ -110,6 +112,29 @@ impl Link {
     /// The server cannot be reached, or refuses.
     pub async fn proceed(&self, mut live: Live, call: &Cmd) -> Result<Value, StoreError> {
         self.send(&mut live, call).await.map_err(|error| self.failed(&error))
+    }
+
+    /// Where the daemons of the store tell each other what changed.
+    pub fn channel(&self) -> String {
+        format!("{}:hints", self.key)
+    }
+
+    /// Listens to the channel, on a connection of its own; the stream ends with it.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn listen(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
+        let listening = async {
+            let mut channel = self.client.get_async_pubsub().await?;
+            channel.subscribe(self.channel()).await?;
+            Ok(channel)
+        };
+        let listening: Result<PubSub, RedisError> = match tokio::time::timeout(CONNECT, listening).await {
+            Ok(listening) => listening,
+            Err(_) => return self.late(),
+        };
+        let told = listening.map_err(|error| self.failed(&error))?.into_on_message();
+        Ok(Box::pin(told.filter_map(async |told| Hint::of_text(&told.get_payload::<String>().ok()?))))
     }
 
     /// Lets go of the connection for good.

@@ -18,15 +18,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgArguments, PgRow};
+use futures::stream::BoxStream;
+use sqlx::postgres::{PgArguments, PgListener, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
 use super::super::request::Times;
 use super::super::server::ServerClock;
 use super::super::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
-    Scope, Store, StoreError,
+    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Hint, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
+    Renewal, Scope, Store, StoreError,
 };
 use super::lists::PageQuery;
 use super::rows::{self, Fields};
@@ -49,6 +50,9 @@ const RENEWAL_BOUND: Duration = Duration::from_secs(7);
 
 /// How old the server's answer may be that the present is reckoned from.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
+
+/// Where the daemons of a database tell each other what changed.
+const CHANNEL: &str = "sandclock_hints";
 
 /// The schema that holds the store.
 const SCHEMA: &str = "sandclock";
@@ -246,6 +250,24 @@ impl Store for PostgresStore {
             Some(now) => Ok(now),
             None => self.pool.bounded(self.ask_now()).await,
         }
+    }
+
+    async fn tell(&self, hint: &Hint) -> Result<(), StoreError> {
+        let text = hint.to_text();
+        let told = self.pool.fetch(|| sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(text.clone()));
+        self.pool.bounded(told).await.map(drop)
+    }
+
+    async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
+        let listener = self.pool.bounded(self.pool.listen(CHANNEL)).await?;
+        let next = async |mut listener: PgListener| loop {
+            // None: the connection broke, and what was told meanwhile is lost.
+            let told = listener.try_recv().await.ok()??;
+            if let Some(hint) = Hint::of_text(told.payload()) {
+                return Some((hint, listener));
+            }
+        };
+        Ok(Box::pin(futures::stream::unfold(listener, next)))
     }
 
     async fn close(&self) {

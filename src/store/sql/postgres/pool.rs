@@ -9,7 +9,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -102,6 +102,15 @@ impl Pool {
             }
         };
         Ok(Lent { connection, pool: self, is_new, _permit: permit })
+    }
+
+    /// Listens to a channel, on a connection of its own.
+    pub async fn listen(&self, channel: &str) -> Result<PgListener, Failure> {
+        let one = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.server.options.clone());
+        let mut listener = PgListener::connect_with(&one).await?;
+        listener.eager_reconnect(false);
+        listener.listen(channel).await?;
+        Ok(listener)
     }
 
     /// Closes the connections that nobody uses: where one has broken the others have too.
