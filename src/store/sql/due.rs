@@ -10,17 +10,6 @@ use crate::domain::run::Status;
 /// The statuses of runs that wait for somebody.
 pub const PARKED: [Status; 2] = [Status::AwaitingApproval, Status::AwaitingBudget];
 
-/// When the next ready run is due after the present. One step an agent that has any, along the index that claims use.
-pub fn next_ready(now: &str) -> String {
-    format!(
-        "WITH RECURSIVE waiting (agent) AS ( \
-           SELECT min(agent) FROM record WHERE ready = 1 \
-           UNION ALL \
-           SELECT (SELECT min(r.agent) FROM record AS r WHERE r.ready = 1 AND r.agent > w.agent) FROM waiting AS w WHERE w.agent IS NOT NULL) \
-         SELECT min((SELECT min(r.due) FROM record AS r WHERE r.ready = 1 AND r.agent = w.agent AND r.due > {now})) FROM waiting AS w"
-    )
-}
-
 /// Records of a kind other than runs that were due by then, and when the next one is.
 pub fn aged(kind: Kind, now: &str, head: &str) -> String {
     conditions(&[format!("kind = '{}' AND status IS NULL", kind.as_str())], now, head)
@@ -34,7 +23,8 @@ pub fn runs(statuses: &[Status], now: &str, head: &str) -> String {
 
 /// Each condition is walked along an index of its own.
 fn conditions(conditions: &[String], now: &str, head: &str) -> String {
-    let next = |condition: &String| format!("SELECT min(due) AS due FROM record WHERE {condition} AND due > {now}");
+    let next =
+        |condition: &String| format!("SELECT (SELECT due FROM record WHERE {condition} AND due > {now} ORDER BY due LIMIT 1) AS due");
     let due = |condition: &String| format!("SELECT due, ord FROM record WHERE {condition} AND due <= {now}");
     let all = |part: &dyn Fn(&String) -> String| conditions.iter().map(part).collect::<Vec<_>>().join(" UNION ALL ");
     sql(head, &format!("SELECT min(p.due) FROM ({}) AS p", all(&next)), &format!("{} ORDER BY due, ord LIMIT $2 + 0", all(&due)))

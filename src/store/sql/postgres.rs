@@ -12,8 +12,6 @@ mod connect;
 mod errors;
 mod pool;
 mod statements;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use std::collections::HashMap;

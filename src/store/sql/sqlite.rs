@@ -220,7 +220,7 @@ impl Store for SqliteStore {
         let timed = |sql: &'static str| sqlx::query(sql).bind(now.micros()).bind(number(limit));
         let aged = |sql: String| sqlx::query(AssertSqlSafe(sql)).bind((now - for_at_least).micros()).bind(number(limit));
         let query = match &what {
-            DueKind::Ready => sqlx::query(statements::NEXT_READY.as_str()).bind(now.micros()),
+            DueKind::Ready => sqlx::query(statements::NEXT_READY).bind(now.micros()),
             DueKind::ExpiredLeases => timed(&statements::EXPIRED_LEASES),
             DueKind::OlderIncarnations { daemon, current } => sqlx::query(statements::OLDER_INCARNATIONS.as_str())
                 .bind(daemon.clone())

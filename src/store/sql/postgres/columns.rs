@@ -1,7 +1,9 @@
 //! What a batch writes, as the arrays that [`super::statements::WRITE`] takes.
 
+use std::collections::HashMap;
+
 use super::super::super::ChangeId;
-use super::super::super::batch::{Row, Writes};
+use super::super::super::batch::{Named, Row, Writes};
 use super::PgQuery;
 use super::statements;
 use crate::domain::id::WorkerId;
@@ -26,7 +28,7 @@ fn number(number: u64) -> i64 {
 }
 
 /// The columns of records that new ones and others have.
-fn records<'a>(query: PgQuery, rows: &[&'a Row]) -> PgQuery {
+fn records(query: PgQuery, rows: &[&Row]) -> PgQuery {
     fn all<'a, T>(rows: &[&'a Row], of: impl Fn(&'a Row) -> T) -> Vec<T> {
         rows.iter().map(|row| of(row)).collect()
     }
@@ -55,7 +57,9 @@ pub fn write(writes: &Writes, block: i64, holder: Option<&Holder<'_>>) -> PgQuer
     let query = records(sqlx::query(statements::WRITE), &new)
         .bind(new.iter().map(|row| row.id.text()).collect::<Vec<_>>())
         .bind(new.iter().map(|row| row.id.kind.as_str()).collect::<Vec<_>>());
-    let fence = |order: i64| rows().find(|row| row.known.order == order).map_or(0, |row| number(row.known.fence));
+    let fences: HashMap<i64, i64> =
+        if writes.leased.is_empty() { HashMap::new() } else { rows().map(|row| (row.known.order, number(row.known.fence))).collect() };
+    let fence = |run: &Named| fences.get(&run.order).copied().unwrap_or(0);
     records(query, &changed)
         .bind(writes.events.iter().map(|event| event.run.order).collect::<Vec<_>>())
         .bind(writes.events.iter().map(|event| number(event.sequence)).collect::<Vec<_>>())
@@ -65,7 +69,7 @@ pub fn write(writes: &Writes, block: i64, holder: Option<&Holder<'_>>) -> PgQuer
         .bind(writes.counts.iter().map(|(_, status, _)| status.map_or("", Status::as_str)).collect::<Vec<_>>())
         .bind(writes.counts.iter().map(|(.., by)| *by).collect::<Vec<_>>())
         .bind(writes.leased.iter().map(|run| run.order).collect::<Vec<_>>())
-        .bind(writes.leased.iter().map(|run| fence(run.order)).collect::<Vec<_>>())
+        .bind(writes.leased.iter().map(fence).collect::<Vec<_>>())
         .bind(holder.map(|holder| holder.worker.as_str().to_owned()))
         .bind(holder.map(|holder| holder.worker.daemon().to_owned()))
         .bind(holder.map(|holder| holder.token.0.to_be_bytes().to_vec()))

@@ -25,7 +25,7 @@ const OLDEST: i32 = 140_000;
 /// What every connection begins with. What a transaction holds must not outlive a daemon that stands still in it, so others wait longer
 /// for a lock than the server waits for a transaction. Every statement is made for nested loops along an index, so its plan must not
 /// turn to another with what the server has counted.
-const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = '3s'; \
+const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET idle_in_transaction_session_timeout = '5s'; \
      SET lock_timeout = '6s'; SET statement_timeout = '10s'; SET plan_cache_mode = force_generic_plan; SET jit = off; \
      SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
      SET enable_material = off; SET search_path = ";
@@ -69,13 +69,11 @@ pub fn server(url: &str) -> Result<Server, StoreError> {
 pub async fn prepare(server: &Server) -> Result<(), StoreError> {
     let pool = Pool::new(server.clone(), 1, PATIENCE);
     let prepared = pool.bounded(async {
-        let mut lent = pool.begin("BEGIN").await?;
+        let mut lent = pool.begin("").await?;
         supported(&mut lent, server).await?;
         if version(&mut lent, server).await? != MIGRATIONS.len() {
             migrate(&mut lent, server).await?;
         }
-        lent.run("COMMIT").await?;
-        lent.keep();
         Ok(())
     });
     let prepared = prepared.await;
@@ -113,9 +111,10 @@ async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result
     }
 }
 
-/// Brings the schema forward, one daemon at a time.
+/// Brings the schema forward, one daemon at a time. The lock is older than the transaction, so that this one sees what the one before did.
 async fn migrate(lent: &mut Lent<'_>, server: &Server) -> Result<(), Failure> {
-    lent.run(&format!("SELECT pg_advisory_xact_lock({})", super::lock_key("schema"))).await?;
+    lent.run(&format!("SELECT pg_advisory_lock({})", super::lock_key("schema"))).await?;
+    lent.run("BEGIN").await?;
     let done = version(lent, server).await?;
     if done == 0 {
         // Who may not create schemas may have been given one.
@@ -128,5 +127,5 @@ async fn migrate(lent: &mut Lent<'_>, server: &Server) -> Result<(), Failure> {
     for (number, sql) in (1..).zip(MIGRATIONS).skip(done) {
         lent.run(&format!("{sql}; INSERT INTO schema_version (version) VALUES ({number})")).await?;
     }
-    Ok(())
+    lent.run("COMMIT").await
 }

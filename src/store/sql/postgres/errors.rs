@@ -94,6 +94,7 @@ impl Address {
             }
             "42501" => StoreError::Invalid(format!("{at}: {said}; grant it to the user of the store's URL")),
             _ if state.starts_with("22") || state.starts_with("54") => StoreError::Invalid(format!("{at}: {said}")),
+            "23505" => StoreError::Unavailable(format!("{at}: others were faster too often: {said} ({state})")),
             _ if state.starts_with("42") || state.starts_with("XX") || state.starts_with("23") => {
                 StoreError::Corrupt(format!("{at}: {said} ({state})"))
             }

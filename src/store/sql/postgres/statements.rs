@@ -3,6 +3,9 @@
 //! What is read beside a row that a statement locks is as old as the statement, not as the lock. Hence a batch locks in one statement and
 //! reads in the next; and where one statement does both, as a claim, what it read beside is such that a stale one fails in the write:
 //! an event's number and an attempt's name are taken.
+//!
+//! A plan is made once for all parameters, perhaps before the tables have filled, so the first or last along an index is asked for as the
+//! first of an order: a min or max may be made of all there are.
 
 use std::sync::LazyLock;
 
@@ -22,7 +25,7 @@ fn present() -> String {
 /// What is known of `record AS r` with its `lease AS l`, as [`super::super::rows::known`] reads it.
 const KNOWN: &str = "r.ord, r.rev, r.task, r.agent, r.run, r.status, r.ready::bigint AS ready, r.cancel_requested::bigint AS cancel_requested, \
      r.fence, coalesce(l.heartbeat_at, r.heartbeat_at) AS heartbeat_at, l.until, \
-     CASE r.kind WHEN 'run' THEN (SELECT max(e.seq) FROM event AS e WHERE e.run = r.ord) END AS last_event";
+     CASE r.kind WHEN 'run' THEN (SELECT e.seq FROM event AS e WHERE e.run = r.ord ORDER BY e.seq DESC LIMIT 1) END AS last_event";
 
 /// Locks the records named in $1: runs first and each kind in the order of names, so that no two batches wait for each other.
 pub const LOCK: &str =
@@ -75,7 +78,7 @@ pub static CLAIMABLE: LazyLock<String> = LazyLock::new(|| {
          taken AS MATERIALIZED ( \
            SELECT w.place, f.* FROM share AS w CROSS JOIN LATERAL (SELECT r.* FROM record AS r WHERE {due} LIMIT w.room FOR UPDATE SKIP LOCKED) AS f) \
          SELECT p.at, b.first, e.found, r.place - 1, r.id, r.body, \
-           EXISTS (SELECT FROM record AS a WHERE a.run = substr(r.id, 5) AND a.kind = 'attempt'), {KNOWN} \
+           (SELECT 1 FROM record AS a WHERE a.run = substr(r.id, 5) AND a.kind = 'attempt' LIMIT 1) IS NOT NULL, {KNOWN} \
          FROM present AS p CROSS JOIN block AS b CROSS JOIN earlier AS e LEFT JOIN taken AS r ON true LEFT JOIN lease AS l ON l.run = r.ord \
          ORDER BY r.due, r.ord"
     )
@@ -124,10 +127,17 @@ fn timed(sql: &str) -> String {
     format!("WITH {present} {sql}")
 }
 
-/// When the next ready run is due.
+/// When the next ready run is due. One step an agent that has any, along the index that claims use.
 pub static NEXT_READY: LazyLock<String> = LazyLock::new(|| {
-    let next = due::next_ready(BY_THEN);
-    timed(&format!("SELECT {PRESENT}({next})"))
+    let agent = "SELECT r.agent FROM record AS r WHERE r.ready = 1";
+    let due = format!("SELECT r.due FROM record AS r WHERE r.ready = 1 AND r.agent = w.agent AND r.due > {BY_THEN} ORDER BY r.due LIMIT 1");
+    timed(&format!(
+        "SELECT {PRESENT}(WITH RECURSIVE waiting (agent) AS ( \
+           SELECT ({agent} ORDER BY r.agent LIMIT 1) \
+           UNION ALL \
+           SELECT ({agent} AND r.agent > w.agent ORDER BY r.agent LIMIT 1) FROM waiting AS w WHERE w.agent IS NOT NULL) \
+         SELECT min(({due})) FROM waiting AS w)"
+    ))
 });
 
 /// Leased runs whose lease has passed, and when the next one passes. A lease that is being renewed has not passed; the lock has a renewal

@@ -73,8 +73,12 @@ pub const RENEW: &str = "UPDATE lease NOT INDEXED SET until = $4, heartbeat_at =
      RETURNING (SELECT r.id FROM record AS r WHERE r.ord = lease.run), (SELECT r.fence FROM record AS r WHERE r.ord = lease.run), \
        (SELECT r.cancel_requested FROM record AS r WHERE r.ord = lease.run)";
 
-/// When the next ready run is due after $1.
-pub static NEXT_READY: LazyLock<String> = LazyLock::new(|| due::next_ready("$1"));
+/// When the next ready run is due after $1. One step an agent that has any, along the index that claims use.
+pub const NEXT_READY: &str = "WITH RECURSIVE waiting (agent) AS ( \
+       SELECT min(agent) FROM record WHERE ready = 1 \
+       UNION ALL \
+       SELECT (SELECT min(r.agent) FROM record AS r WHERE r.ready = 1 AND r.agent > w.agent) FROM waiting AS w WHERE w.agent IS NOT NULL) \
+     SELECT min((SELECT min(r.due) FROM record AS r WHERE r.ready = 1 AND r.agent = w.agent AND r.due > $1)) FROM waiting AS w";
 
 /// Leased runs whose lease has passed at $1, at most $2, and when the next one passes.
 pub static EXPIRED_LEASES: LazyLock<String> = LazyLock::new(|| {

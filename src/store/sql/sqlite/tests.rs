@@ -80,7 +80,7 @@ async fn w_41_no_statement_walks_over_a_table() {
     efficient(connection, "claimed", &statements::CLAIMED, &["lease_owner (owner=? AND token=?)", by_order]).await;
     let ready = ["record_ready (agent=? AND due<?)", "record_ready (agent=? AND (due,rowid)>(?,?) AND due<?)", by_order];
     efficient(connection, "claimable", &statements::CLAIMABLE, &ready).await;
-    efficient(connection, "next ready", &statements::NEXT_READY, &["record_ready (agent>?)", "record_ready (agent=? AND due>?)"]).await;
+    efficient(connection, "next ready", statements::NEXT_READY, &["record_ready (agent>?)", "record_ready (agent=? AND due>?)"]).await;
     efficient(connection, "renew", statements::RENEW, &["lease USING INTEGER PRIMARY KEY", "record_id (id=?)"]).await;
     efficient(connection, "expired leases", &statements::EXPIRED_LEASES, &["lease_until (until>?)", "lease_until (until<?)"]).await;
     let due = ["record_due (kind=? AND due>?)", "record_due (kind=? AND due<?)"];
