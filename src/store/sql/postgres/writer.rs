@@ -70,7 +70,7 @@ impl PostgresStore {
             .await?;
         let first = rows.first().ok_or_else(|| StoreError::corrupt("the server did not tell the time"))?;
         let (at, block) = (self.told(first, instead)?, first.some_number(1)?);
-        batch.number_from(block);
+        batch.begin_above(block);
         for row in &rows {
             let id = match (row.number(2)?, row.text(3)?) {
                 (Some(place), _) => usize::try_from(place).ok().and_then(|place| batch.wanted().get(place).cloned()),
