@@ -53,7 +53,7 @@ pub async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Ar
             let connect = async || MongoStore::connect(url.expose(), &options, ServerClock::of_server(Arc::clone(clock))).await;
             Ok(Arc::new(patiently(url, connect).await?))
         }
-        #[cfg(any(feature = "sqlite", all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "mongodb")))]
+        #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "mongodb")))]
         _ => {
             let what =
                 "this sandclock was built without the store that `store.url` names; build it with that store's feature, or choose another";
