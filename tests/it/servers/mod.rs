@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, P
 use uuid::Uuid;
 
 /// How long a database may take to be deleted before the test goes on without.
-const TIDY: Duration = Duration::from_secs(20);
+const TIDY: Duration = Duration::from_secs(3);
 
 /// One of the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
