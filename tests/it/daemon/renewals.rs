@@ -92,10 +92,10 @@ async fn a_thousand_runs_keep_their_leases_whatever_else_goes_on() {
 async fn an_answer_that_never_comes_keeps_no_other_from_coming() {
     let world = World::new().await;
     // More than one call holds, so that one of them is stuck while another is not.
-    let (daemon, guests) = crowd(&world, 1200, Duration::from_secs(6)).await;
+    let (daemon, guests) = crowd(&world, 1200, Duration::from_secs(12)).await;
     let calls = on_renewals(&world, |number| (number < 3 || number % 7 == 0).then_some(Fault::Never));
-    renewed(&world, &guests, 6).await;
-    assert!(calls.load(Ordering::SeqCst) >= 12);
+    renewed(&world, &guests, 4).await;
+    assert!(calls.load(Ordering::SeqCst) >= 8);
     all_end(&daemon, guests).await;
 }
 

@@ -11,12 +11,8 @@ async fn scenario_01_a_daemon_that_dies_between_a_claim_and_its_start_loses_no_r
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
-    let claims = AtomicU32::new(0);
-    *world.faulty.plan.lock().unwrap() = Box::new(move |call| {
-        // It is claimed, and the daemon never hears of it.
-        let first = call == "claim" && claims.fetch_add(1, Ordering::SeqCst) == 0;
-        (call == "claim").then_some(if first { Fault::After } else { Fault::Before })
-    });
+    // It is claimed, and the daemon never hears of it.
+    *world.faulty.plan.lock().unwrap() = Box::new(|call| (call == "claim").then_some(Fault::After));
     let run = daemon.fire(&task).await.run_id;
     until("the claim", async || world.store.events(&run, 0, 9).await.unwrap().len() == 3).await;
     daemon.crash().await;
