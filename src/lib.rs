@@ -17,4 +17,5 @@ pub mod plugins;
 pub mod sandbox;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod workspace;

@@ -65,6 +65,7 @@ impl Link {
     /// # Errors
     /// The URL is not one.
     pub fn new(url: &str, key: &str) -> Result<Link, StoreError> {
+        crate::tls::provide();
         let client = Client::open(url).map_err(|_| {
             StoreError::Invalid(
                 "the URL of Redis cannot be read; write redis://USER:PASSWORD@HOST:PORT/DATABASE, rediss:// for TLS, all but the host optional"

@@ -127,6 +127,7 @@ async fn build(settings: ApiSettings, grace: Duration, mut parts: DaemonParts, d
     let base = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(serve(vec![listener], router(daemon.manager().clone(), settings), shutdown.clone(), grace));
+    sandclock::tls::provide();
     let client = reqwest::Client::new();
     House { base, manager: daemon.manager().clone(), client, orders, shutdown, serving, daemon, _directory: directory }
 }

@@ -118,6 +118,7 @@ impl Starting {
         let line = patiently("the line that says where it listens", lines.next_line()).await.unwrap();
         let line = line.unwrap_or_else(|| panic!("it ended: {:#?}", self.log.borrow()));
         let url = line.rsplit_once(" listens on ").unwrap_or_else(|| panic!("{line}")).1.to_owned();
+        sandclock::tls::provide();
         Daemon { process: self, url, client: reqwest::Client::builder().no_proxy().build().unwrap() }
     }
 
