@@ -35,6 +35,7 @@ pub mod mongodb;
 mod record;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod report;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
 mod server;
