@@ -11,6 +11,7 @@
 //! [`StoreError::Unavailable`]. What was asked for when a connection broke may have happened.
 
 mod answer;
+mod client;
 mod link;
 mod report;
 mod scripts;
@@ -25,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::record::unreadable;
 use super::report::Report;
-use super::server::ServerClock;
+use super::server::{ServerClock, at_first};
 use super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Hint, Kind, NumberedEvent, Outcome, Page, PageRequest, Record,
     RecordId, Renewal, Scope, Store, StoreError,
@@ -84,7 +85,7 @@ impl RedisStore {
         let link = || Link::new(url, &key);
         let store =
             RedisStore { clock, work: link()?, reads: link()?, renewals: link()?, applies: Semaphore::new(1), claims: Semaphore::new(1) };
-        store.work.connect().await?;
+        store.work.connect().await.map_err(at_first)?;
         Ok(store)
     }
 

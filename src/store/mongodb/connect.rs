@@ -17,7 +17,7 @@ use ::mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::Semaphore;
 
 use super::super::StoreError;
-use super::super::server::ServerClock;
+use super::super::server::{ServerClock, at_first};
 use super::errors::{DUPLICATE_KEY, Server};
 use super::pipelines::{AGENT, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE, RUN, STATUS, TASK, TASK_STATUS, WAIT};
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
@@ -42,7 +42,7 @@ const RESERVED: [&str; 3] = ["admin", "local", "config"];
 /// Connects to what the URL names.
 pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> Result<MongoStore, StoreError> {
     let mut store = reach(url, options, clock).await?;
-    store.part = store.bounded(store.open()).await?;
+    store.part = store.bounded(store.open()).await.map_err(at_first)?;
     Ok(store)
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ::mongodb::bson::{Document, doc};
 
 use super::super::report::{Fact, Report, Schema, offset_seconds};
+use super::super::server::at_first;
 use super::super::{Store as _, StoreError};
 use super::connect::{SCHEMA, reach};
 use super::{MongoOptions, MongoStore, ServerClock};
@@ -16,7 +17,7 @@ pub async fn look(url: &str, options: &MongoOptions) -> Result<Report, StoreErro
     let store = reach(url, options, ServerClock::of_server(Arc::new(SystemClock))).await?;
     let looked = store.bounded(store.look_on()).await;
     store.close().await;
-    looked
+    looked.map_err(at_first)
 }
 
 impl MongoStore {

@@ -15,8 +15,10 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
+use super::super::server::unproven;
 use super::super::{Hint, StoreError};
 use super::answer::Fields;
+use super::client;
 use super::scripts::SCRIPTS;
 use crate::domain::text::printable;
 
@@ -73,15 +75,9 @@ impl Link {
     /// A link to the store of that key; nothing is connected yet.
     ///
     /// # Errors
-    /// The URL is not one.
+    /// The URL is not one, or names a file that cannot be used.
     pub fn new(url: &str, key: &str) -> Result<Link, StoreError> {
-        crate::tls::provide();
-        let client = Client::open(url).map_err(|_| {
-            StoreError::Invalid(
-                "the URL of Redis cannot be read; write redis://USER:PASSWORD@HOST:PORT/DATABASE, rediss:// for TLS, all but the host optional"
-                    .to_owned(),
-            )
-        })?;
+        let client = client::of_url(url)?;
         let info = client.get_connection_info();
         let address = format!("{}, database {}", info.addr(), info.redis_settings().db());
         Ok(Link { client, key: key.to_owned(), address, state: Mutex::default(), connecting: Semaphore::new(1) })
@@ -272,7 +268,10 @@ impl Link {
                 self.invalid(&says)
             }
             (ErrorKind::Server(_) | ErrorKind::Extension, _) => self.unavailable(&says),
-            _ => self.unavailable(&format!("cannot be reached: {words}; see that it runs and that this machine may connect to it")),
+            _ => self.unavailable(
+                &unproven(&words, "ssl_ca_certs")
+                    .unwrap_or_else(|| format!("cannot be reached: {words}; see that it runs and that this machine may connect to it")),
+            ),
         }
     }
 

@@ -7,6 +7,7 @@ use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError};
 
 use super::super::StoreError;
 use super::super::report::{Fact, Report, Schema, offset_seconds};
+use super::super::server::at_first;
 use super::link::{Info, Link, VERSION};
 use crate::clock::{Clock as _, SystemClock};
 use crate::domain::time::Timestamp;
@@ -16,7 +17,7 @@ const ASKED: [&str; 4] = ["appendonly", "appendfsync", "save", "no-appendfsync-o
 
 /// Looks at the server and the store, and makes nothing.
 pub async fn look(link: &Link) -> Result<Report, StoreError> {
-    let (mut connection, info) = link.bare().await?;
+    let (mut connection, info) = link.bare().await.map_err(at_first)?;
     let failed = |error: RedisError| link.failed(&error);
     let mut version = ::redis::cmd("HGET");
     version.arg(link.key()).arg("version");

@@ -3,6 +3,9 @@
 
 mod losses;
 mod migrate;
+mod pooler;
+mod secrets;
+mod tls;
 mod verdicts;
 
 use std::path::Path;

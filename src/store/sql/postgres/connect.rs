@@ -12,6 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Row as _};
 
 use super::super::super::StoreError;
+use super::super::super::server::at_first;
 use super::SCHEMA;
 use super::errors::{Address, Failure};
 use super::pool::{Lent, Pool, Server};
@@ -80,7 +81,7 @@ pub async fn prepare(server: &Server) -> Result<(), StoreError> {
     });
     let prepared = prepared.await;
     pool.close().await;
-    prepared
+    prepared.map_err(at_first)
 }
 
 /// A connection that has a session of the server for itself. Behind a pooler that lends sessions by the transaction, two that are open

@@ -5,6 +5,7 @@ use sqlx::postgres::PgRow;
 
 use super::super::super::StoreError;
 use super::super::super::report::{Fact, Report, Schema, offset_seconds};
+use super::super::super::server::at_first;
 use super::connect::{MIGRATIONS, PATIENCE, alone, supported, version};
 use super::errors::Failure;
 use super::pool::{Lent, Pool, Server};
@@ -49,7 +50,7 @@ pub async fn look(server: &Server) -> Result<Report, StoreError> {
         })
         .await;
     pool.close().await;
-    looked
+    looked.map_err(at_first)
 }
 
 async fn look_on(lent: &mut Lent<'_>, server: &Server) -> Result<Report, Failure> {
