@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::statvfs;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 
 use super::super::super::report::{self, Commits, Fact, Report, Schema};
@@ -42,7 +42,7 @@ pub async fn look(path: &Path) -> Result<Report, OpenError> {
 /// The version of the library that is built in.
 async fn library() -> String {
     let version = async {
-        let mut connection = sqlx::sqlite::SqliteConnectOptions::new().in_memory(true).connect().await?;
+        let mut connection = SqliteConnectOptions::new().in_memory(true).disable_statement_logging().connect().await?;
         connection.fetch_one("SELECT sqlite_version()").await?.try_get::<String, _>(0)
     };
     version.await.unwrap_or_default()
