@@ -50,7 +50,10 @@ impl Bucket {
         stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         let (names, dir, go_on) = (Arc::clone(manifest), Arc::clone(into), Arc::clone(may_go_on));
         blocking(move || finish(&names, &dir, &go_on)).await?.map_err(|fault| local(DOING, run, fault))?;
-        Ok(manifest.usage())
+        // A quota counts what links point to by name.
+        let targets = manifest.entries().iter().map(|entry| if let What::Symlink { to } = &entry.what { to.0.len() as u64 } else { 0 });
+        let usage = manifest.usage();
+        Ok(DiskUsage { bytes: targets.fold(usage.bytes, u64::saturating_add), ..usage })
     }
 
     async fn part(
