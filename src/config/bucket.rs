@@ -54,8 +54,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<BucketSettings> {
     let faults_before = section.reading.faults.len();
     let secret = secret(&mut section);
     let is_faulty = section.reading.faults.len() > faults_before;
-    let patience =
-        section.seconds(key("patience_seconds", "SANDCLOCK_WORKSPACE_PATIENCE_SECONDS"), Seconds::whole(300), 0.0..=86_400.0);
+    let patience = section.seconds(key("patience_seconds", "SANDCLOCK_WORKSPACE_PATIENCE_SECONDS"), Seconds::whole(300), 0.0..=86_400.0);
     if !is_faulty && key_id.is_empty() != secret.is_none() {
         let message = "and `workspace.secret_key_file` go together: give both, or neither and the variables of AWS";
         let origin = section.origin_of(if key_id.is_empty() { "secret_key_file" } else { "access_key_id" });

@@ -32,7 +32,8 @@ pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use secret::Secret;
 pub use section::Entry;
 pub use settings::{
-    AgentSettings, BucketSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry, Worker,
+    AgentSettings, BucketSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry,
+    Worker,
 };
 
 pub use store_url::ServerUrl;

@@ -293,13 +293,7 @@ impl Work<'_> {
         tracing::error!("the store did not take the attempt's outcome while its lease held; recovery takes the run up");
     }
 
-    async fn commit<D>(
-        &self,
-        decide: Arc<D>,
-        at: Timestamp,
-        remains: &Remains,
-        left: &Left,
-    ) -> Result<Arc<Run>, CommitError<ManagerError>>
+    async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, remains: &Remains, left: &Left) -> Result<Arc<Run>, CommitError<ManagerError>>
     where
         D: Fn(Run, Attempt, Timestamp) -> Result<Decision, Refused> + Send + Sync + 'static,
     {

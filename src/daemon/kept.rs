@@ -52,7 +52,7 @@ struct KeptManifest {
 
 /// An attempt whose workspace could not be uploaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Owed {
+pub(super) struct Owed {
     daemon: String,
     fence: u64,
     why: String,
@@ -201,7 +201,8 @@ impl Inner {
             if reference.is_some_and(|reference| reference.hash == uploaded.reference.hash) {
                 return Ok(());
             }
-            if self.keep_mirrored(mirrors, kept, uploaded.clone()).await? {
+            let owed = kept.as_ref().and_then(|kept| kept.owed.clone());
+            if self.replace_kept(&mirrors.run, mirrors.fence, kept, uploaded.clone(), owed).await? {
                 self.tidy(bucket, &mirrors.run, &uploaded).await;
                 return Ok(());
             }
@@ -221,9 +222,16 @@ impl Inner {
         bucket.patch(&mirrors.run, mirrors.fence, base, files).await.map_err(host)
     }
 
-    /// Makes a workspace with new mirrors the one that counts; answers whether nothing had come in between.
-    async fn keep_mirrored(&self, mirrors: &Mirrors, before: Option<KeptWorkspace>, uploaded: Uploaded) -> Result<bool, ManagerError> {
-        let (run_id, fence) = (mirrors.run.clone(), mirrors.fence);
+    /// Makes what was uploaded for a run that has ended the workspace that counts; answers whether nothing had come in between.
+    pub(super) async fn replace_kept(
+        &self,
+        run: &RunId,
+        fence: u64,
+        before: Option<KeptWorkspace>,
+        uploaded: Uploaded,
+        owed: Option<Owed>,
+    ) -> Result<bool, ManagerError> {
+        let (run_id, reads) = (run.clone(), vec![RecordId::run(run), id_of(run)]);
         let decide = move |txn: &mut Txn<'_>| -> Step<bool> {
             let run = transitions::run_of(txn, &run_id)?;
             let now = txn.get::<KeptWorkspace, ManagerError>(&id_of(&run_id))?;
@@ -231,11 +239,10 @@ impl Inner {
                 return Ok(false);
             }
             let mut after = kept(&run_id, &uploaded, txn.now());
-            after.owed = before.as_ref().and_then(|before| before.owed.clone());
+            after.owed.clone_from(&owed);
             txn.put(id_of(&run_id), Arc::new(after))?;
             Ok(true)
         };
-        let reads = vec![RecordId::run(&mirrors.run), id_of(&mirrors.run)];
         Ok(self.committer.commit(reads, Vec::new(), decide).await?)
     }
 }

@@ -39,6 +39,7 @@ mod run;
 mod scheduler;
 pub mod signals;
 pub mod spawn;
+mod sweep;
 mod transitions;
 pub mod txn;
 mod worker;

@@ -3,16 +3,21 @@
 //! Beside the workspace `run_X` lies the file `run_X@bucket`. Invariant: while an attempt may be at work in the directory, and after a
 //! crash in it, the mark does not say that it is whole; a mark of before the machine's last start says nothing, for nothing was synced.
 
-use std::os::fd::OwnedFd;
+use std::collections::HashSet;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, unlinkat};
 use rustix::io::{Errno, read};
 use serde::{Deserialize, Serialize};
 
-use super::{beneath, mirrors};
+use super::{beneath, mirrors, walk};
+use crate::domain::id::RunId;
 
 /// What the mark's file adds to the workspace's name. No workspace can have such a name.
 const SUFFIX: &str = "@bucket";
+
+/// How deep workspaces are looked for.
+const DEEPEST: usize = 32;
 
 /// The largest file that is read as a mark, in bytes.
 const LARGEST: usize = 4096;
@@ -55,6 +60,11 @@ impl Mark {
         self.is_trusted(daemon) && self.fence == fence
     }
 
+    /// Whether an attempt has left its files there and nowhere else.
+    pub fn is_only_here(&self) -> bool {
+        self.is_whole && self.manifest.is_none()
+    }
+
     fn is_trusted(&self, daemon: &str) -> bool {
         self.is_whole && self.daemon == daemon && !self.boot.is_empty() && self.boot == Mark::open(daemon, 0).boot
     }
@@ -81,6 +91,37 @@ pub(super) fn find(parent: &OwnedFd, name: &str) -> Result<Option<Mark>, Errno> 
     let mut text = vec![0; LARGEST];
     let length = read(&file, &mut text)?;
     Ok(serde_json::from_slice(text.get(..length).unwrap_or_default()).ok())
+}
+
+/// Every workspace below `root` that this daemon marked, by its path.
+pub(super) fn all(root: &OwnedFd, daemon: &str) -> Result<Vec<(String, Mark)>, Errno> {
+    let (mut found, mut folders) = (Vec::new(), vec![(String::new(), 1)]);
+    while let Some((path, depth)) = folders.pop() {
+        let dir = match beneath::directory(root, if path.is_empty() { "." } else { path.as_str() }) {
+            Err(errno) if beneath::is_gone(errno) => continue,
+            other => other?,
+        };
+        let (mut names, mut marked) = (Vec::new(), HashSet::new());
+        for entry in Dir::read_from(&dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            match name.strip_suffix(SUFFIX) {
+                Some(of) => drop(marked.insert(of.to_owned())),
+                None if name.starts_with('.') || name.contains('@') || RunId::is_made(name) => {}
+                None if matches!(walk::kind_of(dir.as_fd(), entry.file_name(), entry.file_type()), Ok(FileType::Directory)) => {
+                    names.push(name.to_owned());
+                }
+                None => {}
+            }
+        }
+        let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+        // What is in a workspace is its guest's.
+        folders.extend(names.iter().filter(|name| depth < DEEPEST && !marked.contains(*name)).map(|name| (below(name), depth + 1)));
+        for name in marked {
+            found.extend(find(&dir, &name)?.filter(|mark| mark.daemon == daemon).map(|mark| (below(&name), mark)));
+        }
+    }
+    Ok(found)
 }
 
 /// Removes a mark.

@@ -31,8 +31,8 @@ pub use bucket::Bucket;
 pub use download::OpenFile;
 pub use error::WorkspaceError;
 pub use listing::{FileEntry, FileKind, FilePage, LARGEST_PAGE};
-pub use mark::Mark;
 pub use logs::{AttemptLogs, LogLine, LogPage, LogStream, LogWriter};
+pub use mark::Mark;
 pub use takeover::Takeover;
 pub use text::printable;
 pub use usage::DiskUsage;
@@ -201,13 +201,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// As [`Workspaces::take_over`].
-    pub fn finish(
-        &self,
-        path: &str,
-        fence: u64,
-        may_be_at_work: bool,
-        may_go_on: &dyn Fn() -> bool,
-    ) -> Result<Workspace, WorkspaceError> {
+    pub fn finish(&self, path: &str, fence: u64, may_be_at_work: bool, may_go_on: &dyn Fn() -> bool) -> Result<Workspace, WorkspaceError> {
         let finished = self.in_parent(path, |parent, name| takeover::finish(parent, name, fence, may_be_at_work, may_go_on));
         finished.map_err(|fault| fault.of("give its name to the workspace", path, DiskUsage::default()))?;
         self.create(path)
@@ -235,6 +229,14 @@ impl Workspaces {
             Err(errno) if beneath::is_gone(errno) => Ok(None),
             other => other.map_err(WorkspaceError::reading("look at the mark of", path)),
         }
+    }
+
+    /// Every workspace that this daemon marked, by its path.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn all_marked(&self, daemon: &str) -> Result<Vec<(String, Mark)>, WorkspaceError> {
+        mark::all(&self.shared.root, daemon).map_err(WorkspaceError::reading("look for workspaces in", "."))
     }
 
     /// One page of at most `limit` entries (held to 1 … [`LARGEST_PAGE`]), all levels deep, mirrors included, in the byte order of

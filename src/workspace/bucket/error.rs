@@ -33,7 +33,9 @@ pub enum BucketError {
         key: String,
     },
     /// An object is not what was uploaded.
-    #[error("the object `{key}` of the bucket {bucket} is not what was uploaded ({why}): restore it from a copy of the bucket, or start the run anew")]
+    #[error(
+        "the object `{key}` of the bucket {bucket} is not what was uploaded ({why}): restore it from a copy of the bucket, or start the run anew"
+    )]
     Corrupt {
         /// The bucket.
         bucket: String,

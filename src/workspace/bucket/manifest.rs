@@ -37,7 +37,8 @@ impl Serialize for Piece {
 impl<'de> Deserialize<'de> for Piece {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Piece, D::Error> {
         let text = String::deserialize(from)?;
-        let read = text.split_once('/').and_then(|(fence, hash)| Some(Piece { fence: fence.parse().ok()?, hash: Hash::from_hex(hash).ok()? }));
+        let read =
+            text.split_once('/').and_then(|(fence, hash)| Some(Piece { fence: fence.parse().ok()?, hash: Hash::from_hex(hash).ok()? }));
         read.ok_or_else(|| D::Error::custom("a piece that is no fence and hash"))
     }
 }
@@ -151,7 +152,8 @@ impl Manifest {
 
     /// As it is kept in the bucket.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, String> {
-        serde_json::to_vec(&Written { version: VERSION, piece_bytes: PIECE_BYTES, entries: &self.entries }).map_err(|error| error.to_string())
+        serde_json::to_vec(&Written { version: VERSION, piece_bytes: PIECE_BYTES, entries: &self.entries })
+            .map_err(|error| error.to_string())
     }
 
     /// From what the bucket has.
@@ -202,5 +204,44 @@ impl Manifest {
         let bytes = |entry: &Entry| if let What::File { size, .. } = entry.what { size } else { 0 };
         let bytes = self.entries.iter().map(bytes).fold(0, u64::saturating_add);
         DiskUsage { bytes, entries: self.entries.len() as u64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(entries: &str) -> Result<Manifest, String> {
+        Manifest::from_bytes(format!("{{\"version\":1,\"piece_bytes\":{PIECE_BYTES},\"entries\":[{entries}]}}").as_bytes())
+    }
+
+    fn entry(parent: u32, name: &str, what: &str) -> String {
+        format!("{{\"in\":{parent},\"name\":\"{name}\",\"mode\":420,\"modified\":[0,0],{what}}}")
+    }
+
+    #[test]
+    fn only_a_tree_of_plain_names_is_a_manifest() {
+        let (dir, link) = ("\"is\":\"dir\"", "\"is\":\"symlink\",\"to\":\"/etc\"");
+        let file = format!("\"is\":\"file\",\"size\":1,\"pieces\":[\"3/{}\"]", blake3::hash(b"x"));
+        assert!(read(&[entry(0, "a", dir), entry(1, "b%0A", &file), entry(1, "l", link)].join(",")).is_ok());
+        for name in ["", ".", "..", "a/b", "a%2Fb", "%2E%2E", "a%00"] {
+            assert!(read(&entry(0, name, dir)).is_err(), "{name}");
+        }
+        // Inside itself, inside what is behind it, inside a file, inside a link.
+        for entries in [
+            entry(1, "a", dir),
+            [entry(2, "a", dir), entry(0, "b", dir)].join(","),
+            [entry(0, "a", &file), entry(1, "b", dir)].join(","),
+            [entry(0, "a", link), entry(1, "b", dir)].join(","),
+        ] {
+            assert!(read(&entries).is_err(), "{entries}");
+        }
+        let same = |of: u32| format!("\"is\":\"same\",\"as_entry\":{of}");
+        assert!(read(&[entry(0, "a", &file), entry(0, "b", &same(1))].join(",")).is_ok());
+        assert!(read(&[entry(0, "a", dir), entry(0, "b", &same(1))].join(",")).is_err());
+        assert!(read(&entry(0, "b", &same(1))).is_err());
+        assert!(read(&entry(0, "a", &file.replace("\"size\":1", "\"size\":8388609"))).is_err(), "a piece is missing");
+        assert!(read(&entry(0, "a", &file.replace("3/", "../3/"))).is_err());
+        assert!(Manifest::from_bytes(b"{\"version\":2,\"piece_bytes\":8388608,\"entries\":[]}").is_err());
     }
 }

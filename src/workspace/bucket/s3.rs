@@ -11,8 +11,8 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, Error, ObjectStore as _, ObjectStoreExt as _, RetryConfig};
 
-use super::objects::{ObjectError, Objects};
 use super::BucketOptions;
+use super::objects::{ObjectError, Objects};
 use crate::domain::text::printable;
 
 /// How long a connection may take.
@@ -45,7 +45,8 @@ impl S3 {
             builder = builder.with_endpoint(endpoint);
         }
         for (variable, value) in &options.credentials {
-            let key: AmazonS3ConfigKey = variable.to_ascii_lowercase().parse().map_err(|_| format!("{variable} means nothing to its client"))?;
+            let key: AmazonS3ConfigKey =
+                variable.to_ascii_lowercase().parse().map_err(|_| format!("{variable} means nothing to its client"))?;
             builder = builder.with_config(key, value);
         }
         let secrets = options.credentials.iter().map(|(_, value)| value.clone()).filter(|value| !value.is_empty()).collect();
@@ -66,9 +67,10 @@ impl S3 {
             Error::NotFound { .. } => ObjectError::Missing,
             Error::PermissionDenied { .. } => ObjectError::Refused(format!("access is denied ({why})")),
             Error::Unauthenticated { .. } => ObjectError::Refused(format!("the credentials are not taken ({why})")),
-            Error::InvalidPath { .. } | Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::UnknownConfigurationKey { .. } => {
-                ObjectError::Refused(why)
-            }
+            Error::InvalidPath { .. }
+            | Error::NotSupported { .. }
+            | Error::NotImplemented { .. }
+            | Error::UnknownConfigurationKey { .. } => ObjectError::Refused(why),
             _ if is_bucket => ObjectError::Refused("there is no such bucket".to_owned()),
             _ => ObjectError::Unavailable(why),
         }

@@ -120,9 +120,7 @@ impl Lister<'_> {
     /// Lists what is in a directory. `prefix` is its path with a slash at the end, or nothing.
     fn directory(&mut self, number: u32, prefix: &[u8], depth: usize) {
         let after = self.after.as_deref().and_then(|after| after.strip_prefix(prefix)).map(<[u8]>::to_vec);
-        let is_wanted = |key: &[u8]| {
-            after.as_deref().is_none_or(|after| key > after || (key.ends_with(b"/") && after.starts_with(key)))
-        };
+        let is_wanted = |key: &[u8]| after.as_deref().is_none_or(|after| key > after || (key.ends_with(b"/") && after.starts_with(key)));
         let manifest = self.manifest;
         let inside = manifest.inside(number);
         if inside.len() > WIDEST {
@@ -143,7 +141,11 @@ impl Lister<'_> {
         }
         keys.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         for (key, of, entry) in keys {
-            if key.ends_with(b"/") { self.inside(of, &[prefix, &key].concat(), depth) } else { self.entry(entry, prefix) }
+            if key.ends_with(b"/") {
+                self.inside(of, &[prefix, &key].concat(), depth)
+            } else {
+                self.entry(entry, prefix)
+            }
             if self.more {
                 return;
             }

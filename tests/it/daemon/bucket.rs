@@ -115,8 +115,11 @@ async fn the_next_attempt_on_another_machine_has_what_the_last_one_left() {
     std::fs::create_dir(guest.spec.workspace.join("empty")).unwrap();
     symlink("deep/er/notes", guest.spec.workspace.join("link")).unwrap();
     let second = place.start("b").await;
-    first.stop(Duration::ZERO).await;
-    drop(guest);
+    let stopped = async {
+        guest.stopped().await;
+        guest.end(Ended::Stopped(Stop::ShuttingDown));
+    };
+    tokio::join!(first.stop(Duration::ZERO), stopped);
     // The stop gave the run back, with what its guest had written by then.
     let guest = place.world.stage.guest().await;
     assert!(is_below(&guest.spec.workspace, &place.root("b")));
@@ -385,7 +388,63 @@ async fn retention_takes_all_that_a_run_left_in_the_bucket_after_a_crash_and_an_
     until("the end of the note", async || notes().await == 0).await;
     assert_eq!(place.bucket.keys().await, ["other/1/not-ours"]);
     drop(clearing);
-    assert!(place.directory("a", &run).exists() || !place.directory("b", &run).exists());
+}
+
+#[tokio::test]
+async fn an_attempt_that_cannot_have_its_workspace_says_so_and_is_given_back_unharmed() {
+    let Some(place) = Place::new().await else { return };
+    let first = place.start("a").await;
+    let task = place.task(&first, 1).await;
+    let run = first.fire(&task).await;
+    let guest = place.world.stage.guest().await;
+    write(&guest, "f", b"content");
+    guest.fail(ErrorKind::GuestRetryable);
+    let guest = place.world.stage.guest().await;
+    first.crash().await;
+    drop(guest);
+    place.bucket.objects.is_away.store(true, Ordering::SeqCst);
+    let second = place.start_with("b", Duration::from_millis(300), |_| {}).await;
+    place.world.clock.advance(Duration::from_secs(31));
+    until("the wait", async || second.why(&run.run_id).await.unwrap().sentence.contains("it has not begun")).await;
+    // Again and again, and no retry is used up.
+    until("three attempts", async || second.run(&run.run_id).await.unwrap().attempt >= 5).await;
+    assert!(place.world.stage.guest_now().is_none());
+    place.bucket.objects.is_away.store(false, Ordering::SeqCst);
+    let guest = place.world.stage.guest().await;
+    assert_eq!(read(&guest, "f").as_deref(), Some("content"));
+    guest.complete("done");
+    assert_eq!(second.settled(&run.run_id).await.status, Status::Completed);
+}
+
+#[tokio::test]
+async fn a_machine_s_own_directories_go_with_their_runs_and_what_it_owes_is_uploaded_later() {
+    let Some(place) = Place::new().await else { return };
+    let passes = |settings: &mut DaemonSettings| settings.bounds.retention.pass = Duration::from_millis(5);
+    let daemon = place.start_with("a", Duration::from_millis(50), passes).await;
+    let task = place.task(&daemon, 0).await;
+    let run = daemon.fire(&task).await;
+    let guest = place.world.stage.guest().await;
+    write(&guest, "f", b"content");
+    place.bucket.objects.is_away.store(true, Ordering::SeqCst);
+    guest.complete("done");
+    let run = daemon.settled(&run.run_id).await;
+    assert!(kept(&daemon, &run.run_id).await["owed"].is_object());
+    place.bucket.objects.is_away.store(false, Ordering::SeqCst);
+    until("the upload", async || kept(&daemon, &run.run_id).await["owed"].is_null()).await;
+    assert_eq!(file(&daemon, &run.run_id, "f").await.unwrap(), (b"content".to_vec(), true));
+
+    // Another machine's daemon deletes the run, and this one's directory goes. What is no run's stays.
+    let stranger = place.directory("a", &run).with_file_name("stranger");
+    std::fs::create_dir(&stranger).unwrap();
+    let kept_for = Some(Duration::from_secs(86_400));
+    let retention = Retention { completed: kept_for, pass: Duration::from_millis(5), ..Retention::default() };
+    let other = place.start_with("b", PATIENT, |settings| settings.bounds = Bounds { retention, ..Bounds::default() }).await;
+    assert_eq!(file(&other, &run.run_id, "f").await.unwrap(), (b"content".to_vec(), false));
+    place.world.clock.advance(Duration::from_secs(90_000));
+    until("the end of the directory", async || !place.directory("a", &run).exists()).await;
+    until("the end of its mark", async || std::fs::read_dir(stranger.parent().unwrap()).unwrap().count() == 1).await;
+    assert!(stranger.exists());
+    until("the end of the objects", async || place.bucket.keys().await.is_empty()).await;
 }
 
 #[tokio::test]
