@@ -260,7 +260,11 @@ impl Work<'_> {
             match self.commit(Arc::clone(&decide), now, &remains, &left).await {
                 Ok(run) => {
                     if let (Some(bucket), Left::Uploaded(uploaded)) = (self.inner.workspaces.bucket(), &left) {
-                        self.inner.tidy(bucket, run_id, uploaded).await;
+                        tokio::select! {
+                            biased;
+                            () = self.live.hurried.cancelled() => {}
+                            () = self.inner.tidy(bucket, run_id, uploaded) => {}
+                        }
                     }
                     // A run that went back to the queue may be at work elsewhere by now, and another attempt writes its mirrors.
                     if (*run != expected.run || !mirrored) && (run.status.is_settled() || self.live.signals.holds_lease()) {

@@ -52,7 +52,7 @@ struct KeptManifest {
 
 /// An attempt whose workspace could not be uploaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Owed {
+struct Owed {
     daemon: String,
     fence: u64,
     why: String,
@@ -192,6 +192,10 @@ impl Inner {
     pub(super) async fn mirror_to_bucket(&self, bucket: &Arc<Bucket>, mirrors: &Mirrors) -> Result<(), ManagerError> {
         for _ in 0..TRIES {
             let kept = self.kept(&mirrors.run).await?;
+            // Who owes the files uploads them with the mirrors of then.
+            if kept.as_ref().is_some_and(|kept| kept.owed.is_some()) {
+                return Ok(());
+            }
             let reference = kept.as_ref().and_then(KeptWorkspace::reference);
             let base = match reference {
                 Some(reference) => Some(bucket.manifest(&mirrors.run, reference).await.map_err(host)?),
@@ -201,8 +205,7 @@ impl Inner {
             if reference.is_some_and(|reference| reference.hash == uploaded.reference.hash) {
                 return Ok(());
             }
-            let owed = kept.as_ref().and_then(|kept| kept.owed.clone());
-            if self.replace_kept(&mirrors.run, mirrors.fence, kept, uploaded.clone(), owed).await? {
+            if self.replace_kept(&mirrors.run, mirrors.fence, kept, uploaded.clone()).await? {
                 self.tidy(bucket, &mirrors.run, &uploaded).await;
                 return Ok(());
             }
@@ -229,7 +232,6 @@ impl Inner {
         fence: u64,
         before: Option<KeptWorkspace>,
         uploaded: Uploaded,
-        owed: Option<Owed>,
     ) -> Result<bool, ManagerError> {
         let (run_id, reads) = (run.clone(), vec![RecordId::run(run), id_of(run)]);
         let decide = move |txn: &mut Txn<'_>| -> Step<bool> {
@@ -238,9 +240,7 @@ impl Inner {
             if !run.status.is_terminal() || run.lease_generation != fence || now.as_deref() != before.as_ref() {
                 return Ok(false);
             }
-            let mut after = kept(&run_id, &uploaded, txn.now());
-            after.owed.clone_from(&owed);
-            txn.put(id_of(&run_id), Arc::new(after))?;
+            txn.put(id_of(&run_id), Arc::new(kept(&run_id, &uploaded, txn.now())))?;
             Ok(true)
         };
         Ok(self.committer.commit(reads, Vec::new(), decide).await?)

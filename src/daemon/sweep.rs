@@ -74,12 +74,14 @@ async fn upload(inner: &Inner, bucket: &Arc<Bucket>, run: &Run, mark: &Mark) -> 
     let may_go_on: GoOn = Arc::new(|| true);
     let of = Upload { run: run.run_id.clone(), fence, dir: workspace.dir, base, may_go_on };
     let uploaded = bucket.upload(&of, &Progress::default()).await.map_err(host)?;
-    if inner.replace_kept(&run.run_id, fence, Some(kept), uploaded.clone(), None).await? {
+    if inner.replace_kept(&run.run_id, fence, Some(kept), uploaded.clone()).await? {
         tracing::info!(run = %run.run_id, "the workspace of a run was uploaded after all");
         let mark = Mark::left(daemon, fence, Some(uploaded.reference.hash.to_string()));
         let (workspaces, path) = (inner.workspaces.clone(), run.workspace_path.clone());
         inner.blocking(move || workspaces.mark(&path, &mark)).await?;
         inner.tidy(bucket, &run.run_id, &uploaded).await;
+        // Those that were written when its attempt ended may not know of its end.
+        inner.mirror_from_store(&run.run_id, None).await;
     }
     Ok(())
 }

@@ -180,7 +180,7 @@ impl Manager {
 /// The content of a file in the bucket. Its start is asked for at once, so that whoever asks is told what is wrong with it.
 async fn from_bucket(bucket: Arc<Bucket>, found: BucketFile) -> Result<WorkspaceFile, ManagerError> {
     let (size, modified_at) = (found.size, found.modified_at);
-    let mut rest = bucket.read(found).boxed();
+    let mut rest = bucket.read(found).await.map_err(kept::host)?.boxed();
     let first = rest.next().await.transpose().map_err(kept::host)?;
     let content = stream::iter(first.map(Ok)).chain(rest).boxed();
     Ok(WorkspaceFile { size, modified_at, content: FileContent::Bucket(content) })

@@ -16,6 +16,9 @@ use crate::workspace::usage::DiskUsage;
 /// of a file that grew only its end is uploaded again.
 pub(super) const PIECE_BYTES: u64 = 8 * 1024 * 1024;
 
+/// The same as a length in memory.
+pub(super) const PIECE_LENGTH: usize = 8 * 1024 * 1024;
+
 /// The largest manifest, in bytes; about a million names.
 pub(super) const LARGEST: u64 = 512 * 1024 * 1024;
 

@@ -39,13 +39,21 @@ use super::error::shown;
 use crate::domain::id::RunId;
 
 /// How many mebibytes of pieces are in memory at once, over all runs.
-const MEMORY: usize = 64;
+const MEMORY: usize = 32;
 /// The fewest that one request counts for; it bounds how many there are at once.
-const LEAST: u32 = 2;
+const LEAST: u32 = 1;
 /// How many workspaces are read from the disk at once to be uploaded.
 const SCANS: usize = 4;
 /// How many manifests are kept in memory, and how many names they may have together.
 const KEPT: (usize, usize) = (16, 500_000);
+/// How many files are downloaded from it at once by those who ask the API; a slow one of them holds up to two pieces in memory.
+const DOWNLOADS: usize = 16;
+/// How long one more download waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// How long a request may take, and how many bytes a second are taken into account beside.
+const REQUEST: (Duration, u64) = (Duration::from_secs(10), 70_000);
+/// How long a listing, or the removal of so many objects, may take.
+const MANY: (Duration, usize) = (Duration::from_secs(60), 1000);
 /// How many requests of one run are under way at once.
 const AT_ONCE: usize = 16;
 
@@ -111,6 +119,7 @@ pub struct Bucket {
     prefix: String,
     patience: Duration,
     memory: Semaphore,
+    downloads: Arc<Semaphore>,
     scans: Semaphore,
     kept: Mutex<VecDeque<(Hash, Arc<Manifest>)>>,
     /// Until when nothing is removed, because it did not answer.
@@ -129,8 +138,18 @@ impl Bucket {
     /// A bucket of these objects, with what messages call it and what its keys begin with.
     pub fn of(objects: Arc<dyn Objects>, shown: &str, prefix: &str, patience: Duration) -> Bucket {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let (memory, scans) = (Semaphore::new(MEMORY), Semaphore::new(SCANS));
-        Bucket { objects, shown: shown.to_owned(), prefix, patience, memory, scans, kept: Mutex::default(), resting: Mutex::default() }
+        let (memory, scans, downloads) = (Semaphore::new(MEMORY), Semaphore::new(SCANS), Arc::new(Semaphore::new(DOWNLOADS)));
+        Bucket {
+            objects,
+            shown: shown.to_owned(),
+            prefix,
+            patience,
+            memory,
+            downloads,
+            scans,
+            kept: Mutex::default(),
+            resting: Mutex::default(),
+        }
     }
 
     /// What messages call it: `s3://NAME/PREFIX`.
@@ -150,13 +169,13 @@ impl Bucket {
     pub async fn check(&self, who: &str) -> Result<(), BucketError> {
         let (folder, content) = (format!("{}check/{who}", self.prefix), Bytes::from_static(b"sandclock"));
         let key = format!("{folder}/object");
-        self.objects.put(&key, content.clone()).await.map_err(|error| self.fault(&error, &key))?;
-        let found = self.objects.get(&key, content.len() as u64).await.map_err(|error| self.fault(&error, &key))?;
+        self.put_object(&key, content.clone()).await?;
+        let found = self.get_object(&key, content.len() as u64).await?;
         if found != content {
             return Err(self.corrupt(&key, "it has other bytes"));
         }
-        let listed = self.objects.list(&folder).await.map_err(|error| self.fault(&error, &key))?;
-        self.objects.delete(listed).await.map_err(|error| self.fault(&error, &key))
+        let listed = self.list(&folder).await?;
+        self.delete(&folder, listed).await
     }
 
     /// The manifest that a record names.
@@ -190,11 +209,10 @@ impl Bucket {
         if is_resting {
             return Err(BucketError::Unavailable { bucket: self.shown.clone(), why: "it did not answer a moment ago".to_owned() });
         }
-        let removed = async {
-            let keys = self.objects.list(&folder).await?;
-            if keys.is_empty() { Ok(()) } else { self.objects.delete(keys).await }
+        let removed = match self.list(&folder).await {
+            Ok(keys) => self.delete(&folder, keys).await,
+            Err(error) => Err(error),
         };
-        let removed = removed.await.map_err(|error| self.fault(&error, &folder));
         if removed.as_ref().is_err_and(BucketError::is_transient) {
             *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
         }
@@ -213,13 +231,10 @@ impl Bucket {
             .map(|piece| self.piece_key(run, piece.fence, piece.hash))
             .chain([self.manifest_key(run, of.fence, of.hash)])
             .collect();
-        let mut keys = self.objects.list(&folder).await.map_err(|error| self.fault(&error, &folder))?;
+        let mut keys = self.list(&folder).await?;
         let fence_of = |key: &str| key.strip_prefix(&folder)?.strip_prefix('/')?.split('/').next()?.parse::<u64>().ok();
         keys.retain(|key| !named.contains(key) && fence_of(key).is_some_and(|fence| fence <= of.fence));
-        if keys.is_empty() {
-            return Ok(());
-        }
-        self.objects.delete(keys).await.map_err(|error| self.fault(&error, &folder))
+        self.delete(&folder, keys).await
     }
 
     fn piece_key(&self, run: &RunId, fence: u64, hash: Hash) -> String {
@@ -232,10 +247,7 @@ impl Bucket {
 
     /// An object of that hash and length.
     async fn fetch(&self, key: &str, hash: Hash, bytes: u64) -> Result<Bytes, BucketError> {
-        let content = match self.objects.get(key, bytes).await {
-            Err(ObjectError::TooLarge) => return Err(self.corrupt(key, "it is longer")),
-            other => other.map_err(|error| self.fault(&error, key))?,
-        };
+        let content = self.get_object(key, bytes).await?;
         if content.len() as u64 != bytes {
             return Err(self.corrupt(key, "it is shorter"));
         }
@@ -243,6 +255,33 @@ impl Bucket {
             return Err(self.corrupt(key, "its hash differs"));
         }
         Ok(content)
+    }
+
+    async fn put_object(&self, key: &str, content: Bytes) -> Result<(), BucketError> {
+        let bytes = content.len() as u64;
+        self.within(time_for(bytes), key, self.objects.put(key, content)).await
+    }
+
+    async fn get_object(&self, key: &str, most: u64) -> Result<Bytes, BucketError> {
+        self.within(time_for(most), key, self.objects.get(key, most)).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>, BucketError> {
+        self.within(MANY.0, folder, self.objects.list(folder)).await
+    }
+
+    async fn delete(&self, folder: &str, keys: Vec<String>) -> Result<(), BucketError> {
+        for some in keys.chunks(MANY.1) {
+            self.within(MANY.0, folder, self.objects.delete(some.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks, and waits so long for the answer.
+    async fn within<T>(&self, time: Duration, key: &str, asked: impl Future<Output = Result<T, ObjectError>>) -> Result<T, BucketError> {
+        let answered = tokio::time::timeout(time, asked).await;
+        let late = |_| ObjectError::Unavailable(format!("it did not answer within {} s", time.as_secs()));
+        answered.map_err(late).and_then(|answer| answer).map_err(|error| self.fault(&error, key))
     }
 
     /// Waits until so many bytes may be in memory.
@@ -284,6 +323,11 @@ impl Bucket {
     fn corrupt(&self, key: &str, why: &str) -> BucketError {
         BucketError::Corrupt { bucket: self.shown.clone(), key: key.to_owned(), why: why.to_owned() }
     }
+}
+
+/// How long an object of so many bytes may take.
+fn time_for(bytes: u64) -> Duration {
+    REQUEST.0 + Duration::from_secs(bytes / REQUEST.1)
 }
 
 /// Does work that blocks, away from the runtime's threads.

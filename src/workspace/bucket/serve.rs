@@ -5,7 +5,7 @@ use futures::{Stream, stream};
 use std::sync::Arc;
 
 use super::manifest::{Entry, Manifest, PIECE_BYTES, What};
-use super::{Bucket, BucketError};
+use super::{Bucket, BucketError, TURN};
 use crate::domain::id::RunId;
 use crate::domain::time::Timestamp;
 use crate::workspace::error::shown;
@@ -88,9 +88,22 @@ impl Manifest {
 }
 
 impl Bucket {
-    /// The bytes of a file, piece by piece, each checked before it is given.
-    pub fn read(self: Arc<Self>, file: BucketFile) -> impl Stream<Item = Result<Bytes, BucketError>> + Send + 'static {
-        stream::try_unfold(0_usize, move |at| {
+    /// The bytes of a file, piece by piece, each checked before it is given. So many at once and no more.
+    ///
+    /// # Errors
+    /// Too many are being read.
+    pub async fn read(
+        self: Arc<Self>,
+        file: BucketFile,
+    ) -> Result<impl Stream<Item = Result<Bytes, BucketError>> + Send + 'static, BucketError> {
+        let turn = tokio::time::timeout(TURN, Arc::clone(&self.downloads).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(BucketError::Unavailable {
+                bucket: self.shown.clone(),
+                why: "too many of its files are being read; try again".to_owned(),
+            });
+        };
+        Ok(stream::try_unfold((0_usize, turn), move |(at, turn)| {
             let (bucket, file) = (Arc::clone(&self), file.clone());
             async move {
                 let piece = match file.manifest.entry(file.number).map(|entry| &entry.what) {
@@ -101,9 +114,9 @@ impl Bucket {
                 let bytes = file.size.saturating_sub(at as u64 * PIECE_BYTES).min(PIECE_BYTES);
                 let _room = bucket.room(bytes).await;
                 let content = bucket.piece_of(&file.run, piece, bytes).await?;
-                Ok(Some((content, at + 1)))
+                Ok(Some((content, (at + 1, turn))))
             }
-        })
+        }))
     }
 }
 

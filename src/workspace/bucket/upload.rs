@@ -100,18 +100,25 @@ impl Bucket {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let modified = (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos());
         for (name, content) in files {
-            let mut pieces = Vec::new();
-            for piece in content.chunks(usize::try_from(manifest::PIECE_BYTES).unwrap_or(usize::MAX)) {
-                let hash = blake3::hash(piece);
-                self.put(run, fence, hash, content.slice_ref(piece), &progress).await?;
-                pieces.push(manifest::Piece { fence, hash });
+            let parts: Vec<(Bytes, Hash)> =
+                content.chunks(manifest::PIECE_LENGTH).map(|part| (content.slice_ref(part), blake3::hash(part))).collect();
+            let there = entries.iter_mut().find(|there| there.parent == 0 && there.name.0 == name.as_bytes());
+            let is_same = match there.as_deref().map(|there| &there.what) {
+                Some(What::File { pieces, .. }) => pieces.iter().map(|piece| piece.hash).eq(parts.iter().map(|(_, hash)| *hash)),
+                // A guest's directory of that name stays, as it would on a disk, where it is renamed.
+                Some(What::Dir) => true,
+                _ => false,
+            };
+            if is_same {
+                continue;
+            }
+            let pieces = parts.iter().map(|(_, hash)| manifest::Piece { fence, hash: *hash }).collect();
+            for (part, hash) in parts {
+                self.put(run, fence, hash, part, &progress).await?;
             }
             let what = What::File { size: content.len() as u64, pieces };
-            let name = manifest::Name(name.as_bytes().to_vec());
-            let entry = Entry { parent: 0, name, mode: 0o644, modified, what };
-            match entries.iter_mut().find(|there| there.parent == 0 && there.name == entry.name) {
-                // A guest's directory of that name stays, as it would on a disk, where it is renamed.
-                Some(there) if there.what == What::Dir => {}
+            let entry = Entry { parent: 0, name: manifest::Name(name.as_bytes().to_vec()), mode: 0o644, modified, what };
+            match there {
                 Some(there) => *there = entry,
                 None => entries.push(entry),
             }
@@ -159,7 +166,7 @@ impl Bucket {
 
     async fn put(&self, run: &RunId, fence: u64, hash: Hash, content: Bytes, progress: &Progress) -> Result<(), BucketError> {
         let key = self.piece_key(run, fence, hash);
-        self.objects.put(&key, content).await.map_err(|error| self.fault(&error, &key))?;
+        self.put_object(&key, content).await?;
         progress.note(hash);
         Ok(())
     }
@@ -184,7 +191,7 @@ impl Bucket {
         }
         let key = self.manifest_key(run, fence, hash);
         let _room = self.room(length).await;
-        self.objects.put(&key, Bytes::from(bytes)).await.map_err(|error| self.fault(&error, &key))?;
+        self.put_object(&key, Bytes::from(bytes)).await?;
         progress.note(hash);
         Ok(reference)
     }
