@@ -1,5 +1,6 @@
 //! Makes a daemon of its settings: folders, store, sandbox, plugins, tasks of the configuration.
 
+mod bucket;
 pub(super) mod store;
 
 use std::collections::HashSet;
@@ -29,6 +30,7 @@ use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 use crate::store::StoreError;
 #[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::OpenError as SqliteError;
+use crate::workspace::bucket::BucketError;
 use crate::workspace::{WorkspaceError, Workspaces};
 
 /// How long a start waits for the plugins folder.
@@ -67,6 +69,9 @@ pub enum OpenError {
     /// The workspaces.
     #[error(transparent)]
     Workspaces(#[from] WorkspaceError),
+    /// The workspaces' bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The tasks of the configuration.
     #[error("{0}")]
     Tasks(ConfigFaults),
@@ -130,6 +135,10 @@ impl Opened {
         let identity = Identity::take(&settings.paths.data, &*entropy)?;
         let store = store::open(&settings.store, &clock).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
+        let workspaces = match &settings.bucket {
+            Some(settings) => workspaces.with_bucket(bucket::open(settings, &identity).await?),
+            None => workspaces,
+        };
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
         let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;

@@ -3,6 +3,7 @@
 //!
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
+mod bucket;
 mod chaos;
 pub mod daemon;
 mod disk;
