@@ -9,9 +9,11 @@
 //!   It holds only if that document is still there, its fence too, and has not passed by the server's clock.
 //! - The server's clock alone judges: `$$NOW`, in milliseconds, asked for in the statement that reads what is judged.
 //!
-//! How it fails: a transaction that met another is begun anew, some times and with pauses of chance. A commit whose answer was lost is
+//! How it fails: a transaction that met another is begun anew, some times and with pauses of chance; one that was left open is aborted by
+//! whoever meets it. A commit whose answer was lost is
 //! asked for again; if that does not help either, its session is ended before the next [`Store::get`], so that what is read then is final.
 
+mod abandoned;
 mod claim;
 mod connect;
 mod documents;

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::super::StoreError;
 use super::super::server::ServerClock;
+use super::abandoned::APPLICATION;
 use super::errors::{DUPLICATE_KEY, Server};
 use super::pipelines::{AGENT, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE, RUN, STATUS, TASK, TASK_STATUS, WAIT};
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
@@ -36,6 +37,8 @@ const RENEWING: u32 = 2;
 const HINT_BYTES: u64 = 1 << 20;
 /// There is such a collection already.
 const NAMESPACE_EXISTS: i32 = 48;
+/// The most characters of a name of a connection that are sent; the server takes 128 bytes.
+const MOST_NAME: usize = 32;
 /// Databases that are the server's own.
 const RESERVED: [&str; 3] = ["admin", "local", "config"];
 
@@ -105,7 +108,7 @@ fn check_names(database: &str, prefix: &str) -> Result<(), StoreError> {
 
 fn client(from: &ClientOptions, connections: u32, options: &MongoOptions, server: &Server) -> Result<Client, StoreError> {
     let mut own = from.clone();
-    own.app_name.get_or_insert_with(|| "sandclock".to_owned());
+    own.app_name = Some(application(from.app_name.as_deref()));
     own.server_selection_timeout = Some(FIND);
     own.connect_timeout = Some(FIND);
     own.selection_criteria = Some(primary());
@@ -117,6 +120,15 @@ fn client(from: &ClientOptions, connections: u32, options: &MongoOptions, server
     own.min_pool_size = own.min_pool_size.map(|least| least.min(connections));
     own.command_event_handler = options.on_command.clone().map(handler);
     Client::with_options(own).map_err(|error| server.failed(&error))
+}
+
+/// What the server calls our connections: by our name, and the one that the URL gives.
+fn application(given: Option<&str>) -> String {
+    match given {
+        Some(given) if !given.starts_with(APPLICATION) => format!("{APPLICATION} {given}").chars().take(MOST_NAME).collect(),
+        Some(given) => given.to_owned(),
+        None => APPLICATION.to_owned(),
+    }
 }
 
 fn handler(on_command: OnCommand) -> EventHandler<CommandEvent> {

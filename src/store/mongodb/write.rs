@@ -59,7 +59,7 @@ impl MongoStore {
             let done = self.apply_in(&mut transaction, changes, &mut orders).await;
             match transaction.end(done).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(trouble) => tries.pause(trouble).await?,
+                Err(trouble) => tries.pause(self, trouble).await?,
             }
         }
     }
@@ -154,7 +154,7 @@ impl MongoStore {
         let mut tries = Tries::default();
         while let Err(error) = self.renewed.update_many(filter.clone(), pipelines::renewal(at, micros)).await {
             // To renew twice is to renew.
-            tries.pause(self.server.trouble(&error)).await?;
+            tries.pause(self, self.server.trouble(&error)).await?;
         }
         let read = self.renewed.aggregate(self.renewed_pipeline(runs, worker.as_str())).with_type::<RenewedDoc>();
         let read = read.max_time(STATEMENT).batch_size(AT_ONCE).await.map_err(|error| self.server.failed(&error))?;
