@@ -7,6 +7,7 @@ mod chaos;
 mod daemon;
 mod disk;
 mod events;
+mod fleet;
 mod full;
 mod guests;
 mod kills;
