@@ -79,6 +79,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(5),
             announce: None,
+            hints: true,
             heartbeat_events: Duration::from_secs(60),
             default_agent: agent,
             bounds: Bounds::default(),

@@ -172,6 +172,7 @@ impl World {
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(3600),
             announce: None,
+            hints: true,
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
             bounds: Bounds::default(),
