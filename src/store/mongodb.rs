@@ -23,7 +23,7 @@ mod read;
 mod transaction;
 mod write;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
@@ -44,6 +44,7 @@ use super::{
 };
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
+use connect::Renewing;
 use documents::{CountDoc, EventDoc, LeaseDoc, RecordDoc};
 use errors::Server;
 
@@ -83,11 +84,11 @@ pub struct MongoStore {
     told_at: Mutex<Option<Instant>>,
     server: Server,
     client: Client,
-    /// Renewals have connections of their own.
-    renewer: Client,
     tables: Tables,
     /// The leases by way of the renewals' connections.
-    renewed: Collection<LeaseDoc>,
+    renewed: OnceLock<Collection<LeaseDoc>>,
+    /// How those are made.
+    renewing: Renewing,
     /// Changes of one daemon would only meet each other.
     applying: Semaphore,
     /// Claims too.
@@ -242,8 +243,8 @@ impl Store for MongoStore {
     }
 
     async fn close(&self) {
-        let both = async { tokio::join!(self.client.clone().shutdown(), self.renewer.clone().shutdown()) };
-        if tokio::time::timeout(CALL, both).await.is_err() {
+        // Those of renewals have ended with the thread that made them, or end with this process.
+        if tokio::time::timeout(CALL, self.client.clone().shutdown()).await.is_err() {
             tracing::warn!("the connections to {} did not close in time", self.server);
         }
     }

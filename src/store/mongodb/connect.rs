@@ -4,7 +4,7 @@
 //!
 //! How it fails: a server that cannot be reached now is [`StoreError::Unavailable`]; what no waiting mends is [`StoreError::Invalid`].
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use ::mongodb::bson::{Document, doc};
@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use super::super::StoreError;
 use super::super::server::ServerClock;
 use super::abandoned::APPLICATION;
+use super::documents::LeaseDoc;
 use super::errors::{DUPLICATE_KEY, Server};
 use super::pipelines::{AGENT, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE, RUN, STATUS, TASK, TASK_STATUS, WAIT};
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
@@ -57,17 +58,16 @@ pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> R
     let hosts: Vec<String> = client_options.hosts.iter().map(ToString::to_string).collect();
     let server = Server::new(format!("{}/{name}", hosts.join(",")));
     let client = client(&client_options, client_options.max_pool_size.unwrap_or(CONNECTIONS), options, &server)?;
-    let renewer = self::client(&client_options, RENEWING, options, &server)?;
     let tables = Tables::of(&database(&client, &name), &options.prefix);
-    let leases = database(&renewer, &name).collection_with_options(&format!("{}leases", options.prefix), of_leases());
+    let renewing = Renewing { options: client_options, given: options.clone(), database: name };
     let mut store = MongoStore {
         clock,
         told_at: Mutex::default(),
         server,
         client,
-        renewer,
         tables,
-        renewed: leases,
+        renewed: OnceLock::new(),
+        renewing,
         applying: Semaphore::new(1),
         claiming: Semaphore::new(1),
         part: 0,
@@ -75,6 +75,30 @@ pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> R
     };
     store.part = store.bounded(store.open()).await?;
     Ok(store)
+}
+
+/// How the connections of renewals are made. The driver works on the runtime that makes them, and renewals have one of their own, so that
+/// no other work holds them up.
+pub struct Renewing {
+    options: ClientOptions,
+    given: MongoOptions,
+    database: String,
+}
+
+impl MongoStore {
+    /// The leases, by connections of the runtime that renewed first.
+    ///
+    /// # Errors
+    /// No client can be made.
+    pub fn renewed(&self) -> Result<&Collection<LeaseDoc>, StoreError> {
+        if let Some(leases) = self.renewed.get() {
+            return Ok(leases);
+        }
+        let Renewing { options, given, database: name } = &self.renewing;
+        let client = client(options, RENEWING, given, &self.server)?;
+        let leases = database(&client, name).collection_with_options(self.tables.leases.name(), of_leases());
+        Ok(self.renewed.get_or_init(|| leases))
+    }
 }
 
 async fn parse(url: &str) -> Result<ClientOptions, StoreError> {
