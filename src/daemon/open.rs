@@ -213,6 +213,7 @@ fn daemon_settings(settings: &Settings, identity: &Identity) -> DaemonSettings {
         misfire_grace: settings.scheduler.misfire_grace.duration(),
         poll: settings.scheduler.poll.duration(),
         announce: Some(SIGNS_OF_LIFE),
+        hints: true,
         heartbeat_events: Duration::from_secs(60),
         default_agent: settings.default_agent.clone(),
         bounds: bounds(settings),

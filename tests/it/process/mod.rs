@@ -8,6 +8,7 @@ mod chaos;
 pub mod daemon;
 mod disk;
 mod events;
+mod fleet;
 mod full;
 mod guests;
 mod kills;

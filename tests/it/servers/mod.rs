@@ -7,6 +7,7 @@
 pub mod bucket;
 pub mod certificates;
 pub mod own;
+pub mod proxy;
 mod tests;
 
 use std::env;
