@@ -27,6 +27,7 @@ pub mod identity;
 mod inner;
 pub mod live;
 pub mod manager;
+pub mod moving;
 pub mod open;
 mod outage;
 mod owed;

@@ -25,7 +25,7 @@ use crate::domain::task::Task;
 use crate::domain::time::Seconds;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
-use crate::store::StoreError;
+use crate::store::{StoreError, transfer};
 #[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::OpenError as SqliteError;
 use crate::workspace::{WorkspaceError, Workspaces};
@@ -126,6 +126,7 @@ impl Opened {
         }
         let identity = Identity::take(&settings.paths.data, &*entropy)?;
         let store = store::open(&settings.store, &clock).await?;
+        transfer::enter(&*store).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);

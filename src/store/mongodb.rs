@@ -19,8 +19,10 @@ mod errors;
 mod pipelines;
 mod read;
 mod transaction;
+mod wholes;
 mod write;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -92,6 +94,8 @@ pub struct MongoStore {
     claiming: Semaphore,
     /// Which parts of the counts are this daemon's.
     part: u32,
+    /// What every fence that is given lies above.
+    fences_above: AtomicU64,
     /// Sessions with a commit whose answer was lost.
     doubtful: Mutex<Vec<Document>>,
 }
@@ -237,6 +241,10 @@ impl Store for MongoStore {
             }
         };
         Ok(Box::pin(futures::stream::unfold(told, next)))
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

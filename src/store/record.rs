@@ -51,11 +51,13 @@ pub enum Kind {
     Removal,
     /// A daemon; key: its id.
     Daemon,
+    /// What the store says of itself; key: `store`. See [`super::transfer`].
+    Store,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Agent,
         Kind::Task,
         Kind::Schedule,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::Idempotency,
         Kind::Removal,
         Kind::Daemon,
+        Kind::Store,
     ];
 
     /// The kind as stores spell it.
@@ -83,6 +86,7 @@ impl Kind {
             Kind::Idempotency => "idempotency",
             Kind::Removal => "removal",
             Kind::Daemon => "daemon",
+            Kind::Store => "store",
         }
     }
 

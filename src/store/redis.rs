@@ -13,8 +13,10 @@
 mod answer;
 mod link;
 mod scripts;
+mod wholes;
 mod writer;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::redis::{Cmd, Value};
@@ -53,6 +55,8 @@ pub struct RedisStore {
     /// The turns of batches, and of claims.
     applies: Semaphore,
     claims: Semaphore,
+    /// What every fence that is given lies above.
+    fences_above: AtomicU64,
 }
 
 /// A time as scripts take it; nothing for none.
@@ -75,8 +79,15 @@ impl RedisStore {
         }
         let key = format!("{{{prefix}}}");
         let link = || Link::new(url, &key);
-        let store =
-            RedisStore { clock, work: link()?, reads: link()?, renewals: link()?, applies: Semaphore::new(1), claims: Semaphore::new(1) };
+        let store = RedisStore {
+            clock,
+            work: link()?,
+            reads: link()?,
+            renewals: link()?,
+            applies: Semaphore::new(1),
+            claims: Semaphore::new(1),
+            fences_above: AtomicU64::new(0),
+        };
         store.work.connect().await?;
         Ok(store)
     }
@@ -278,6 +289,10 @@ impl Store for RedisStore {
 
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
         self.reads.listen().await
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

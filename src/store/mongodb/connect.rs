@@ -5,6 +5,7 @@
 //! How it fails: a server that cannot be reached now is [`StoreError::Unavailable`]; what no waiting mends is [`StoreError::Invalid`].
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ::mongodb::bson::{Document, doc};
@@ -68,6 +69,7 @@ pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> R
         applying: Semaphore::new(1),
         claiming: Semaphore::new(1),
         part: 0,
+        fences_above: AtomicU64::new(0),
         doubtful: Mutex::default(),
     };
     store.part = store.bounded(store.open()).await?;

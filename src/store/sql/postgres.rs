@@ -12,9 +12,11 @@ mod connect;
 mod errors;
 mod pool;
 mod statements;
+mod wholes;
 mod writer;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,6 +64,7 @@ pub struct PostgresStore {
     pool: Pool,
     renewals: Pool,
     clock: ServerClock,
+    fences_above: AtomicU64,
 }
 
 impl PostgresStore {
@@ -75,7 +78,7 @@ impl PostgresStore {
         let server = connect::server(url)?;
         connect::prepare(&server).await?;
         let pool = Pool::new(server.clone(), CONNECTIONS, BOUND);
-        Ok(PostgresStore { pool, renewals: Pool::new(server, 1, RENEWAL_BOUND), clock })
+        Ok(PostgresStore { pool, renewals: Pool::new(server, 1, RENEWAL_BOUND), clock, fences_above: AtomicU64::new(0) })
     }
 
     /// The present that judges, of a row that begins with the server's.
@@ -268,6 +271,10 @@ impl Store for PostgresStore {
             }
         };
         Ok(Box::pin(futures::stream::unfold(listener, next)))
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

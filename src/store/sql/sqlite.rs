@@ -12,6 +12,7 @@ mod room;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod wholes;
 mod writer;
 
 use std::fs::File;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _, Sqlite};
 use tokio::sync::{mpsc, oneshot};
 
@@ -40,6 +41,7 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 pub use open::OpenError;
+pub use wholes::SqlitePicture;
 use room::Room;
 use writer::{Renew, Work, Writer};
 
@@ -57,8 +59,18 @@ pub struct SqliteStore {
     readers: SqlitePool,
     doors: Mutex<Option<Doors>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    statements: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    options: SqliteConnectOptions,
     lock: Mutex<Option<File>>,
+}
+
+/// What the store and its writer tell each other beside the work.
+#[derive(Default)]
+struct Shared {
+    /// How many statements the writer has run.
+    statements: AtomicU64,
+    /// What every fence that is given lies above.
+    fences_above: AtomicU64,
 }
 
 /// The ways to the writer.
@@ -80,8 +92,8 @@ impl SqliteStore {
         let open::Claimed { path: file, lock } = prepared?;
         let opened = open::open(&file).await?;
         let options = open::options(&file);
-        let statements = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(options.clone(), opened, Room::of(&file), Arc::clone(&clock), Arc::clone(&statements));
+        let shared = Arc::<Shared>::default();
+        let writer = Writer::new(options.clone(), opened, Room::of(&file), Arc::clone(&clock), Arc::clone(&shared));
         let (renewals, renewals_in) = mpsc::channel(WAITING);
         let (work, work_in) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| unusable(error.to_string()))?;
@@ -89,7 +101,7 @@ impl SqliteStore {
             .name("store-writer".to_owned())
             .spawn(move || runtime.block_on(writer.run(renewals_in, work_in)))
             .map_err(|error| unusable(error.to_string()))?;
-        let read_only = options.read_only(true).pragma("temp_store", "MEMORY").pragma("cache_size", "-4096");
+        let read_only = options.clone().read_only(true).pragma("temp_store", "MEMORY").pragma("cache_size", "-4096");
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(Duration::from_secs(5))
@@ -102,14 +114,15 @@ impl SqliteStore {
             readers,
             doors: Mutex::new(Some(Doors { renewals, work })),
             writer: Mutex::new(Some(thread)),
-            statements,
+            shared,
+            options,
             lock: Mutex::new(Some(lock)),
         })
     }
 
     /// How many statements the writer has run, transactions' begins and ends among them.
     pub fn statements(&self) -> u64 {
-        self.statements.load(Ordering::Relaxed)
+        self.shared.statements.load(Ordering::Relaxed)
     }
 
     fn doors(&self) -> Result<Doors, StoreError> {
@@ -278,6 +291,10 @@ impl Store for SqliteStore {
 
     async fn now(&self) -> Result<Timestamp, StoreError> {
         Ok(self.clock.now())
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.shared.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::super::super::ChangeId;
 use super::super::super::batch::{Named, Row, Writes};
+use super::super::super::transfer::{Held, Page};
 use super::PgQuery;
 use super::statements;
 use crate::domain::id::WorkerId;
@@ -23,7 +24,7 @@ pub struct Holder<'a> {
 }
 
 /// PostgreSQL's numbers are signed; ours stay far below the end of theirs.
-fn number(number: u64) -> i64 {
+pub fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -47,6 +48,25 @@ fn records(query: PgQuery, rows: &[&Row]) -> PgQuery {
         .bind(all(rows, |row| row.known.index.task.as_ref().map(|task| task.as_str())))
         .bind(all(rows, |row| row.known.index.agent.as_ref().map(|agent| agent.as_str())))
         .bind(all(rows, |row| row.known.index.run.as_ref().map(|run| run.as_str())))
+}
+
+/// The statement that writes records and events all of which are new.
+pub fn write_new(writes: &Writes) -> PgQuery {
+    let before = writes.records.first().map_or(0, |row| row.known.order.saturating_sub(1));
+    write(writes, before, None)
+}
+
+/// The statement that writes the leases of a page.
+pub fn leases(page: &Page) -> PgQuery {
+    let all: Vec<(&Row, &Held)> = page.leases().collect();
+    sqlx::query(statements::PUT_LEASES)
+        .bind(all.iter().map(|(row, _)| row.known.order).collect::<Vec<_>>())
+        .bind(all.iter().map(|(row, _)| number(row.known.fence)).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.owner.as_str()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.owner.daemon()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.token.0.to_be_bytes().to_vec()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.until.micros()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(row, held)| row.known.heartbeat_at.unwrap_or(held.until).micros()).collect::<Vec<_>>())
 }
 
 /// The statement that writes a batch; orders above `block` and up to the last that was given are new.

@@ -4,6 +4,7 @@
 //!
 //! How it fails: [`OpenError`], one sentence that says which file and what to do.
 
+use std::cmp::Ordering;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -135,7 +136,7 @@ fn holder(mut lock: File) -> String {
 }
 
 /// Tells from the file's first bytes whether it is ours; SQLite itself would already leave traces.
-fn inspect(path: &Path) -> Result<(), OpenError> {
+pub fn inspect(path: &Path) -> Result<(), OpenError> {
     const MAGIC: &[u8; 16] = b"SQLite format 3\0";
     let mut header = Vec::new();
     let read = File::open(path).and_then(|file| file.take(100).read_to_end(&mut header));
@@ -208,6 +209,23 @@ pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Err
     Ok(Opened { connection, last_order, epoch })
 }
 
+/// Sees that the schema is this version's, where it cannot be brought forward.
+///
+/// # Errors
+/// It is another version's.
+pub async fn check_version(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let found = number(connection, "PRAGMA user_version").await.map_err(|error| told(path, &error))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(OpenError::Newer { path: path.to_owned(), found, known }),
+        Ordering::Less => {
+            let what = format!("it has schema version {found} and this sandclock reads {known}; start its daemon with this one once");
+            Err(OpenError::Unusable { path: path.to_owned(), what })
+        }
+    }
+}
+
 async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let told = |error: sqlx::Error| told(path, &error);
     let found = number(connection, "PRAGMA user_version").await.map_err(told)?;
@@ -231,7 +249,8 @@ async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<
     connection.fetch_one(sql).await?.try_get(0)
 }
 
-fn told(path: &Path, error: &sqlx::Error) -> OpenError {
+/// What a failure to open means.
+pub fn told(path: &Path, error: &sqlx::Error) -> OpenError {
     let (path, what) = (path.to_owned(), super::said(error));
     match super::failed(error) {
         super::StoreError::Corrupt(_) => OpenError::Damaged { path, what },
