@@ -39,8 +39,9 @@ pub fn named_store(text: &str, env: &Environment) -> Result<NamedStore, String> 
 
 /// Whether a text has a password in sight, as `user:password@` before its host.
 pub fn shows_password(text: &str) -> bool {
-    let authority = text.split_once("://").map(|(_, rest)| rest).and_then(|rest| rest.rsplit_once('@')).map(|(user, _)| user);
-    authority.is_some_and(|user| user.split_once(':').is_some_and(|(_, password)| !password.is_empty()))
+    let authority = text.split_once("://").filter(|(scheme, _)| !scheme.starts_with("sqlite")).map(|(_, rest)| rest);
+    let user = authority.and_then(|rest| rest.rsplit_once('@')).map(|(user, _)| user);
+    user.is_some_and(|user| user.split_once(':').is_some_and(|(_, password)| !password.is_empty()))
 }
 
 #[cfg(test)]

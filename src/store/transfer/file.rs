@@ -21,7 +21,9 @@ use crate::domain::time::Timestamp;
 
 /// The form of the file that this sandclock writes and reads.
 const FORM: u32 = 1;
-/// A line is longer than a body with every byte spelled out, and no line is longer than this.
+/// What a backup begins with.
+const BEGIN: &[u8] = b"{\"sandclock_backup\":";
+/// No line is longer than this: a body with every byte spelled out, and what stands beside it.
 const LONGEST: u64 = 8 * 1024 * 1024;
 /// The most lines of a page,
 const LINES: usize = 1024;
@@ -166,14 +168,15 @@ impl BackupFile {
             hasher: blake3::Hasher::new(),
             is_at_end: false,
         };
+        let begin = backup.lines.fill_buf().await.map_err(|error| fault(path, format!("cannot be read: {error}; see to its disk")))?;
+        if !begin.starts_with(BEGIN) {
+            return Err(fault(path, "is no backup of a sandclock store; name one"));
+        }
         let first = backup.line().await?;
         let form: Option<serde_json::Value> = serde_json::from_slice(&first).ok();
-        match form.as_ref().and_then(|header| header.get("sandclock_backup")?.as_u64()) {
-            None => return Err(fault(path, "is no backup of a sandclock store; name one")),
-            Some(form) if form != u64::from(FORM) => {
-                return Err(fault(path, format!("is a backup of form {form} and this sandclock knows {FORM}; use the one that wrote it")));
-            }
-            Some(_) => {}
+        let form = form.as_ref().and_then(|header| header.get("sandclock_backup")?.as_u64()).unwrap_or(0);
+        if form != u64::from(FORM) {
+            return Err(fault(path, format!("is a backup of form {form} and this sandclock knows {FORM}; use the one that wrote it")));
         }
         backup.header = serde_json::from_slice(&first).map_err(|_| backup.damaged("is not what a backup begins with"))?;
         backup.hasher.update(&first);
