@@ -116,7 +116,7 @@ pub async fn backup(from: &StoreSettings, path: &Path, clock: &Arc<dyn Clock>, t
         #[cfg(feature = "sqlite")]
         StoreSettings::Sqlite { path: file } => {
             let picture = SqlitePicture::of_file(file).await.map_err(OpenError::from)?;
-            let (mut walk, fences_above) = Walk::of_whole(Box::new(picture)).await.map_err(StoreError::from)?;
+            let (mut walk, fences_above) = Walk::of_whole(Box::new(picture)).await?;
             let header = Header::new(kind(from), clock.now(), fences_above);
             Ok(write_backup(path, &header, &mut walk, told).await?)
         }

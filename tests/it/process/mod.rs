@@ -10,6 +10,7 @@ mod events;
 mod full;
 mod guests;
 mod kills;
+mod moving;
 mod oracle;
 mod page;
 mod refusals;
