@@ -23,7 +23,7 @@ bindings: host ## write wit/rust/src/bindings.rs anew after a change of wit/agen
 	cargo run -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $${CARGO_TARGET_DIR:-target}/guests -- wit/agent.wit wit/rust/src/bindings.rs
 
 bench: host plugins ## run the benchmarks that README quotes
-	cargo bench --locked
+	scripts/servers.sh run -- cargo bench --locked
 
 clean: ## remove what was built; the guest tool chain in ~/.cache/sandclock stays
 	cargo clean

@@ -1,25 +1,27 @@
 //! The control plane alone: runs are enqueued in batches, then drained by an executor that answers at once, without sandbox and
-//! mirrors. Prints runs a second and CPU time a run for each store.
+//! mirrors. Prints runs a second and, for each run, the processor time of this process and of the store's server.
 //!
-//! `cargo bench --bench control_plane [-- RUNS]`; with Redis too where SANDCLOCK_TEST_REDIS_URL names an empty one.
+//! `scripts/servers.sh run -- cargo bench --bench control_plane [-- RUNS [STORE]]`
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[allow(dead_code)]
+mod databases;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use databases::Place;
 use futures::StreamExt as _;
-use sandclock::clock::{Clock, SystemClock, SystemEntropy};
+use sandclock::clock::{SystemClock, SystemEntropy};
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
 use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, RunWish};
 use sandclock::domain::id::{AgentId, TaskId, WorkerId};
 use sandclock::domain::run::Status;
 use sandclock::domain::time::Seconds;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Usage};
-use sandclock::store::ServerClock;
-use sandclock::store::memory::MemoryStore;
-use sandclock::store::redis::RedisStore;
-use sandclock::store::sql::sqlite::SqliteStore;
-use sandclock::store::{ClaimAgent, CountScope, Kind, Store};
+use sandclock::store::{ClaimAgent, CountScope, Kind};
 use sandclock::workspace::Workspaces;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -48,12 +50,9 @@ impl Executor for Echo {
     }
 }
 
-fn cpu() -> Duration {
-    let at = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(at.tv_sec.unsigned_abs(), u32::try_from(at.tv_nsec).unwrap_or(0))
-}
-
-async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+async fn measure(place: &Place, runs: u64, root: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    let store = place.open(root).await;
+    let meter = place.meter();
     let agent = AgentId::parse("echo")?;
     let claim = ClaimAgent { agent: agent.clone(), digest: "0".repeat(64), max_running: None };
     let offer = Arc::new(vec![Offered { claim, start: Arc::new(Answer) }]);
@@ -92,7 +91,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
         "workspace_policy": {"write_run_json": false, "write_events_jsonl": false},
     });
     manager.register_task(body, false, None).await?;
-    let (wall, used) = (Instant::now(), cpu());
+    let (wall, before) = (Instant::now(), meter.read());
     futures::stream::iter(0..runs)
         .map(|_| manager.run_now(&task, RunWish::default()))
         .buffer_unordered(512)
@@ -110,13 +109,13 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let (wall, used) = (wall.elapsed(), cpu() - used);
+    let (wall, [own, server]) = (wall.elapsed(), meter.read().since(before).for_each(runs));
     println!(
-        "{name:8} {runs} runs in {:.2} s ({:.2} s of it enqueuing): {:.0} runs/s, {:.3} CPU-ms a run",
+        "{:8} {runs} runs in {:.2} s ({:.2} s of it enqueuing): {:.0} runs/s; CPU-ms a run {own:.3}, of the server {server:.3}",
+        place.kind,
         wall.as_secs_f64(),
         enqueued.as_secs_f64(),
         runs as f64 / wall.as_secs_f64(),
-        used.as_secs_f64() * 1000.0 / runs as f64,
     );
     daemon.stop(Duration::from_secs(5), CancellationToken::new()).await;
     Ok(())
@@ -124,16 +123,12 @@ async fn measure(name: &str, store: Arc<dyn Store>, runs: u64, root: &std::path:
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let runs = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(20_000);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (runs, kinds) = databases::wanted(20_000);
     let root = tempfile::tempdir()?;
-    measure("memory", Arc::new(MemoryStore::new(Arc::clone(&clock))), runs, root.path()).await?;
-    let sqlite = SqliteStore::open(&root.path().join("bench.db"), Arc::clone(&clock)).await?;
-    measure("sqlite", Arc::new(sqlite), runs, root.path()).await?;
-    if let Ok(url) = std::env::var("SANDCLOCK_TEST_REDIS_URL") {
-        let prefix = format!("bench-{}", std::process::id());
-        let redis = RedisStore::connect(&url, &prefix, ServerClock::of_server(clock)).await?;
-        measure("redis", Arc::new(redis), runs, root.path()).await?;
+    for kind in kinds {
+        if let Some(place) = Place::new(kind).await {
+            measure(&place, runs, root.path()).await?;
+        }
     }
     Ok(())
 }

@@ -2,13 +2,14 @@
 //! mirrored, completed. Prints runs a second, processor time a run, and how long an idle daemon takes from an acknowledged enqueue to
 //! the guest's first instruction.
 //!
-//! `cargo bench --bench pipeline [-- RUNS]`
+//! `scripts/servers.sh run -- cargo bench --bench pipeline [-- RUNS [STORE]]`
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use databases::Place;
 use futures::StreamExt as _;
 use sandclock::clock::{Clock as _, SystemClock};
 use sandclock::config::{self, Environment};
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+#[allow(dead_code)]
+mod databases;
 #[allow(dead_code, unused_imports, clippy::type_complexity)]
 #[path = "../tests/it/guest/mod.rs"]
 mod guest;
@@ -30,24 +33,24 @@ mod guest;
 /// Idle enqueues whose pickup is timed.
 const PICKUPS: usize = 300;
 
-fn processor_time() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(now.tv_sec.try_into().unwrap(), now.tv_nsec.try_into().unwrap())
-}
-
-async fn open(root: &Path, store: &str) -> Opened {
+async fn open(root: &Path, place: &Place) -> Opened {
     let plugins = root.join("plugins");
     std::fs::create_dir_all(&plugins).unwrap();
     std::fs::write(plugins.join("echo.wasm"), guest::plain::echo()).unwrap();
     std::fs::write(plugins.join("teller.wasm"), guest::plain::progress()).unwrap();
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let (data, plugins) = (text(&root.join(store)), text(&plugins));
-    let env = [
+    let (data, plugins) = (text(&root.join(&place.name)), text(&plugins));
+    let mut env = vec![
         ("SANDCLOCK_DATA_DIR", data.as_str()),
         ("SANDCLOCK_PLUGINS_DIR", &plugins),
-        ("SANDCLOCK_STORE", store),
+        ("SANDCLOCK_STORE", &place.url),
         ("SANDCLOCK_MAX_RUNNING", "32"),
     ];
+    match place.kind {
+        "redis" => env.push(("SANDCLOCK_STORE_PREFIX", &place.name)),
+        "mongodb" => env.push(("SANDCLOCK_STORE_DATABASE", &place.name)),
+        _ => {}
+    }
     let loaded = config::load(None, &Environment::of(env)).unwrap();
     Opened::open(&loaded).await.unwrap()
 }
@@ -60,26 +63,27 @@ async fn register(manager: &Manager, task: &str, agent: &str) -> TaskId {
     TaskId::parse(task).unwrap()
 }
 
-async fn throughput(manager: &Manager, store: &str, runs: u64) {
+async fn throughput(manager: &Manager, place: &Place, runs: u64) {
+    let meter = place.meter();
     let task = register(manager, "noop", "echo").await;
-    let (wall, used) = (Instant::now(), processor_time());
+    let (wall, before) = (Instant::now(), meter.read());
     let enqueue = futures::stream::iter(0..runs).map(|_| manager.run_now(&task, RunWish::default())).buffer_unordered(512);
     enqueue.for_each(|run| async { drop(run.unwrap()) }).await;
     let enqueued = wall.elapsed();
     while manager.status().await.unwrap()["status_counts"]["completed"].as_u64().unwrap() < runs {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let (wall, used) = (wall.elapsed(), processor_time() - used);
+    let (wall, [own, server]) = (wall.elapsed(), meter.read().since(before).for_each(runs));
     println!(
-        "{store:6} {runs} whole runs in {:.2} s ({:.2} s of it enqueuing): {:.0} runs/s, {:.3} CPU-ms a run",
+        "{:8} {runs} whole runs in {:.2} s ({:.2} s of it enqueuing): {:.0} runs/s; CPU-ms a run {own:.3}, of the server {server:.3}",
+        place.kind,
         wall.as_secs_f64(),
         enqueued.as_secs_f64(),
         runs as f64 / wall.as_secs_f64(),
-        used.as_secs_f64() * 1e3 / runs as f64
     );
 }
 
-async fn pickup(manager: &Manager, store: &str) {
+async fn pickup(manager: &Manager, place: &Place) {
     let task = register(manager, "told", "teller").await;
     let mut waits = Vec::new();
     for _ in 0..PICKUPS {
@@ -93,18 +97,19 @@ async fn pickup(manager: &Manager, store: &str) {
     }
     waits.sort();
     let at = |part: usize| waits[waits.len() * part / 100].as_secs_f64() * 1e3;
-    println!("{store:6} pickup by an idle daemon: p50 {:.2} ms, p99 {:.2} ms", at(50), at(99));
+    println!("{:8} pickup by an idle daemon: p50 {:.2} ms, p99 {:.2} ms", place.kind, at(50), at(99));
 }
 
 #[tokio::main]
 async fn main() {
-    let runs = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(10_000);
+    let (runs, kinds) = databases::wanted(10_000);
     let root = tempfile::tempdir().unwrap();
-    for store in ["memory", "sqlite"] {
-        let opened = open(root.path(), store).await;
+    for kind in kinds {
+        let Some(place) = Place::new(kind).await else { continue };
+        let opened = open(root.path(), &place).await;
         let manager = opened.manager().clone();
-        pickup(&manager, store).await;
-        throughput(&manager, store, runs).await;
+        pickup(&manager, &place).await;
+        throughput(&manager, &place, runs).await;
         opened.stop(Duration::from_secs(10), CancellationToken::new()).await;
     }
 }

@@ -53,7 +53,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new.toml");
         std::fs::write(&file, "[store]\nurl = \"redis://u:tiger@h\"\nprefix = \"mine\"\n").unwrap();
-        let env = Environment::of([("SANDCLOCK_STORE", "memory"), ("SANDCLOCK_STORE_PREFIX", "theirs"), ("DATABASE_URL", "postgres://h/d")]);
+        let env =
+            Environment::of([("SANDCLOCK_STORE", "memory"), ("SANDCLOCK_STORE_PREFIX", "theirs"), ("DATABASE_URL", "postgres://h/d")]);
         let named = named_store(file.to_str().unwrap(), &env).unwrap();
         assert!(matches!(&named.store, StoreSettings::Redis { url, prefix } if url.to_string() == "redis://h" && prefix == "mine"));
         assert!(named.workspace.is_some());

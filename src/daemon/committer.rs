@@ -6,7 +6,9 @@
 //! How it fails: a refused change is decided again on fresh records, a bounded number of times; a store that is away is asked again
 //! for a few seconds, then the callers are told.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod group;
+
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +18,16 @@ use super::inner::EVENTS_PAGE;
 use super::live::LiveRuns;
 use super::outage::tell_unless_out;
 use super::signals::Wakeups;
-use super::txn::{Cells, Footprint, Known, Stop, Txn, Write};
+use super::txn::{Cells, Footprint, Known, Stop, Txn};
 use crate::clock::{Clock, Entropy};
 use crate::domain::id::RunId;
-use crate::store::{Change, ChangeId, Guard, Hint, Outcome, RecordId, Store, StoreError};
+use crate::store::{Change, ChangeId, Hint, Outcome, RecordId, Store, StoreError};
+use group::{Group, Waiting, group};
 
 /// The most decisions in one batch.
 const BATCH: usize = 256;
 /// The most bytes of records in one batch; the decision that passes it is the last.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// How often a decision is made anew before its caller is told that it cannot be had.
-const TRIES: u32 = 12;
 /// The waits between tries on a store that is away.
 const PATIENCE: [Duration; 5] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)];
@@ -185,22 +186,9 @@ fn stopped() -> StoreError {
     StoreError::Unavailable("the daemon is stopping".to_owned())
 }
 
-struct Waiting {
-    job: Box<dyn Decide>,
-    tries: u32,
-    /// What the store refused last time, read anew before the next try.
-    again: Vec<RecordId>,
-}
-
 struct Work {
     parts: Parts,
     changes: u128,
-}
-
-/// A batch that was decided: its jobs, and which of them each change is made of.
-struct Group {
-    change: Change,
-    members: Vec<(Waiting, Footprint)>,
 }
 
 impl Work {
@@ -414,97 +402,4 @@ impl Work {
         }
         self.parts.wakeups.others.note(Hint { from: None, ready, schedules, runs, cancels });
     }
-}
-
-impl Group {
-    fn is_read_only(&self) -> bool {
-        self.change.puts.is_empty() && self.change.deletes.is_empty() && self.change.events.is_empty()
-    }
-
-    fn failed(self, error: &StoreError) {
-        self.members.into_iter().for_each(|(waiting, _)| waiting.job.failed(CommitError::Store(error.clone())));
-    }
-
-    /// Tells those whose lease is gone, and returns the others for another try.
-    fn refused(self, guard: &Guard) -> Vec<Waiting> {
-        let mut again = Vec::new();
-        for (mut waiting, footprint) in self.members {
-            waiting.tries += 1;
-            match guard {
-                Guard::Held(run, fence) if footprint.held.iter().any(|(held, under)| held == run && under == fence) => {
-                    waiting.job.failed(CommitError::LeaseLost);
-                    continue;
-                }
-                Guard::Held(..) => {}
-                Guard::Rev(id, _) | Guard::Absent(id) => waiting.again = vec![id.clone()],
-            }
-            if waiting.tries >= TRIES {
-                waiting.job.failed(CommitError::Contended);
-            } else {
-                again.push(waiting);
-            }
-        }
-        again
-    }
-}
-
-/// Makes one change of all decisions that are tied by a record that one of them writes.
-fn group(cells: &Cells, standing: Vec<(Waiting, Footprint)>, changes: &mut u128) -> Vec<Group> {
-    let written = |id: &RecordId| cells.get(id).is_some_and(|cell| cell.write.is_some());
-    let mut parent: Vec<usize> = (0..standing.len()).collect();
-    let mut last: HashMap<&RecordId, usize> = HashMap::new();
-    for (at, (_, footprint)) in standing.iter().enumerate() {
-        for id in footprint.touched.iter().filter(|id| written(id)) {
-            if let Some(before) = last.insert(id, at) {
-                let (a, b) = (root(&mut parent, before), root(&mut parent, at));
-                if let Some(slot) = parent.get_mut(a.max(b)) {
-                    *slot = a.min(b);
-                }
-            }
-        }
-    }
-    let roots: Vec<usize> = (0..standing.len()).map(|at| root(&mut parent, at)).collect();
-    let mut members: std::collections::BTreeMap<usize, Vec<(Waiting, Footprint)>> = std::collections::BTreeMap::new();
-    for (of, member) in roots.into_iter().zip(standing) {
-        members.entry(of).or_default().push(member);
-    }
-    members
-        .into_values()
-        .map(|mut members| {
-            *changes += 1;
-            Group { change: change_of(cells, &mut members, ChangeId(*changes)), members }
-        })
-        .collect()
-}
-
-fn root(parent: &mut [usize], of: usize) -> usize {
-    let mut at = of;
-    while let Some(up) = parent.get(at).copied().filter(|up| *up != at) {
-        at = up;
-    }
-    if let Some(slot) = parent.get_mut(of) {
-        *slot = at;
-    }
-    at
-}
-
-fn change_of(cells: &Cells, members: &mut [(Waiting, Footprint)], id: ChangeId) -> Change {
-    let touched: BTreeSet<RecordId> = members.iter().flat_map(|(_, footprint)| footprint.touched.iter().cloned()).collect();
-    let mut change = Change { id, guards: Vec::new(), puts: Vec::new(), deletes: Vec::new(), events: Vec::new() };
-    for (run, fence) in members.iter().flat_map(|(_, footprint)| &footprint.held) {
-        change.guards.push(Guard::Held(run.clone(), *fence));
-    }
-    for id in touched {
-        let Some(cell) = cells.get(&id) else { continue };
-        change.guards.push(if cell.rev == 0 { Guard::Absent(id.clone()) } else { Guard::Rev(id.clone(), cell.rev) });
-        match &cell.write {
-            Some(Write::Put(put)) => change.puts.push(put.clone()),
-            Some(Write::Delete) if cell.rev > 0 => change.deletes.push(id),
-            Some(Write::Delete) | None => {}
-        }
-    }
-    for (_, footprint) in members {
-        change.events.append(&mut footprint.events);
-    }
-    change
 }

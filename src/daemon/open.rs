@@ -25,9 +25,9 @@ use crate::domain::task::Task;
 use crate::domain::time::Seconds;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
-use crate::store::{StoreError, transfer};
 #[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::OpenError as SqliteError;
+use crate::store::{StoreError, transfer};
 use crate::workspace::{WorkspaceError, Workspaces};
 
 /// How long a start waits for the plugins folder.

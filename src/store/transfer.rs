@@ -175,7 +175,9 @@ pub enum TransferError {
         what: String,
     },
     /// What was read back differs.
-    #[error("what was read back from the target differs in its {0}: it stays marked as half filled; see what else writes there, and start again with --anew")]
+    #[error(
+        "what was read back from the target differs in its {0}: it stays marked as half filled; see what else writes there, and start again with --anew"
+    )]
     Differs(String),
 }
 

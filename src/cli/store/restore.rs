@@ -53,6 +53,8 @@ pub async fn execute(args: RestoreArgs, context: &Context) -> Result<Exit, Fault
     let table = told::table(&restored.filled.found, "READ BACK", "same", context);
     let (to_shown, at) = (escaped(&shown(&to.store)), restored.header.at);
     let beside = told::beside(to.workspace.as_ref());
-    context.screen.text(&format!("{table}{to_shown} is as {} was at {at}; its fences go on in epoch {epoch}.\n{beside}", escaped(&file)))?;
+    context
+        .screen
+        .text(&format!("{table}{to_shown} is as {} was at {at}; its fences go on in epoch {epoch}.\n{beside}", escaped(&file)))?;
     Ok(Exit::Done)
 }

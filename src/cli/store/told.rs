@@ -44,7 +44,8 @@ pub async fn store(option: &str, named: Option<&str>, file: Option<&Path>, conte
             Err(faults) => Err(faults.to_string()),
         },
     };
-    let read = tokio::task::spawn_blocking(read).await.map_err(|error| Fault::failed(format!("the configuration cannot be read: {error}")))?;
+    let read =
+        tokio::task::spawn_blocking(read).await.map_err(|error| Fault::failed(format!("the configuration cannot be read: {error}")))?;
     read.map_err(Fault::usage)
 }
 
@@ -92,11 +93,16 @@ pub fn table(digest: &Digest, last: &'static str, word: &str, context: &Context)
 
 /// What was moved for programs, by kind.
 pub fn kinds(digest: &Digest) -> Value {
-    digest.kinds().map(|(kind, tally)| (kind.to_owned(), json!({"count": tally.count, "blake3": tally.hash()}))).collect::<serde_json::Map<_, _>>().into()
+    digest
+        .kinds()
+        .map(|(kind, tally)| (kind.to_owned(), json!({"count": tally.count, "blake3": tally.hash()})))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// What a store does not hold.
 pub fn beside(workspace: Option<&PathBuf>) -> String {
-    let place = workspace.map_or_else(|| "the folder `paths.workspace`".to_owned(), |path| format!("`{}`", human::escaped(&path.to_string_lossy())));
+    let place = workspace
+        .map_or_else(|| "the folder `paths.workspace`".to_owned(), |path| format!("`{}`", human::escaped(&path.to_string_lossy())));
     format!("Workspaces, logs and plugins are files beside the store and stay where they are: keep or copy {place} and the plugins too.\n")
 }

@@ -110,7 +110,10 @@ impl RedisStore {
 fn put(call: &mut Cmd, whole: &Whole) -> Result<(), StoreError> {
     let Row { id, known, body, .. } = &whole.row;
     if known.order >= ORDERS_END {
-        return Err(StoreError::Invalid(format!("{id} has the place {}, and Redis keeps places below 2^53; choose another store", known.order)));
+        return Err(StoreError::Invalid(format!(
+            "{id} has the place {}, and Redis keeps places below 2^53; choose another store",
+            known.order
+        )));
     }
     call.arg(id.text()).arg(id.kind.as_str()).arg(format!("{:016}", known.order)).arg(answer::head(&whole.row)).arg(&body[..]);
     let time = |time: Option<Timestamp>| time.map(|time| time.micros().to_string()).unwrap_or_default();

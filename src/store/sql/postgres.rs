@@ -32,9 +32,8 @@ use super::super::{
     Renewal, Scope, Store, StoreError,
 };
 use super::lists::PageQuery;
-use super::rows::{self, Fields};
+use super::rows::{self, Fields, number};
 use crate::domain::id::{RunId, WorkerId};
-use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 use errors::Failure;
 use pool::Pool;
@@ -191,10 +190,6 @@ impl Fields for PgRow {
     }
 }
 
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
 #[async_trait]
 impl Store for PostgresStore {
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
@@ -223,23 +218,13 @@ impl Store for PostgresStore {
         let PageQuery { sql, first, second, after, limit } = PageQuery::new(&scope, page);
         let query = || sqlx::query(AssertSqlSafe(sql.clone())).bind(first.clone()).bind(second.clone()).bind(after).bind(limit);
         let rows = self.pool.bounded(self.pool.fetch(query)).await?;
-        let records = rows.iter().take(page.limit).map(|row| rows::record(row, 0)).collect::<Result<Vec<_>, _>>()?;
-        let next = records.last().filter(|_| rows.len() > page.limit).map(|record| record.order);
-        Ok(Page { records, next })
+        rows::page(&rows, page.limit)
     }
 
     async fn counts(&self, scope: CountScope) -> Result<Counts, StoreError> {
         let scope = scope.text();
         let found = self.pool.fetch(|| sqlx::query(statements::COUNTS).bind(scope.clone()));
-        let mut counts = Counts::default();
-        for row in self.pool.bounded(found).await? {
-            let n = row.count(1)?;
-            counts.total += n;
-            if let Some(status) = Status::parse(row.some_text(0)?) {
-                counts.by_status.insert(status, n);
-            }
-        }
-        Ok(counts)
+        rows::counts(&self.pool.bounded(found).await?)
     }
 
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {

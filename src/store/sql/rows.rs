@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::super::batch::Known;
 use super::super::record::unreadable;
-use super::super::{ChangeId, Index, Kind, Lease, NumberedEvent, Record, RecordId, StoreError};
+use super::super::{ChangeId, Counts, Index, Kind, Lease, NumberedEvent, Page, Record, RecordId, StoreError};
 use crate::domain::id::{AgentId, InvalidId, RunId, TaskId, WorkerId};
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
@@ -91,6 +91,31 @@ pub trait Fields {
     fn time(&self, at: usize) -> Result<Option<Timestamp>, StoreError> {
         Ok(self.number(at)?.map(Timestamp::from_micros))
     }
+}
+
+/// A number as databases take it: theirs are signed, and ours stay far below the end of theirs.
+pub fn number(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
+/// A page of at most `limit` records, of rows of which one more than that was asked for.
+pub fn page(rows: &[impl Fields], limit: usize) -> Result<Page, StoreError> {
+    let records = rows.iter().take(limit).map(|row| record(row, 0)).collect::<Result<Vec<_>, _>>()?;
+    let next = records.last().filter(|_| rows.len() > limit).map(|record| record.order);
+    Ok(Page { records, next })
+}
+
+/// Counts, of rows with a status and its number; what has no status counts in all.
+pub fn counts(rows: &[impl Fields]) -> Result<Counts, StoreError> {
+    let mut counts = Counts::default();
+    for row in rows {
+        let n = row.count(1)?;
+        counts.total += n;
+        if let Some(status) = Status::parse(row.some_text(0)?) {
+            counts.by_status.insert(status, n);
+        }
+    }
+    Ok(counts)
 }
 
 fn missing(at: usize) -> StoreError {

@@ -35,14 +35,13 @@ use super::super::{
 };
 use super::lists::PageQuery;
 use super::names;
-use super::rows::{self, Fields};
+use super::rows::{self, Fields, number};
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
-use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 pub use open::OpenError;
-pub use wholes::SqlitePicture;
 use room::Room;
+pub use wholes::SqlitePicture;
 use writer::{Renew, Work, Writer};
 
 type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -205,10 +204,6 @@ impl Fields for SqliteRow {
     }
 }
 
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
 #[async_trait]
 impl Store for SqliteStore {
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StoreError> {
@@ -264,21 +259,11 @@ impl Store for SqliteStore {
         let PageQuery { sql, first, second, after, limit } = PageQuery::new(&scope, page);
         let query = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(second).bind(after).bind(limit);
         let rows = self.fetch(query).await?;
-        let records = rows.iter().take(page.limit).map(|row| rows::record(row, 0)).collect::<Result<Vec<_>, _>>()?;
-        let next = records.last().filter(|_| rows.len() > page.limit).map(|record| record.order);
-        Ok(Page { records, next })
+        rows::page(&rows, page.limit)
     }
 
     async fn counts(&self, scope: CountScope) -> Result<Counts, StoreError> {
-        let mut counts = Counts::default();
-        for row in self.fetch(sqlx::query(statements::COUNTS).bind(scope.text())).await? {
-            let n = row.count(1)?;
-            counts.total += n;
-            if let Some(status) = Status::parse(row.some_text(0)?) {
-                counts.by_status.insert(status, n);
-            }
-        }
-        Ok(counts)
+        rows::counts(&self.fetch(sqlx::query(statements::COUNTS).bind(scope.text())).await?)
     }
 
     async fn events(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<NumberedEvent>, StoreError> {

@@ -111,8 +111,7 @@ pub async fn fill(
 async fn mark(target: &Arc<dyn Transfer>, wish: &Wish) -> Result<(), TransferError> {
     let row = StoreRow { fences_above: wish.fences_above, filling: Some(wish.filling.clone()) };
     let Put { id, body, .. } = Put::of(StoreRow::id(), Index::default(), &row)?;
-    let known =
-        Known { order: PLACE, rev: 1, index: Index::default(), fence: 0, heartbeat_at: None, until: None, last_event: 0 };
+    let known = Known { order: PLACE, rev: 1, index: Index::default(), fence: 0, heartbeat_at: None, until: None, last_event: 0 };
     let row = Row { id, known, change: Some(ChangeId(wish.id)), due: None, body };
     target.import(&Page { records: vec![Whole { row, lease: None }], events: Vec::new() }).await?;
     Ok(())

@@ -143,11 +143,7 @@ pub fn of_record(whole: &Whole) -> Vec<u8> {
         fence: known.fence,
         heartbeat_at: known.heartbeat_at.map(Timestamp::micros),
         events: known.last_event,
-        lease: lease.map(|held| LeaseLine {
-            owner: held.owner.clone(),
-            until: held.until.micros(),
-            token: format!("{:x}", held.token.0),
-        }),
+        lease: lease.map(|held| LeaseLine { owner: held.owner.clone(), until: held.until.micros(), token: format!("{:x}", held.token.0) }),
         body: Body::of(body),
     })
 }
@@ -195,9 +191,9 @@ pub fn read(line: &[u8]) -> Option<Line> {
             until,
             last_event: line.events,
         };
-        let lease = line.lease.and_then(|lease| {
-            Some(Held { owner: lease.owner, until: Timestamp::from_micros(lease.until), token: id_of(&lease.token)? })
-        });
+        let lease = line
+            .lease
+            .and_then(|lease| Some(Held { owner: lease.owner, until: Timestamp::from_micros(lease.until), token: id_of(&lease.token)? }));
         let row = Row {
             id: RecordId::of_text(&line.record)?,
             known,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use sandclock::clock::{BootInstant, Clock, SystemClock, SystemEntropy};
 use sandclock::daemon::spawn::OnRuntime;
 use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings};
@@ -269,6 +270,15 @@ impl TestDaemon {
     /// Runs a task now.
     pub async fn fire(&self, task: &TaskId) -> Run {
         self.run_now(task, RunWish::default()).await.unwrap()
+    }
+
+    /// Runs a task so many times at once.
+    pub async fn fire_at_once(&self, task: &TaskId, count: usize) -> Vec<Run> {
+        let one = |_| {
+            let (manager, task) = (Manager::clone(self), task.clone());
+            tokio::spawn(async move { manager.run_now(&task, RunWish::default()).await.unwrap() })
+        };
+        join_all((0..count).map(one)).await.into_iter().map(Result::unwrap).collect()
     }
 
     /// The run when it has ended or is parked.

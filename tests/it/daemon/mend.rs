@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use super::faulty::Fault;
 use super::harness::conflict;
 use super::*;
-use futures::future::join_all;
 use sandclock::daemon::manager::{BulkCursor, BulkDone, BulkVerb};
 use sandclock::domain::filter::RunFilter;
 use sandclock::domain::id::AgentId;
@@ -18,12 +17,6 @@ fn cancel() -> BulkVerb {
 
 fn of_task(task: &TaskId, status: &[Status]) -> RunFilter {
     RunFilter { task: Some(task.clone()), status: status.to_vec(), ..RunFilter::default() }
-}
-
-/// Runs a task so many times, together.
-async fn fire_many(daemon: &TestDaemon, task: &TaskId, count: usize) -> Vec<Run> {
-    let one = |_| daemon.run_now(task, RunWish::default());
-    join_all((0..count).map(one)).await.into_iter().map(Result::unwrap).collect()
 }
 
 async fn all(daemon: &TestDaemon, verb: &BulkVerb, filter: &RunFilter, limit: usize) -> BulkDone {
@@ -103,7 +96,7 @@ async fn many_are_run_again_once_each_however_many_fit_afterwards() {
     let live = daemon.fire(&task).await.run_id;
     let guest = world.stage.guest().await;
     // Each rerun is skipped as well, and so fits the filter as its original does.
-    let skipped: HashSet<RunId> = fire_many(&daemon, &task, 250).await.into_iter().map(|run| run.run_id).collect();
+    let skipped: HashSet<RunId> = daemon.fire_at_once(&task, 250).await.into_iter().map(|run| run.run_id).collect();
     let filter = of_task(&task, &[Status::Skipped]);
     let preview = daemon.preview(&BulkVerb::Rerun, &filter).await.unwrap();
     assert_eq!((preview.matched, preview.is_complete, preview.sample.len()), (250, true, 10));
@@ -130,7 +123,7 @@ async fn many_share_commits() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "later", "overlap_policy": "allow_parallel"})).await;
-    fire_many(&daemon, &task, 100).await;
+    daemon.fire_at_once(&task, 100).await;
     let closed = world.faulty.gate.write().await;
     let before = world.faulty.at_gate.load(Ordering::SeqCst);
     let (manager, filter) = (Manager::clone(&daemon), of_task(&task, &[]));
@@ -151,7 +144,7 @@ async fn many_are_cancelled_queued_and_running_alike() {
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
     let other = daemon.task(json!({"task_id": "other", "agent_id": "later"})).await;
     let other = daemon.fire(&other).await.run_id;
-    fire_many(&daemon, &task, 150).await;
+    daemon.fire_at_once(&task, 150).await;
     let guests = [world.stage.guest().await, world.stage.guest().await];
     let preview = daemon.preview(&cancel(), &of_task(&task, &[])).await.unwrap();
     assert_eq!((preview.matched, preview.is_complete), (150, true));
@@ -221,7 +214,7 @@ async fn a_store_that_goes_away_stops_it_and_it_tells_what_is_done() {
     let world = World::new().await;
     let daemon = world.start_as("a", |settings| settings.executes = false).await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel"})).await;
-    fire_many(&daemon, &task, 320).await;
+    daemon.fire_at_once(&task, 320).await;
     let mut commits = 0;
     *world.faulty.plan.lock().unwrap() = Box::new(move |call| {
         commits += u32::from(call == "apply");

@@ -1,16 +1,6 @@
 //! The four overlap policies.
 
 use super::*;
-use futures::future::join_all;
-
-/// Runs a task so many times at once.
-async fn fire_at_once(daemon: &TestDaemon, task: &TaskId, count: usize) -> Vec<Run> {
-    let one = |_| {
-        let (manager, task) = (Manager::clone(daemon), task.clone());
-        tokio::spawn(async move { manager.run_now(&task, RunWish::default()).await.unwrap() })
-    };
-    join_all((0..count).map(one)).await.into_iter().map(Result::unwrap).collect()
-}
 
 #[tokio::test]
 async fn skip_if_running_records_a_thousand_skips_beside_one_run() {
@@ -20,7 +10,7 @@ async fn skip_if_running_records_a_thousand_skips_beside_one_run() {
     let live = daemon.fire(&task).await.run_id;
     let guest = world.stage.guest().await;
     for chunk in [1, 499, 500] {
-        let skipped = fire_at_once(&daemon, &task, chunk).await;
+        let skipped = daemon.fire_at_once(&task, chunk).await;
         assert!(skipped.iter().all(|run| run.status == Status::Skipped && run.finished_at.is_some()));
         let payloads = daemon.payloads(&skipped[0].run_id).await;
         assert_eq!((payloads.len(), &payloads[0]["reason"]), (1, &json!(format!("run {live} of the task is live"))));
@@ -38,7 +28,7 @@ async fn w_09_of_many_at_once_one_is_admitted() {
     let daemon = world.start().await;
     for round in 0..10 {
         let task = daemon.task(json!({"task_id": format!("t{round}"), "agent_id": "later"})).await;
-        let runs = fire_at_once(&daemon, &task, 40).await;
+        let runs = daemon.fire_at_once(&task, 40).await;
         assert_eq!(runs.iter().filter(|run| run.status == Status::Queued).count(), 1);
         assert_eq!(daemon.count(&task, Status::Skipped).await, 39);
     }
@@ -76,7 +66,7 @@ async fn cancel_previous_overtakes_a_run_that_nobody_has_started() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "cancel_previous", "agent_id": "later"})).await;
-    let runs = fire_at_once(&daemon, &task, 20).await;
+    let runs = daemon.fire_at_once(&task, 20).await;
     assert_eq!(daemon.count(&task, Status::Cancelled).await, 19);
     assert_eq!(daemon.count(&task, Status::Queued).await, 1);
     world.stage.echo("later");
@@ -113,7 +103,7 @@ async fn what_is_beyond_max_queued_is_skipped() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next", "max_queued": 3})).await;
-    let runs = fire_at_once(&daemon, &task, 10).await;
+    let runs = daemon.fire_at_once(&task, 10).await;
     assert_eq!(daemon.count(&task, Status::Skipped).await, 6);
     for _ in 0..4 {
         world.stage.guest().await.complete("done");
@@ -129,7 +119,7 @@ async fn allow_parallel_keeps_to_max_parallel() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "allow_parallel", "max_parallel": 3, "max_queued": 6})).await;
-    fire_at_once(&daemon, &task, 10).await;
+    daemon.fire_at_once(&task, 10).await;
     assert_eq!(daemon.count(&task, Status::Skipped).await, 1);
     let mut guests = Vec::new();
     for _ in 0..3 {
@@ -157,7 +147,7 @@ async fn a_wider_policy_gives_turns_to_those_who_wait() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"overlap_policy": "queue_next"})).await;
-    let runs = fire_at_once(&daemon, &task, 5).await;
+    let runs = daemon.fire_at_once(&task, 5).await;
     let first = world.stage.guest().await;
     daemon.update_task(&task, json!({"overlap_policy": "allow_parallel", "max_parallel": 3})).await.unwrap();
     let (second, third) = (world.stage.guest().await, world.stage.guest().await);

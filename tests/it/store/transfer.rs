@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use sandclock::clock::Clock;
 use sandclock::domain::time::Timestamp;
-use sandclock::store::sql::postgres::PostgresStore;
 use sandclock::store::redis::RedisStore;
+use sandclock::store::sql::postgres::PostgresStore;
 use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::transfer::{Digest, Filling, Page, Pages, Transfer, Walk, Wish};
 use sandclock::store::{ServerClock, Store};

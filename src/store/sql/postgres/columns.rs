@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::super::super::ChangeId;
 use super::super::super::batch::{Named, Row, Writes};
 use super::super::super::transfer::{Held, Page};
+use super::super::rows::number;
 use super::PgQuery;
 use super::statements;
 use crate::domain::id::WorkerId;
@@ -21,11 +22,6 @@ pub struct Holder<'a> {
     pub from: Timestamp,
     /// Until when.
     pub until: Timestamp,
-}
-
-/// PostgreSQL's numbers are signed; ours stay far below the end of theirs.
-pub fn number(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// The columns of records that new ones and others have.

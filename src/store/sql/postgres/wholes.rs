@@ -9,11 +9,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 
 use super::super::super::transfer::{EventRow, Page, Picture, Span, Transfer, Whole};
 use super::super::super::{Kind, StoreError};
+use super::super::rows::number;
 use super::super::wholes;
-use super::columns::{self, number};
 use super::errors::Failure;
 use super::pool::Server;
-use super::{PgQuery, PostgresStore, statements};
+use super::{PgQuery, PostgresStore, columns, statements};
 
 /// How long a page may take.
 const BOUND: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl PostgresPicture {
 #[async_trait]
 impl Picture for PostgresPicture {
     async fn records(&mut self, kind: Kind, after: i64, limit: usize) -> Result<Vec<Whole>, StoreError> {
-        let query = sqlx::query(AssertSqlSafe(wholes::records(kind))).bind(after).bind(super::number(limit));
+        let query = sqlx::query(AssertSqlSafe(wholes::records(kind))).bind(after).bind(number(limit));
         self.fetch(query).await?.iter().map(wholes::whole).collect()
     }
 

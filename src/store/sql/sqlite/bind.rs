@@ -1,17 +1,13 @@
 //! What rows bind, in the order of their statement's columns.
 
 use super::super::super::batch::{EventRow, Row};
+use super::super::rows::number;
 use super::SqliteQuery;
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 
 /// Binds a row behind the rows before it.
 pub type Bind<T> = fn(SqliteQuery<'static>, T) -> SqliteQuery<'static>;
-
-/// SQLite's numbers are signed; ours stay far below the end of theirs.
-fn number(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
 
 /// A row of [`super::statements::PUT_SETTLED`].
 pub fn settled(query: SqliteQuery<'static>, row: Row) -> SqliteQuery<'static> {

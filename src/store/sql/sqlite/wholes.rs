@@ -12,8 +12,8 @@ use super::super::super::{Kind, StoreError};
 use super::super::{json, wholes};
 use super::statements::{CLEAR, IMPORT, PUT_LEASES, SPANS};
 use super::writer::{Work, Writer};
-use super::{OpenError, SqliteStore, failed, number, open};
-use crate::store::sql::rows::Fields as _;
+use super::{OpenError, SqliteStore, failed, open};
+use crate::store::sql::rows::{Fields as _, number};
 
 /// What the file holds, as of the first that is read.
 pub struct SqlitePicture {
