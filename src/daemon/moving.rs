@@ -164,7 +164,7 @@ pub async fn restore(path: &Path, to: &StoreSettings, anew: bool, clock: &Arc<dy
         let fences_above = next_epoch(verified.digest.last_fence.max(header.fences_above), now);
         let filling = Filling { what: "a restore".to_owned(), from: path.display().to_string(), begun_at: now };
         let wish = Wish { filling, anew, fences_above, id: new_id() };
-        let mut pages = Resting(BackupFile::open(path).await?);
+        let mut pages = Resting(BackupFile::open(path).await?, now);
         let filled = fill(&target, &mut pages, wish, told).await?;
         Ok::<_, MoveError>(Restored { header, filled, fences_above })
     };

@@ -170,8 +170,8 @@ pub fn next_epoch(latest: u64, now: Timestamp) -> u64 {
     ((latest.max(present) >> 32) + 1) << 32
 }
 
-/// Pages whose leases are over: whoever had them must not go on in a store that has been set back.
-pub struct Resting<P>(pub P);
+/// Pages whose leases are over by a present, whatever clock they were taken by: whoever had them must not go on in a store that has been set back.
+pub struct Resting<P>(pub P, pub Timestamp);
 
 #[async_trait]
 impl<P: Pages> Pages for Resting<P> {
@@ -179,7 +179,7 @@ impl<P: Pages> Pages for Resting<P> {
         let mut page = self.0.next().await?;
         for whole in page.iter_mut().flat_map(|page| &mut page.records) {
             if let Some(lease) = &mut whole.lease {
-                lease.until = whole.row.known.heartbeat_at.unwrap_or_default().min(lease.until);
+                lease.until = whole.row.known.heartbeat_at.unwrap_or_default().min(lease.until).min(self.1);
                 whole.row.known.until = Some(lease.until);
             }
         }

@@ -205,3 +205,51 @@ pub fn read(line: &[u8]) -> Option<Line> {
     };
     whole(line).ok().flatten().map(|whole| Line::Record(Box::new(whole)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Kind;
+
+    fn some(body: &'static [u8]) -> Whole {
+        let index = Index {
+            task: Some(TaskId::parse("t").unwrap()),
+            agent: Some(AgentId::parse("a").unwrap()),
+            run: Some(RunId::parse("run_1").unwrap()),
+            status: Some(Status::Running),
+            ready: true,
+            due: None,
+            cancel_requested: true,
+        };
+        let at = Timestamp::from_micros(1_800_000_000_000_001);
+        let known = Known { order: i64::MAX, rev: u64::MAX >> 1, index, fence: 9, heartbeat_at: Some(at), until: Some(at), last_event: 7 };
+        let row =
+            Row { id: RecordId::new(Kind::Run, "a/b"), known, change: Some(ChangeId(u128::MAX)), due: Some(at), body: Bytes::from(body) };
+        let lease = Held { owner: WorkerId::parse("one.1").unwrap(), until: at, token: ChangeId(1) };
+        Whole { row, lease: Some(lease) }
+    }
+
+    #[test]
+    fn what_is_read_from_a_line_is_what_was_written() {
+        for body in [&b"{\"a\": [1.50]}"[..], b"", b"\"\n\r\0 \xe2\x80\xa8", b"\xff\x00 no text"] {
+            let whole = some(body);
+            let Some(Line::Record(read)) = read(&of_record(&whole)) else { panic!("{body:?}") };
+            assert_eq!(*read, whole);
+            let event = EventRow { run: Named { order: 3, id: whole.row.id }, sequence: 4, body: body.to_vec() };
+            let written = of_event(&event);
+            assert_eq!(written.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
+            let Some(Line::Event(read)) = super::read(&written) else { panic!("{body:?}") };
+            assert_eq!(read, event);
+        }
+        let mut bare = some(b"{}");
+        bare.lease = None;
+        bare.row.known = Known { order: 1, rev: 1, index: Index::default(), fence: 0, heartbeat_at: None, until: None, last_event: 0 };
+        (bare.row.change, bare.row.due) = (None, None);
+        assert_eq!(of_record(&bare), b"{\"record\":\"run/a/b\",\"order\":1,\"rev\":1,\"body\":{\"text\":\"{}\"}}\n");
+        let Some(Line::Record(read)) = read(&of_record(&bare)) else { panic!() };
+        assert_eq!(*read, bare);
+        for wrong in ["{}", "", "[]", "{\"record\":\"who/x\",\"order\":1,\"rev\":1,\"body\":{\"text\":\"\"}}"] {
+            assert!(super::read(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}

@@ -182,25 +182,3 @@ async fn what_cannot_be_moved_is_told_in_a_sentence() {
     }
     assert!(!home.path("nowhere.db").exists(), "what was looked for is not made");
 }
-
-#[tokio::test]
-async fn zz_measure() {
-    let Some(database) = servers::postgres().await else { return };
-    let home = Home::new("", &[]);
-    with_runs(&home, "source.db", 50_000).await;
-    let start = std::time::Instant::now();
-    let copied = verb(&home, &["store", "copy", "--from", "sqlite:///source.db", "--to", &database.url]).await;
-    eprintln!("MEASURED {:?} {}", start.elapsed(), copied.out);
-    let start = std::time::Instant::now();
-    let copied = verb(&home, &["store", "backup", "b", "--from", &database.url]).await;
-    eprintln!("MEASURED backup {:?} {}", start.elapsed(), copied.out);
-    let start = std::time::Instant::now();
-    let copied = verb(&home, &["store", "restore", "b", "--to", "sqlite:///r.db"]).await;
-    eprintln!("MEASURED restore {:?} {}", start.elapsed(), copied.out);
-    for (name, to) in [("redis", servers::redis().unwrap().url.clone()), ("mongodb", servers::mongodb().unwrap().url.clone())] {
-        let start = std::time::Instant::now();
-        let copied = verb(&home, &["store", "copy", "--from", "sqlite:///source.db", "--to", &to]).await;
-        eprintln!("MEASURED {name} {:?} {copied:?}", start.elapsed());
-    }
-    panic!("measured");
-}

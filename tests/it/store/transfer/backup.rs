@@ -112,7 +112,7 @@ async fn restored(backup: &Backup, of: Of) -> Option<(super::Spot, u64)> {
     let verified = BackupFile::verify(&backup.path).await.unwrap();
     let fences_above = next_epoch(verified.digest.last_fence, backup.clock.now());
     let wish = sandclock::store::transfer::Wish { fences_above, ..wish(backup.clock.now()) };
-    let mut pages = Resting(BackupFile::open(&backup.path).await.unwrap());
+    let mut pages = Resting(BackupFile::open(&backup.path).await.unwrap(), backup.clock.now());
     let filled = fill(&target.store, &mut pages as &mut dyn Pages, wish, |_| ()).await.unwrap();
     assert_eq!(filled.found.total(), backup.digest.total());
     enter(&*target.store).await.unwrap();
