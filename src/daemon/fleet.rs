@@ -116,9 +116,9 @@ async fn write(inner: &Inner, row: Option<DaemonRow>) -> Result<(), ManagerError
 }
 
 /// Every daemon of the store as the API shows it, by their ids.
-pub(super) async fn all(inner: &Inner) -> Result<Vec<Value>, StoreError> {
-    let listed = inner.store.list(Scope::All(Kind::Daemon), PageRequest::first(SHOWN)).await?;
-    let now = inner.store.now().await?;
+pub(super) async fn all(store: &dyn Store) -> Result<Vec<Value>, StoreError> {
+    let listed = store.list(Scope::All(Kind::Daemon), PageRequest::first(SHOWN)).await?;
+    let now = store.now().await?;
     let mut daemons: Vec<(String, Value)> =
         listed.records.iter().filter_map(|record| Some((record.id.key.to_string(), shown(record, now)?))).collect();
     daemons.sort_by(|(one, _), (other, _)| one.cmp(other));

@@ -1,7 +1,9 @@
 //! `sandclock store`: the store itself.
 
 mod backup;
+mod check;
 mod copy;
+mod migrate;
 mod restore;
 mod told;
 
@@ -10,7 +12,7 @@ use clap::{Args, Subcommand};
 use super::Context;
 use super::exit::{Exit, Fault};
 
-/// Copy the store, back it up and restore it
+/// Look at the store, bring it forward, copy it, back it up and restore it
 #[derive(Args, Clone, Debug)]
 pub struct StoreArgs {
     #[command(subcommand)]
@@ -19,6 +21,8 @@ pub struct StoreArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum StoreVerb {
+    Check(check::CheckArgs),
+    Migrate(migrate::MigrateArgs),
     Copy(copy::CopyArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
@@ -30,6 +34,8 @@ enum StoreVerb {
 /// The configuration is wrong, or the store cannot be used.
 pub async fn execute(args: StoreArgs, context: &Context) -> Result<Exit, Fault> {
     match args.verb {
+        StoreVerb::Check(args) => check::execute(args, context).await,
+        StoreVerb::Migrate(args) => migrate::execute(args, context).await,
         StoreVerb::Copy(args) => copy::execute(args, context).await,
         StoreVerb::Backup(args) => backup::execute(args, context).await,
         StoreVerb::Restore(args) => restore::execute(args, context).await,

@@ -35,7 +35,7 @@ end
 if not is_free() then return 0 end
 for _ = 1, number() do put() end
 carry_out_all()
-for _ = 1, number() do append() end
+for _ = 1, number() do push(P .. 'e:' .. arg(), number()) end
 for _ = 1, number() do count() end
 local last = number()
 if tonumber(redis.call('HGET', KEYS[1], 'order') or 0) < last then redis.call('HSET', KEYS[1], 'order', text(last)) end

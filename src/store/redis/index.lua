@@ -22,7 +22,7 @@ local function carry_out(command)
 end
 
 local function index_of(order, head)
-  local _, _, task, agent, run, status, live, ready, _, due = string.match(head, HEAD)
+  local _, _, _, task, agent, run, status, live, ready, _, due = string.match(head, HEAD)
   return {order = order, task = task, agent = agent, run = run, status = status, live = live, ready = ready, due = due}
 end
 
@@ -51,15 +51,33 @@ end
 -- Agents whose ready runs have changed.
 local agents = {}
 
+-- Moves a record between two sets, which may be the same; false stands for none.
+local function carry(id, order, was, is)
+  if was == is then return end
+  if was then note('ZREM', was, id) end
+  if is then note('ZADD', is, order, id) end
+end
+
+-- Moves a run that has kept its task and agent, as nearly all do: only by its status.
+local function move_by_status(id, before, after)
+  local task, agent, order = after.task, after.agent, after.order
+  if before.status ~= after.status then
+    carry(id, order, 's:' .. before.status, 's:' .. after.status)
+    if task ~= '' then carry(id, order, 't:' .. task .. '/' .. before.status, 't:' .. task .. '/' .. after.status) end
+  end
+  if before.live ~= after.live and agent ~= '' then
+    local live = 'l:' .. agent
+    carry(id, order, before.live == '1' and live, after.live == '1' and live)
+  end
+end
+
 -- Moves a record from the sets that it was in to those that it is in now; it may not have been, or be, in any.
 local function move(id, kind, before, after)
-  local from, to = before and places(kind, before) or {}, after and places(kind, after) or {}
-  for n = 1, 7 do
-    local was, is = from[n], to[n]
-    if was ~= is then
-      if was then note('ZREM', was, id) end
-      if is then note('ZADD', is, after.order, id) end
-    end
+  if before and after and before.task == after.task and before.agent == after.agent and before.run == after.run then
+    if kind == 'run' then move_by_status(id, before, after) end
+  else
+    local from, to = before and places(kind, before) or {}, after and places(kind, after) or {}
+    for n = 1, 7 do carry(id, after and after.order, from[n], to[n]) end
   end
   local was, is = before and timed(kind, before), after and timed(kind, after)
   if was ~= is or (is and before.due ~= after.due) then
@@ -75,8 +93,8 @@ local function carry_out_all()
   for _, command in ipairs({'ZREM', 'ZADD', 'SREM', 'SADD'}) do carry_out(command) end
 end
 
-local function append()
-  local key, count = P .. 'e:' .. arg(), number()
+-- Appends so many events, which are the next arguments.
+local function push(key, count)
   while count > 0 do
     local now = math.min(count, MOST)
     redis.call('RPUSH', key, unpack(ARGV, at + 1, at + now))

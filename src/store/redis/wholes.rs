@@ -5,12 +5,12 @@ use std::sync::Arc;
 use ::redis::{Cmd, Value};
 use async_trait::async_trait;
 
-use super::super::batch::Row;
+use super::super::batch::{Row, Writes};
 use super::super::transfer::{EventRow, Page, Picture, Span, StoreRow, Transfer, Whole};
 use super::super::{Kind, StoreError};
+use super::RedisStore;
 use super::answer::{self, Fields};
 use super::scripts::{SCRIPTS, list};
-use super::{RedisStore, writer};
 use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 
@@ -61,7 +61,7 @@ impl Transfer for RedisStore {
         for whole in &page.records {
             put(&mut call, whole)?;
         }
-        writer::append(&mut call, &writes);
+        append(&mut call, &writes);
         list(&mut call, writes.counts.iter().map(|(scope, status, by)| (scope.text(), status.map_or("", Status::as_str), *by)));
         call.arg(writes.last_order);
         let live = self.work.connect().await?;
@@ -123,4 +123,16 @@ fn put(call: &mut Cmd, whole: &Whole) -> Result<(), StoreError> {
     call.arg(held.map(|held| held.owner.as_str().to_owned()).unwrap_or_default());
     call.arg(held.map(|held| format!("{:x}", held.token.0)).unwrap_or_default());
     Ok(())
+}
+
+/// The events, those of one run behind each other at once.
+fn append(call: &mut Cmd, writes: &Writes) {
+    let of_runs = || writes.events.chunk_by(|one, next| one.run.order == next.run.order);
+    call.arg(of_runs().count());
+    for of_run in of_runs() {
+        if let Some(first) = of_run.first() {
+            call.arg(first.run.id.text());
+            list(call, of_run.iter().map(|event| &event.body));
+        }
+    }
 }

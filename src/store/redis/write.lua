@@ -1,7 +1,7 @@
 -- Writes a batch, if all that it was decided by is still so.
 -- ARGV, each list behind its length:
 --   the present in place of the server's, or nothing
---   looked at:  record, its rev or nothing when there was none, how many events it has or nothing
+--   looked at:  record, and what its head began with, or nothing when there was none
 --   hanging:    run key, how many records hang on it
 --   held:       run whose lease must not have passed
 --   limits:     agent, how many of its runs may be leased, how many more will be
@@ -9,7 +9,7 @@
 --   the owner of new leases, their token, when they are taken, when they end
 --   rows:       record, its kind, its place among the batch's new ones or nothing, head, body, and of its lease: nothing, `end` when it
 --               ends, or its new fence
---   events:     run, how many, the events
+--   events:     run, how many it has with these unless the run is among the rows, how many, the events
 --   counts:     scope, status, by how many
 --   and how many new records the batch has made
 -- Answers: 1 when it was written, 0 when it must be decided anew.
@@ -17,17 +17,17 @@
 -- By name, the records that were looked at.
 local old = {}
 
-local function as_it_was(id, rev, events)
+local function as_it_was(id, began)
   local found = redis.call('HMGET', P .. 'r:' .. id, 'order', 'head', 'until', 'token')
   local head = found[2]
-  if not head then return rev == '' end
+  if not head then return began == '' end
   old[id] = {order = found[1], head = head, till = found[3] or '', token = found[4]}
-  return string.match(head, '^%d+') == rev and (events == '' or events_of(id) == tonumber(events))
+  return began ~= '' and string.find(head, began, 1, true) == 1
 end
 
 local function is_current(now)
   for _ = 1, number() do
-    if not as_it_was(arg(), arg(), arg()) then return false end
+    if not as_it_was(arg(), arg()) then return false end
   end
   for _ = 1, number() do
     if redis.call('ZCARD', P .. 'h:' .. arg()) ~= number() then return false end
@@ -81,6 +81,13 @@ local function put()
   else
     redis.call('HSET', key, 'order', order, 'head', head, 'body', body)
   end
+end
+
+local function append()
+  local id, all, count = arg(), arg(), number()
+  local key = P .. 'e:' .. id
+  if all ~= '' then redis.call('HSET', P .. 'r:' .. id, 'head', (string.gsub(old[id].head, '^(%d+),%d+', '%1,' .. all))) end
+  push(key, count)
 end
 
 if not is_current(present(arg())) then return 0 end

@@ -4,7 +4,7 @@
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
 mod chaos;
-mod daemon;
+pub mod daemon;
 mod disk;
 mod events;
 mod full;

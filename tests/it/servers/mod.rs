@@ -4,6 +4,7 @@
 //! A test asks for what it needs and returns when it gets none: `let Some(database) = servers::postgres().await else { return };`.
 //! None is given only for a server that SANDCLOCK_TEST_SKIP names; one that cannot be had fails the test with a sentence.
 
+pub mod certificates;
 pub mod own;
 mod tests;
 

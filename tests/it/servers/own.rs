@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,11 @@ impl OwnServer {
     /// Its port on 127.0.0.1, the same for its whole life.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where its data and its log are; it can read there whoever it runs as.
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Starts it, on the data that it has, and waits until it answers.
@@ -214,7 +219,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Below the ports that systems give to outgoing connections, so that a server finds its own free when it comes back.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = 20_000 + u16::try_from(getrandom::u32().unwrap() % 12_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

@@ -4,7 +4,6 @@
 //!
 //! How it fails: [`OpenError`], one sentence that says which file and what to do.
 
-use std::cmp::Ordering;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use super::statements::OWNER;
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-const MIGRATIONS: [&str; 3] = [
+pub const MIGRATIONS: [&str; 3] = [
     include_str!("../migrations/sqlite/0001_records.sql"),
     include_str!("../migrations/sqlite/0002_retention.sql"),
     include_str!("../migrations/sqlite/0003_owner.sql"),
@@ -135,7 +134,8 @@ fn holder(mut lock: File) -> String {
     }
 }
 
-/// Tells from the file's first bytes whether it is ours; SQLite itself would already leave traces.
+/// Tells from the file's first bytes whether it is ours; SQLite itself would already leave traces. Nothing is said of one that is not
+/// there, or empty.
 pub fn inspect(path: &Path) -> Result<(), OpenError> {
     const MAGIC: &[u8; 16] = b"SQLite format 3\0";
     let mut header = Vec::new();
@@ -214,25 +214,30 @@ pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Err
 /// # Errors
 /// It is another version's.
 pub async fn check_version(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let found = number(connection, "PRAGMA user_version").await.map_err(|error| told(path, &error))?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    match found.cmp(&known) {
-        Ordering::Equal => Ok(()),
-        Ordering::Greater => Err(OpenError::Newer { path: path.to_owned(), found, known }),
-        Ordering::Less => {
-            let what = format!("it has schema version {found} and this sandclock reads {known}; start its daemon with this one once");
-            Err(OpenError::Unusable { path: path.to_owned(), what })
-        }
+    let (found, known) = (version(path, connection).await?, MIGRATIONS.len());
+    if usize::try_from(found).is_ok_and(|found| found == known) {
+        return Ok(());
     }
+    let what = format!("it has schema version {found} and this sandclock reads {known}; start its daemon with this one once");
+    Err(OpenError::Unusable { path: path.to_owned(), what })
 }
 
-async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let told = |error: sqlx::Error| told(path, &error);
-    let found = number(connection, "PRAGMA user_version").await.map_err(told)?;
+/// The schema's version.
+///
+/// # Errors
+/// A later release wrote it, or it cannot be read.
+pub async fn version(path: &Path, connection: &mut SqliteConnection) -> Result<i64, OpenError> {
+    let found = number(connection, "PRAGMA user_version").await.map_err(|error| told(path, &error))?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }
+    Ok(found)
+}
+
+async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let told = |error: sqlx::Error| told(path, &error);
+    let found = version(path, connection).await?;
     for (version, migration) in (1_i64..).zip(MIGRATIONS).skip_while(|(version, _)| *version <= found) {
         let sql = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT");
         connection.execute(AssertSqlSafe(sql)).await.map_err(told)?;
@@ -245,11 +250,12 @@ pub async fn last_order(connection: &mut SqliteConnection) -> Result<i64, sqlx::
     number(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'record'").await
 }
 
-async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+/// The one number that a statement finds.
+pub async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
     connection.fetch_one(sql).await?.try_get(0)
 }
 
-/// What a failure to open means.
+/// What an error means for the file.
 pub fn told(path: &Path, error: &sqlx::Error) -> OpenError {
     let (path, what) = (path.to_owned(), super::said(error));
     match super::failed(error) {
