@@ -14,6 +14,9 @@ pub(super) const SEED: &str = "OMNICOREAGENT_";
 /// The variable that names the configuration file where no argument does.
 pub(super) const CONFIG_FILE: &str = "SANDCLOCK_CONFIG";
 
+/// What the variables that say which store is meant start with.
+const STORE: [&str; 3] = ["SANDCLOCK_STORE", "OMNICOREAGENT_BACKGROUND_TASK_STORE", "DATABASE_URL"];
+
 /// A copy of the environment, taken once, so that what is loaded does not depend on when.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
@@ -51,6 +54,16 @@ impl Environment {
         self.unreadable.remove(name);
         self.values.insert(name.to_owned(), value.to_owned());
         self
+    }
+
+    /// The same without what says which store is meant.
+    #[must_use]
+    pub(super) fn without_store(&self) -> Self {
+        let is_of_store = |name: &str| STORE.iter().any(|start| name.starts_with(start));
+        let mut others = self.clone();
+        others.values.retain(|name, _| !is_of_store(name));
+        others.unreadable.retain(|name| !is_of_store(name));
+        others
     }
 
     /// A variable's value, unless it is missing or empty.

@@ -11,6 +11,7 @@ mod client;
 mod document;
 mod environment;
 mod fault;
+mod named_store;
 mod secret;
 mod section;
 mod seed;
@@ -29,6 +30,7 @@ use crate::domain::time::Seconds;
 pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
+pub use named_store::{NamedStore, named_store, shows_password};
 pub use secret::Secret;
 pub use section::Entry;
 pub use settings::{
@@ -201,6 +203,11 @@ fn store(mut section: Section<'_, '_>, data: &Path) -> StoreSettings {
     let database = section.or(key("database", "SANDCLOCK_STORE_DATABASE"), None, show, |node| name(node, is_mongodb, 38));
     let prefix = section.or(key("prefix", "SANDCLOCK_STORE_PREFIX"), None, show, |node| name(node, has_prefix, 60));
     section.finish();
+    settings_of(url, data, database, prefix)
+}
+
+/// The settings of a store, with their defaults.
+fn settings_of(url: StoreUrl, data: &Path, database: Option<String>, prefix: Option<String>) -> StoreSettings {
     match url {
         StoreUrl::Memory => StoreSettings::Memory,
         StoreUrl::Sqlite => StoreSettings::Sqlite { path: data.join("sandclock.db") },

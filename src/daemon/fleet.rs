@@ -145,3 +145,17 @@ fn shown(record: &Record, now: Timestamp) -> Option<Value> {
         "agents": row.agents,
     }))
 }
+
+/// The daemons that have given a sign of life of late, each in words.
+pub(super) async fn alive(store: &dyn Store) -> Result<Vec<String>, StoreError> {
+    let listed = store.list(Scope::All(Kind::Daemon), PageRequest::first(SHOWN)).await?;
+    let now = store.now().await?;
+    let alive = |record: &Record| {
+        let (row, seen) = (record.decode::<DaemonRow>().ok()?, record.due?);
+        let silent_for = now.since(seen);
+        let period = Duration::try_from_secs_f64(row.period_seconds).unwrap_or_default();
+        let host = row.host.map(|host| format!(" on {host}")).unwrap_or_default();
+        (silent_for <= period * PERIODS).then(|| format!("{}{host}, last seen {} s ago", record.id.key, silent_for.as_secs()))
+    };
+    Ok(listed.records.iter().filter_map(alive).collect())
+}

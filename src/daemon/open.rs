@@ -27,9 +27,9 @@ use crate::domain::task::Task;
 use crate::domain::time::Seconds;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
-use crate::store::StoreError;
 #[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::OpenError as SqliteError;
+use crate::store::{StoreError, transfer};
 use crate::workspace::bucket::BucketError;
 use crate::workspace::{WorkspaceError, Workspaces};
 
@@ -134,6 +134,7 @@ impl Opened {
         }
         let identity = Identity::take(&settings.paths.data, &*entropy)?;
         let store = store::open(&settings.store, &clock).await?;
+        transfer::enter(&*store).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
         let workspaces = match &settings.bucket {
             Some(settings) => workspaces.with_bucket(bucket::open(settings, &identity).await?),

@@ -19,7 +19,7 @@ use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 
 /// What is known of a record that exists.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Its place among all records.
     pub order: i64,
@@ -55,7 +55,7 @@ struct Written {
 }
 
 /// A record by its place and its name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     /// Its place among all records.
     pub order: i64,
@@ -64,7 +64,7 @@ pub struct Named {
 }
 
 /// An event to append.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
     /// Its run.
     pub run: Named,
@@ -75,7 +75,7 @@ pub struct EventRow {
 }
 
 /// A record to write.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Its name.
     pub id: RecordId,
@@ -112,6 +112,7 @@ pub struct Batch {
     events: Vec<EventRow>,
     counts: HashMap<(CountScope, Option<Status>), i64, RandomState>,
     last_order: i64,
+    fences_above: u64,
 }
 
 /// What counts change by: of a scope, and in it of a status where the records have one.
@@ -159,7 +160,19 @@ impl Batch {
             events: Vec::new(),
             counts: HashMap::default(),
             last_order,
+            fences_above: 0,
         }
+    }
+
+    /// The same, with the fences that it gives above this one.
+    pub fn with_fences_above(mut self, fence: u64) -> Self {
+        self.fences_above = fence;
+        self
+    }
+
+    /// What every fence that it gives lies above.
+    pub fn fences_above(&self) -> u64 {
+        self.fences_above
     }
 
     /// Says that orders above this one are free, before anything is put.
@@ -330,11 +343,8 @@ impl Batch {
     }
 
     fn count(&mut self, id: &RecordId, index: &Index, by: i64) {
-        let mut add = |scope: CountScope| *self.counts.entry((scope, index.status)).or_default() += by;
-        add(CountScope::All(id.kind));
-        if id.kind == Kind::Run {
-            index.task.clone().map(CountScope::RunsOfTask).map(&mut add);
-            index.agent.clone().map(CountScope::RunsOfAgent).map(&mut add);
+        for scope in counted_in(id.kind, index) {
+            *self.counts.entry((scope, index.status)).or_default() += by;
         }
     }
 
@@ -376,6 +386,14 @@ impl Known {
         *last_order += 1;
         Known { order: *last_order, rev: 0, index: Index::default(), fence: 0, heartbeat_at: None, until: None, last_event: 0 }
     }
+}
+
+/// What a record is counted in.
+pub fn counted_in(kind: Kind, index: &Index) -> impl Iterator<Item = CountScope> {
+    let of_run = |scope: Option<CountScope>| scope.filter(|_| kind == Kind::Run);
+    let task = of_run(index.task.clone().map(CountScope::RunsOfTask));
+    let agent = of_run(index.agent.clone().map(CountScope::RunsOfAgent));
+    std::iter::once(CountScope::All(kind)).chain(task).chain(agent)
 }
 
 fn unwritable(error: &serde_json::Error) -> StoreError {

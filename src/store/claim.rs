@@ -61,7 +61,7 @@ pub struct Ready<'a> {
 impl Ready<'_> {
     /// Claims the run, and notes in the batch what its writing needs. One that cannot be read is put aside.
     pub(super) fn claim(self, request: &ClaimRequest, Times { now, steady }: Times, batch: &mut Batch) -> Option<Candidate> {
-        let Ready { id, known, digest, body } = self;
+        let Ready { id, mut known, digest, body } = self;
         // A wish that names an agent twice finds its runs twice.
         if batch.known(&id).is_some() {
             return None;
@@ -75,6 +75,7 @@ impl Ready<'_> {
                 return None;
             }
         };
+        known.fence = known.fence.max(batch.fences_above());
         let patch = lifecycle::claim(&mut run, digest, &request.worker, known.fence + 1, now, steady..steady + request.lease);
         batch.learn(id, known);
         batch.want(&RecordId::attempt(&run.run_id, patch.attempt.attempt_number));

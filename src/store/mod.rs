@@ -44,6 +44,7 @@ mod request;
 mod server;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql;
+pub mod transfer;
 
 pub use change::{Change, ChangeId, Guard, Outcome};
 pub use hint::Hint;
@@ -132,6 +133,10 @@ pub trait Store: Send + Sync + 'static {
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
         Ok(Box::pin(futures::stream::pending()))
     }
+
+    /// Has every fence that is given from now on lie above this one; see [`transfer`]. A store that nothing is restored into has no use
+    /// for it.
+    fn begin_fences_above(&self, _fence: u64) {}
 
     /// Writes out what can be, and lets go of files and connections.
     async fn close(&self);

@@ -22,8 +22,10 @@ mod pipelines;
 mod read;
 mod report;
 mod transaction;
+mod wholes;
 mod write;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -97,6 +99,8 @@ pub struct MongoStore {
     claiming: Semaphore,
     /// Which parts of the counts are this daemon's.
     part: u32,
+    /// What every fence that is given lies above.
+    fences_above: AtomicU64,
     /// Sessions with a commit whose answer was lost.
     doubtful: Mutex<Vec<Document>>,
 }
@@ -250,6 +254,10 @@ impl Store for MongoStore {
             }
         };
         Ok(Box::pin(futures::stream::unfold(told, next)))
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

@@ -53,11 +53,13 @@ pub enum Kind {
     Daemon,
     /// Which manifest in the bucket says what a run's workspace holds; key: the run's id.
     Workspace,
+    /// What the store says of itself; key: `store`. See [`super::transfer`].
+    Store,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Agent,
         Kind::Task,
         Kind::Schedule,
@@ -70,6 +72,7 @@ impl Kind {
         Kind::Removal,
         Kind::Daemon,
         Kind::Workspace,
+        Kind::Store,
     ];
 
     /// The kind as stores spell it.
@@ -87,6 +90,7 @@ impl Kind {
             Kind::Removal => "removal",
             Kind::Daemon => "daemon",
             Kind::Workspace => "workspace",
+            Kind::Store => "store",
         }
     }
 

@@ -15,8 +15,10 @@ mod client;
 mod link;
 mod report;
 mod scripts;
+mod wholes;
 mod writer;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::redis::{Cmd, Value};
@@ -56,6 +58,8 @@ pub struct RedisStore {
     /// The turns of batches, and of claims.
     applies: Semaphore,
     claims: Semaphore,
+    /// What every fence that is given lies above.
+    fences_above: AtomicU64,
 }
 
 /// A time as scripts take it; nothing for none.
@@ -83,8 +87,15 @@ impl RedisStore {
     pub async fn connect(url: &str, prefix: &str, clock: ServerClock) -> Result<Self, StoreError> {
         let key = key_of(prefix)?;
         let link = || Link::new(url, &key);
-        let store =
-            RedisStore { clock, work: link()?, reads: link()?, renewals: link()?, applies: Semaphore::new(1), claims: Semaphore::new(1) };
+        let store = RedisStore {
+            clock,
+            work: link()?,
+            reads: link()?,
+            renewals: link()?,
+            applies: Semaphore::new(1),
+            claims: Semaphore::new(1),
+            fences_above: AtomicU64::new(0),
+        };
         store.work.connect().await.map_err(at_first)?;
         Ok(store)
     }
@@ -294,6 +305,10 @@ impl Store for RedisStore {
 
     async fn hints(&self) -> Result<BoxStream<'static, Hint>, StoreError> {
         self.reads.listen().await
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

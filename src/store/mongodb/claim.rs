@@ -6,6 +6,7 @@
 //! Who met another claimer looks further along the queue the next time, and begins at a place of chance there.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::Ordering;
 
 use super::super::batch::Batch;
 use super::super::claim::{Earlier, Ready};
@@ -93,7 +94,7 @@ impl MongoStore {
         let (last, read) = tokio::join!(self.take_orders(most), read);
         let (runs, attempts): (Vec<RecordDoc>, Vec<RecordDoc>) = read?.into_iter().partition(|record| record.body.is_some());
         let bodies: HashMap<&str, &RecordDoc> = runs.iter().map(|run| (run.id.as_str(), run)).collect();
-        let mut batch = Batch::new(last?);
+        let mut batch = Batch::new(last?).with_fences_above(self.fences_above.load(Ordering::Relaxed));
         let mut candidates = Vec::with_capacity(ready.len());
         let mut limited = HashSet::new();
         for (record, wanted) in &ready {

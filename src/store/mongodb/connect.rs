@@ -4,6 +4,7 @@
 //!
 //! How it fails: a server that cannot be reached now is [`StoreError::Unavailable`]; what no waiting mends is [`StoreError::Invalid`].
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -78,6 +79,7 @@ pub async fn reach(url: &str, options: &MongoOptions, clock: ServerClock) -> Res
         applying: Semaphore::new(1),
         claiming: Semaphore::new(1),
         part: 0,
+        fences_above: AtomicU64::new(0),
         doubtful: Mutex::default(),
     })
 }

@@ -17,7 +17,8 @@ use crate::domain::run::Status;
 use crate::domain::time::Timestamp;
 
 impl MongoStore {
-    async fn find<T>(
+    /// What a filter finds, in order, at most so many; all where that is 0.
+    pub async fn find<T>(
         &self,
         table: &Collection<T>,
         filter: Document,
@@ -36,13 +37,21 @@ impl MongoStore {
         cursor.try_collect().await.map_err(|error| self.server.failed(&error))
     }
 
+    /// The names of some documents.
+    pub async fn find_ids(&self, table: &Collection<Document>, which: Document, most: i64) -> Result<Vec<Document>, StoreError> {
+        let find = table.find(which).projection(doc! { "_id": 1 }).limit(most).max_time(STATEMENT).batch_size(AT_ONCE);
+        let cursor = find.await.map_err(|error| self.server.failed(&error))?;
+        cursor.try_collect().await.map_err(|error| self.server.failed(&error))
+    }
+
     async fn aggregate(&self, meta: &Collection<Document>, pipeline: Vec<Document>) -> Result<Vec<Found>, StoreError> {
         let read = meta.aggregate(pipeline).with_type::<Found>().max_time(STATEMENT).batch_size(AT_ONCE);
         let cursor = read.await.map_err(|error| self.server.failed(&error))?;
         cursor.try_collect().await.map_err(|error| self.server.failed(&error))
     }
 
-    async fn by_name<T>(&self, table: &Collection<T>, ids: Vec<String>) -> Result<Vec<T>, StoreError>
+    /// The documents of these names, in any order.
+    pub async fn by_name<T>(&self, table: &Collection<T>, ids: Vec<String>) -> Result<Vec<T>, StoreError>
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {

@@ -252,12 +252,13 @@ fn leases_of(rows: &[RecordDoc], leased: &HashSet<i64>, holder: Option<Holder<'_
     leases.map(|lease| Update { q: doc! { "_id": &lease.id }, u: Becomes::Lease(Box::new(lease)), upsert: true }).collect()
 }
 
-fn event(row: EventRow) -> EventDoc {
+/// The document of an event.
+pub fn event(row: EventRow) -> EventDoc {
     EventDoc { id: EventId { run: row.run.id.key.to_string(), seq: number(row.sequence) }, body: bytes(row.body) }
 }
 
 /// Changes counts, one document a scope.
-fn counted(counts: &[super::super::batch::Delta], part: u32) -> Vec<Update> {
+pub fn counted(counts: &[super::super::batch::Delta], part: u32) -> Vec<Update> {
     let mut by_scope: HashMap<String, Document> = HashMap::new();
     for (scope, status, by) in counts {
         let field = format!("n.{}", status.map_or("none", Status::as_str));

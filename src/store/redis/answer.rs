@@ -6,6 +6,7 @@ use ::redis::Value;
 use bytes::Bytes;
 
 use super::super::batch::{Known, Row};
+use super::super::transfer::{Held, Whole};
 use super::super::{ChangeId, Index, Kind, Lease, Record, RecordId, StoreError};
 use crate::domain::id::{AgentId, InvalidId, RunId, TaskId, WorkerId};
 use crate::domain::run::Status;
@@ -26,6 +27,11 @@ impl Fields {
     /// The values of a list; none where there is none.
     pub fn some(value: Value) -> Result<Option<Fields>, StoreError> {
         if value == Value::Nil { Ok(None) } else { Fields::of(value).map(Some) }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Takes out what is there.
@@ -200,6 +206,18 @@ pub fn record(value: Value) -> Result<Option<Record>, StoreError> {
     };
     let order = fields.some_number(0)?;
     Ok(Some(Record { id, rev, change, order, due, body: Bytes::from(fields.bytes(5)?), lease }))
+}
+
+/// A record as it is, of the fields that wholes.lua gives.
+pub fn whole(value: Value) -> Result<Whole, StoreError> {
+    let mut fields = Fields::of(value)?;
+    let known = known_of(&fields)?;
+    let Head { change, due, .. } = Head::of(fields.some_text(1)?)?;
+    let owner = fields.id(6, WorkerId::parse)?;
+    let token = fields.text(7)?.and_then(|digits| u128::from_str_radix(digits, 16).ok()).map(ChangeId);
+    let lease = owner.zip(known.until).zip(token).map(|((owner, until), token)| Held { owner, until, token });
+    let id = RecordId::of_text(fields.some_text(8)?)?;
+    Ok(Whole { row: Row { id, known, change, due, body: Bytes::from(fields.bytes(5)?) }, lease })
 }
 
 /// The records of a list; what has gone meanwhile is left out.

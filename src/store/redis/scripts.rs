@@ -15,8 +15,8 @@ pub struct Script {
 }
 
 impl Script {
-    fn new(flags: &str, body: &str) -> Script {
-        let code = format!("#!lua flags={flags}\n{}{body}", include_str!("common.lua"));
+    fn new(flags: &str, parts: &[&str]) -> Script {
+        let code = format!("#!lua flags={flags}\n{}{}", include_str!("common.lua"), parts.concat());
         let sha = ::redis::Script::new(&code).get_hash().to_owned();
         Script { code, sha }
     }
@@ -49,15 +49,24 @@ pub struct Scripts {
     pub page: Script,
     /// Reads records by name.
     pub get: Script,
+    /// Reads records as they are.
+    pub wholes: Script,
+    /// Reads events of many runs.
+    pub spans: Script,
+    /// Writes records as they are.
+    pub import: Script,
 }
 
 impl Scripts {
     /// Each of them.
-    pub fn all(&self) -> [&Script; 9] {
-        let Scripts { open, read, write, write_anyway, candidates, renew, due, page, get } = self;
-        [open, read, write, write_anyway, candidates, renew, due, page, get]
+    pub fn all(&self) -> [&Script; 12] {
+        let Scripts { open, read, write, write_anyway, candidates, renew, due, page, get, wholes, spans, import } = self;
+        [open, read, write, write_anyway, candidates, renew, due, page, get, wholes, spans, import]
     }
 }
+
+/// What the scripts that write have in common.
+const INDEX: &str = include_str!("index.lua");
 
 const READS: &str = "no-writes";
 const WRITES: &str = "";
@@ -65,16 +74,19 @@ const WRITES_WHEN_FULL: &str = "allow-oom";
 
 /// The scripts of this program.
 pub static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-    open: Script::new(WRITES_WHEN_FULL, include_str!("open.lua")),
-    read: Script::new(READS, include_str!("read.lua")),
-    write: Script::new(WRITES, include_str!("write.lua")),
-    write_anyway: Script::new(WRITES_WHEN_FULL, include_str!("write.lua")),
+    open: Script::new(WRITES_WHEN_FULL, &[include_str!("open.lua")]),
+    read: Script::new(READS, &[include_str!("read.lua")]),
+    write: Script::new(WRITES, &[INDEX, include_str!("write.lua")]),
+    write_anyway: Script::new(WRITES_WHEN_FULL, &[INDEX, include_str!("write.lua")]),
     // It only reads, but a server that cannot take what a claim writes is to refuse it.
-    candidates: Script::new(WRITES, include_str!("candidates.lua")),
-    renew: Script::new(WRITES_WHEN_FULL, include_str!("renew.lua")),
-    due: Script::new(READS, include_str!("due.lua")),
-    page: Script::new(READS, include_str!("page.lua")),
-    get: Script::new(READS, include_str!("get.lua")),
+    candidates: Script::new(WRITES, &[include_str!("candidates.lua")]),
+    renew: Script::new(WRITES_WHEN_FULL, &[include_str!("renew.lua")]),
+    due: Script::new(READS, &[include_str!("due.lua")]),
+    page: Script::new(READS, &[include_str!("page.lua")]),
+    get: Script::new(READS, &[include_str!("get.lua")]),
+    wholes: Script::new(READS, &[include_str!("wholes.lua")]),
+    spans: Script::new(READS, &[include_str!("spans.lua")]),
+    import: Script::new(WRITES, &[INDEX, include_str!("import.lua")]),
 });
 
 /// Adds a list behind its length.

@@ -6,6 +6,7 @@
 //! How it fails: a batch that others keep getting ahead of is given up after some tries; nothing of it is written then.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ::redis::{Cmd, Value};
@@ -222,7 +223,7 @@ impl RedisStore {
         }
         let (mut batch, mut seen) = (Batch::new(NEW), Seen::default());
         let mut candidates = Vec::new();
-        let least_fence = fields.count(1)?;
+        let least_fence = fields.count(1)?.max(self.fences_above.load(Ordering::Relaxed));
         let found = fields.list(3)?;
         let count = found.len();
         for value in found {

@@ -13,6 +13,7 @@ pub mod postgres;
 mod rows;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod wholes;
 
 #[cfg(feature = "sqlite")]
 use super::{RecordId, StoreError};

@@ -13,9 +13,11 @@ mod errors;
 mod pool;
 mod report;
 mod statements;
+mod wholes;
 mod writer;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -63,6 +65,7 @@ pub struct PostgresStore {
     pool: Pool,
     renewals: Pool,
     clock: ServerClock,
+    fences_above: AtomicU64,
 }
 
 impl PostgresStore {
@@ -76,7 +79,7 @@ impl PostgresStore {
         let server = connect::server(url)?;
         connect::prepare(&server).await?;
         let pool = Pool::new(server.clone(), CONNECTIONS, BOUND);
-        Ok(PostgresStore { pool, renewals: Pool::new(server, 1, RENEWAL_BOUND), clock })
+        Ok(PostgresStore { pool, renewals: Pool::new(server, 1, RENEWAL_BOUND), clock, fences_above: AtomicU64::new(0) })
     }
 
     /// Looks at the server and at the store in the database, which is not made where there is none.
@@ -263,6 +266,10 @@ impl Store for PostgresStore {
             }
         };
         Ok(Box::pin(futures::stream::unfold(listener, next)))
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

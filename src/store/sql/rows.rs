@@ -122,12 +122,12 @@ fn missing(at: usize) -> StoreError {
     StoreError::corrupt(format!("column {at} is null"))
 }
 
-fn id<T>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, InvalidId>) -> Result<Option<T>, StoreError> {
+/// What a column names, if anything.
+pub fn id<T>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, InvalidId>) -> Result<Option<T>, StoreError> {
     text.map(parse).transpose().map_err(|error| StoreError::corrupt(error.to_string()))
 }
 
 /// What is known of a record, of twelve columns in the order of [`Known`]'s fields, the first of which is at `at`.
-#[cfg(feature = "postgres")]
 pub fn known(row: &impl Fields, at: usize) -> Result<Known, StoreError> {
     let status = row.text(at + 5)?;
     if let Some(unknown) = status.filter(|status| Status::parse(status).is_none()) {

@@ -13,6 +13,7 @@ mod room;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod wholes;
 mod writer;
 
 use std::fs::File;
@@ -42,6 +43,7 @@ use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
 pub use open::OpenError;
 use room::Room;
+pub use wholes::SqlitePicture;
 use writer::{Renew, Work, Writer};
 
 type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -58,8 +60,18 @@ pub struct SqliteStore {
     readers: SqlitePool,
     doors: Mutex<Option<Doors>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    statements: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+    options: SqliteConnectOptions,
     lock: Mutex<Option<File>>,
+}
+
+/// What the store and its writer tell each other beside the work.
+#[derive(Default)]
+struct Shared {
+    /// How many statements the writer has run.
+    statements: AtomicU64,
+    /// What every fence that is given lies above.
+    fences_above: AtomicU64,
 }
 
 /// The ways to the writer.
@@ -81,8 +93,8 @@ impl SqliteStore {
         let open::Claimed { path: file, lock } = prepared?;
         let opened = open::open(&file).await?;
         let options = open::options(&file);
-        let statements = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(options.clone(), opened, Room::of(&file), Arc::clone(&clock), Arc::clone(&statements));
+        let shared = Arc::<Shared>::default();
+        let writer = Writer::new(options.clone(), opened, Room::of(&file), Arc::clone(&clock), Arc::clone(&shared));
         let (renewals, renewals_in) = mpsc::channel(WAITING);
         let (work, work_in) = mpsc::channel(WAITING);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| unusable(error.to_string()))?;
@@ -92,10 +104,11 @@ impl SqliteStore {
             .map_err(|error| unusable(error.to_string()))?;
         Ok(SqliteStore {
             clock,
-            readers: readers(options),
+            readers: readers(options.clone()),
             doors: Mutex::new(Some(Doors { renewals, work })),
             writer: Mutex::new(Some(thread)),
-            statements,
+            shared,
+            options,
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -109,13 +122,14 @@ impl SqliteStore {
             let what = "there is no store of this version in it yet".to_owned();
             return Err(OpenError::Unusable { path: path.to_owned(), what });
         }
-        let readers = readers(open::options(path));
+        let options = open::options(path);
         Ok(SqliteStore {
             clock,
-            readers,
+            readers: readers(options.clone()),
             doors: Mutex::default(),
             writer: Mutex::default(),
-            statements: Arc::default(),
+            shared: Arc::default(),
+            options,
             lock: Mutex::default(),
         })
     }
@@ -139,7 +153,7 @@ impl SqliteStore {
 
     /// How many statements the writer has run, transactions' begins and ends among them.
     pub fn statements(&self) -> u64 {
-        self.statements.load(Ordering::Relaxed)
+        self.shared.statements.load(Ordering::Relaxed)
     }
 
     fn doors(&self) -> Result<Doors, StoreError> {
@@ -305,6 +319,10 @@ impl Store for SqliteStore {
 
     async fn now(&self) -> Result<Timestamp, StoreError> {
         Ok(self.clock.now())
+    }
+
+    fn begin_fences_above(&self, fence: u64) {
+        self.shared.fences_above.store(fence, Ordering::Relaxed);
     }
 
     async fn close(&self) {

@@ -12,6 +12,7 @@ mod fleet;
 mod full;
 mod guests;
 mod kills;
+mod moving;
 mod oracle;
 mod page;
 mod refusals;

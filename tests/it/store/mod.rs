@@ -9,6 +9,7 @@ mod postgres;
 mod redis;
 mod sqlite;
 mod trace;
+mod transfer;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -300,17 +300,35 @@ fn recount(kind: Kind, records: &[Record], wanted: impl Fn(&Run) -> bool) -> Cou
     counts
 }
 
+/// Lives through a seed's trace on a store, moves everything into another halfway, and goes on there.
+pub async fn moved(seed: u64, clock: Arc<ManualClock>, store: Arc<dyn Store>, move_it: impl AsyncFnOnce() -> Arc<dyn Store>) {
+    const STEPS: usize = 60;
+    let mut trace = Trace::new(seed, clock, store);
+    for _ in 0..STEPS {
+        trace.step().await;
+    }
+    trace.compare().await;
+    trace.other = move_it().await;
+    trace.compare().await;
+    for step in 0..STEPS {
+        trace.step().await;
+        if step % 10 == 9 {
+            trace.compare().await;
+        }
+    }
+}
+
+impl Trace {
+    fn new(seed: u64, clock: Arc<ManualClock>, other: Arc<dyn Store>) -> Trace {
+        let chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        Trace { memory: Arc::new(MemoryStore::new(clock.clone())), other, clock, chance, changes: 0, tokens: 0 }
+    }
+}
+
 /// Lives through a seed's trace on the store that `open` opens, and opens again halfway.
 pub async fn trace(seed: u64, clock: Arc<ManualClock>, open: impl AsyncFn() -> Arc<dyn Store>) {
     const STEPS: usize = 120;
-    let mut trace = Trace {
-        memory: Arc::new(MemoryStore::new(clock.clone())),
-        other: open().await,
-        clock,
-        chance: Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-        changes: 0,
-        tokens: 0,
-    };
+    let mut trace = Trace::new(seed, clock, open().await);
     for step in 0..STEPS {
         trace.step().await;
         if step % 5 == 4 {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::super::super::ChangeId;
 use super::super::super::batch::{Named, Row, Writes};
+use super::super::super::transfer::{Held, Page};
 use super::super::rows::number;
 use super::PgQuery;
 use super::statements;
@@ -43,6 +44,25 @@ fn records(query: PgQuery, rows: &[&Row]) -> PgQuery {
         .bind(all(rows, |row| row.known.index.task.as_ref().map(|task| task.as_str())))
         .bind(all(rows, |row| row.known.index.agent.as_ref().map(|agent| agent.as_str())))
         .bind(all(rows, |row| row.known.index.run.as_ref().map(|run| run.as_str())))
+}
+
+/// The statement that writes records and events all of which are new.
+pub fn write_new(writes: &Writes) -> PgQuery {
+    let before = writes.records.first().map_or(0, |row| row.known.order.saturating_sub(1));
+    write(writes, before, None)
+}
+
+/// The statement that writes the leases of a page.
+pub fn leases(page: &Page) -> PgQuery {
+    let all: Vec<(&Row, &Held)> = page.leases().collect();
+    sqlx::query(statements::PUT_LEASES)
+        .bind(all.iter().map(|(row, _)| row.known.order).collect::<Vec<_>>())
+        .bind(all.iter().map(|(row, _)| number(row.known.fence)).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.owner.as_str()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.owner.daemon()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.token.0.to_be_bytes().to_vec()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(_, held)| held.until.micros()).collect::<Vec<_>>())
+        .bind(all.iter().map(|(row, held)| row.known.heartbeat_at.unwrap_or(held.until).micros()).collect::<Vec<_>>())
 }
 
 /// The statement that writes a batch; orders above `block` and up to the last that was given are new.

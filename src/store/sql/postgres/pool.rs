@@ -51,6 +51,11 @@ impl Pool {
         Pool { server, permits: Semaphore::new(connections), idle: Mutex::default(), bound }
     }
 
+    /// The server.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
     /// Waits for a call, but not longer than the bound.
     pub async fn bounded<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, StoreError> {
         match tokio::time::timeout(self.bound, call).await {

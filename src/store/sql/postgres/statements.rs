@@ -218,3 +218,15 @@ pub const WRITE: &str = "WITH inserted AS ( \
      SELECT v.run, v.fence, $40::text, $41::text, $42::bytea, $43::bigint, $44::bigint FROM unnest($38::bigint[], $39::bigint[]) AS v (run, fence) \
      ON CONFLICT (run) DO UPDATE SET fence = excluded.fence, owner = excluded.owner, daemon = excluded.daemon, token = excluded.token, \
        until = excluded.until, heartbeat_at = excluded.heartbeat_at";
+
+/// The events of spans, each a run's place in $1, the number that they begin behind in $2 and the last one's in $3: the span's place, the
+/// event's number and its body.
+pub const SPANS: &str = "SELECT w.place - 1, e.seq, e.body FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY \
+     AS w (run, after, last, place) JOIN event AS e ON e.run = w.run AND e.seq > w.after AND e.seq <= w.last ORDER BY w.place, e.seq";
+
+/// Has orders to come lie above $1.
+pub const ORDERS_ABOVE: &str = "SELECT setval('record_order', greatest($1, (SELECT last_value FROM record_order)))";
+
+/// Writes leases.
+pub const PUT_LEASES: &str = "INSERT INTO lease (run, fence, owner, daemon, token, until, heartbeat_at) \
+     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[])";

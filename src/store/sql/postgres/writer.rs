@@ -7,6 +7,7 @@
 //! [`StoreError::Unavailable`].
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use sqlx::postgres::PgRow;
 
@@ -112,7 +113,8 @@ impl PostgresStore {
         if super::flag(first, 2)? {
             return Ok(Done { has_written: false, answers: self.claimed_before(lent, request).await? });
         }
-        let (mut batch, mut candidates, mut is_again) = (Batch::new(block), Vec::new(), false);
+        let (mut batch, mut candidates, mut is_again) =
+            (Batch::new(block).with_fences_above(self.fences_above.load(Ordering::Relaxed)), Vec::new(), false);
         for row in &rows {
             let Some(place) = row.number(3)? else { continue };
             let wanted = usize::try_from(place).ok().and_then(|place| request.agents.get(place));

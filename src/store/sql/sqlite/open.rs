@@ -209,6 +209,19 @@ pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Err
     Ok(Opened { connection, last_order, epoch })
 }
 
+/// Sees that the schema is this version's, where it cannot be brought forward.
+///
+/// # Errors
+/// It is another version's.
+pub async fn check_version(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let (found, known) = (version(path, connection).await?, MIGRATIONS.len());
+    if usize::try_from(found).is_ok_and(|found| found == known) {
+        return Ok(());
+    }
+    let what = format!("it has schema version {found} and this sandclock reads {known}; start its daemon with this one once");
+    Err(OpenError::Unusable { path: path.to_owned(), what })
+}
+
 /// The schema's version.
 ///
 /// # Errors

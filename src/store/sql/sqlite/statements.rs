@@ -182,8 +182,19 @@ const ADD_COUNTS: &str = "INSERT OR ROLLBACK INTO count (scope, status, n) SELEC
      ON CONFLICT (scope, status) DO UPDATE SET n = count.n + excluded.n;";
 
 /// Leases the runs in $2 to worker $3 of daemon $4 until $5, as of $6, under token $7.
-const PUT_LEASES: &str = "INSERT OR REPLACE INTO lease (run, owner, daemon, until, heartbeat_at, token) \
+pub const PUT_LEASES: &str = "INSERT OR REPLACE INTO lease (run, owner, daemon, until, heartbeat_at, token) \
      SELECT value, $3, $4, $5, $6, $7 FROM json_each($2);";
+
+/// The start of a transaction that writes records as they are, or takes all out.
+pub const IMPORT: &str = "BEGIN IMMEDIATE; SELECT epoch FROM owner WHERE one = 1";
+
+/// Takes everything out, and commits.
+pub const CLEAR: &str = "DELETE FROM event; DELETE FROM lease; DELETE FROM count; DELETE FROM record; COMMIT";
+
+/// The events of spans in $1, each a run's place, the number that they begin behind and the last one's: the span's place in $1, the
+/// event's number and its body.
+pub const SPANS: &str = "SELECT w.key, e.seq, e.body FROM json_each($1) AS w CROSS JOIN event AS e \
+     ON e.run = w.value->>0 AND e.seq > w.value->>1 AND e.seq <= w.value->>2 ORDER BY w.key, e.seq";
 
 /// The statements that make room: a name must be free again for a record that is deleted and put in one batch.
 pub fn clearing(writes: &Writes) -> Vec<&'static str> {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
@@ -20,12 +20,13 @@ use tokio::time::{Instant, sleep_until};
 use super::super::super::batch::{Batch, Named, Writes};
 use super::super::super::claim::{Candidate, Earlier, Ready};
 use super::super::super::request::Times;
+use super::super::super::transfer::Page;
 use super::super::super::{Change, ChangeId, ClaimRequest, Claimed, Outcome, Renewal, StoreError};
 use super::super::rows::{self, Fields, Found};
 use super::super::{json, names};
 use super::room::{Room, Spare};
 use super::statements::{self, Rows};
-use super::{SqliteQuery, bind, failed, open};
+use super::{Shared, SqliteQuery, bind, failed, open};
 use crate::clock::Clock;
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::run::Status;
@@ -44,6 +45,8 @@ pub enum Work {
     Apply(Vec<Change>, Answer<Vec<Outcome>>),
     /// A worker's wish.
     Claim(ClaimRequest, Answer<Vec<Claimed>>),
+    /// A page to write as it is; without one, everything is taken out.
+    Import(Option<Page>, Answer<()>),
 }
 
 /// What goes ahead of all other work.
@@ -67,7 +70,7 @@ pub struct Writer {
     /// The epoch in which the store is this writer's; none until there was room to take it.
     epoch: Option<i64>,
     is_taken_over: bool,
-    statements: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     room: Room,
     /// When the log is to be moved into the database unless more is written; none when it has been.
     checkpoint_at: Option<Instant>,
@@ -83,10 +86,10 @@ struct Holder<'a> {
 
 impl Writer {
     /// A writer over an open connection.
-    pub fn new(options: SqliteConnectOptions, opened: open::Opened, room: Room, clock: Arc<dyn Clock>, statements: Arc<AtomicU64>) -> Self {
+    pub fn new(options: SqliteConnectOptions, opened: open::Opened, room: Room, clock: Arc<dyn Clock>, shared: Arc<Shared>) -> Self {
         let open::Opened { connection, last_order, epoch } = opened;
         let connection = Some(connection);
-        Writer { options, connection, clock, last_order, epoch, is_taken_over: false, statements, room, checkpoint_at: None }
+        Writer { options, connection, clock, last_order, epoch, is_taken_over: false, shared, room, checkpoint_at: None }
     }
 
     /// Works until nobody can ask any more, then moves the whole log into the database.
@@ -117,6 +120,11 @@ impl Writer {
         match job {
             Work::Apply(changes, answer) => {
                 let result = self.apply(changes).await;
+                self.settle(&result).await;
+                let _ = answer.send(result);
+            }
+            Work::Import(page, answer) => {
+                let result = self.import(page).await;
                 self.settle(&result).await;
                 let _ = answer.send(result);
             }
@@ -193,7 +201,7 @@ impl Writer {
     ///
     /// # Errors
     /// It is another daemon's.
-    fn check_owner(&mut self, epoch: i64) -> Result<(), StoreError> {
+    pub fn check_owner(&mut self, epoch: i64) -> Result<(), StoreError> {
         if self.epoch.is_none_or(|own| own == epoch) {
             return Ok(());
         }
@@ -224,8 +232,8 @@ impl Writer {
     }
 
     /// Runs statements in one go and answers the rows of all.
-    async fn fetch(&mut self, count: usize, query: SqliteQuery<'_>) -> Result<Vec<SqliteRow>, StoreError> {
-        self.statements.fetch_add(count as u64, Ordering::Relaxed);
+    pub async fn fetch(&mut self, count: usize, query: SqliteQuery<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        self.shared.statements.fetch_add(count as u64, Ordering::Relaxed);
         self.connect().await?.fetch_all(query).await.map_err(|error| failed(&error))
     }
 
@@ -273,6 +281,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes what is new as it is, and commits.
+    pub async fn write_as_it_is(&mut self, mut writes: Writes) -> Result<(), StoreError> {
+        writes.last_order = writes.last_order.max(self.last_order);
+        self.write(writes, None).await
+    }
+
     /// Writes a batch and commits.
     async fn write(&mut self, writes: Writes, holder: Option<Holder<'_>>) -> Result<(), StoreError> {
         let (clearing, closing) = (statements::clearing(&writes), statements::closing(&writes));
@@ -318,7 +332,7 @@ impl Writer {
             .bind(at.now.micros())
             .bind(agents);
         let mut earlier = Vec::new();
-        let mut batch = Batch::new(self.last_order);
+        let mut batch = Batch::new(self.last_order).with_fences_above(self.shared.fences_above.load(Ordering::Relaxed));
         let mut candidates = Vec::new();
         for row in self.fetch(3, query).await? {
             match row.number(0)? {
