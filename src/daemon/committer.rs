@@ -32,6 +32,9 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const PATIENCE: [Duration; 5] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// The longest wait for a store that is full: it may have been making room, and if it was not, somebody has to.
+const MAKING_ROOM: Duration = Duration::from_millis(100);
+
 /// How long after a change was tried its absence tells that it was not made: what is deleted has been there for longer.
 const TOLD_APART: Duration = Duration::from_secs(30);
 
@@ -319,7 +322,8 @@ impl Work {
                 }
                 // The answer may have been lost after the commit: until reading back has told, nothing is repeated.
                 Err(error) => loop {
-                    let wait = patience.next().filter(|_| error.is_transient());
+                    let longest = if matches!(error, StoreError::Full(_)) { MAKING_ROOM } else { Duration::MAX };
+                    let wait = patience.next().filter(|wait| error.is_transient() && **wait <= longest);
                     if let Some(wait) = wait {
                         tokio::time::sleep(*wait).await;
                     }

@@ -257,8 +257,8 @@ async fn what_an_agent_tells_a_full_store_is_kept_in_its_order() {
     let full = fill(&store);
     let before = store.at_gate.load(Ordering::SeqCst);
     guest.host.report("first".to_owned(), None);
-    // The committer gives up after six tries.
-    until("more tries than one commit makes", async || store.at_gate.load(Ordering::SeqCst) >= before + 7).await;
+    // The committer gives a full store up after three tries.
+    until("more tries than one commit makes", async || store.at_gate.load(Ordering::SeqCst) >= before + 4).await;
     guest.host.report("second".to_owned(), None);
     full.store(false, Ordering::SeqCst);
     until("both reports", async || daemon.names(&run).await.len() == 5).await;
@@ -275,8 +275,10 @@ async fn a_full_store_is_told_and_nothing_new_is_begun_until_it_has_room() {
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo", "overlap_policy": "allow_parallel"})).await;
     let full = fill(&store);
+    let before = store.at_gate.load(Ordering::SeqCst);
     let taken = daemon.run_now(&task, RunWish::default()).await;
     assert!(matches!(taken, Err(ManagerError::Store(StoreError::Full(_)))), "{taken:?}");
+    assert_eq!(store.at_gate.load(Ordering::SeqCst), before + 3, "nobody is kept waiting for room that somebody has to make");
     let reason = daemon.ready().unwrap_err();
     assert!(reason.contains("full") && !reason.contains("as the test wants"), "{reason}");
     let before = store.at_gate.load(Ordering::SeqCst);
