@@ -1,6 +1,7 @@
 //! Makes a daemon of its settings: folders, store, sandbox, plugins, tasks of the configuration.
 
-mod store;
+mod bucket;
+pub(super) mod store;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::DaemonSettings;
 use super::agents::{Agents, SandboxPreparer};
 use super::bounds::{Bounds, Retention};
+use super::doctor;
 use super::error::ManagerError;
 use super::identity::{Identity, IdentityError};
 use super::manager::{Manager, Registered};
@@ -28,6 +30,7 @@ use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 use crate::store::StoreError;
 #[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::OpenError as SqliteError;
+use crate::workspace::bucket::BucketError;
 use crate::workspace::{WorkspaceError, Workspaces};
 
 /// How long a start waits for the plugins folder.
@@ -66,6 +69,9 @@ pub enum OpenError {
     /// The workspaces.
     #[error(transparent)]
     Workspaces(#[from] WorkspaceError),
+    /// The workspaces' bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The tasks of the configuration.
     #[error("{0}")]
     Tasks(ConfigFaults),
@@ -79,6 +85,8 @@ pub struct Opened {
     daemon: Daemon,
     catalogue: Catalogue<SandboxPreparer>,
     watching: (CancellationToken, JoinHandle<()>),
+    /// Tells in the log what the store can lose.
+    telling: JoinHandle<()>,
     _identity: Identity,
 }
 
@@ -127,6 +135,10 @@ impl Opened {
         let identity = Identity::take(&settings.paths.data, &*entropy)?;
         let store = store::open(&settings.store, &clock).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
+        let workspaces = match &settings.bucket {
+            Some(settings) => workspaces.with_bucket(bucket::open(settings, &identity).await?),
+            None => workspaces,
+        };
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
         let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
@@ -153,7 +165,9 @@ impl Opened {
         daemon.take_up_work();
         let cancel = CancellationToken::new();
         let watcher = catalogue.watch(cancel.clone());
-        Ok(Opened { daemon, catalogue, watching: (cancel, watcher), _identity: identity })
+        // The store is asked on a connection of its own, which must not keep the daemon from starting.
+        let telling = tokio::spawn(doctor::tell(settings.store.clone()));
+        Ok(Opened { daemon, catalogue, watching: (cancel, watcher), telling, _identity: identity })
     }
 
     /// The façade.
@@ -170,6 +184,9 @@ impl Opened {
     pub async fn stop(self, grace: Duration, hurry: CancellationToken) {
         let (cancel, watcher) = self.watching;
         cancel.cancel();
+        self.telling.abort();
+        // It has ended or was told to; there is nothing to tell any more.
+        let _ = self.telling.await;
         if let Err(error) = watcher.await
             && error.is_panic()
         {

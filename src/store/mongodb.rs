@@ -20,6 +20,7 @@ mod documents;
 mod errors;
 mod pipelines;
 mod read;
+mod report;
 mod transaction;
 mod write;
 
@@ -36,6 +37,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
+use super::report::Report;
 use super::request::Times;
 use super::server::ServerClock;
 use super::{
@@ -138,6 +140,14 @@ impl MongoStore {
     /// [`StoreError::Unavailable`] when the server cannot be reached now, [`StoreError::Invalid`] for what no waiting mends.
     pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> Result<Self, StoreError> {
         connect::connect(url, options, clock).await
+    }
+
+    /// Looks at the server and at the store in the database, which is not made where there is none.
+    ///
+    /// # Errors
+    /// As [`MongoStore::connect`].
+    pub async fn look(url: &str, options: &MongoOptions) -> Result<Report, StoreError> {
+        report::look(url, options).await
     }
 
     /// Takes in what the server told in an answer, in microseconds; none when its collections are gone.

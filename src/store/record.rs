@@ -51,11 +51,13 @@ pub enum Kind {
     Removal,
     /// A daemon; key: its id.
     Daemon,
+    /// Which manifest in the bucket says what a run's workspace holds; key: the run's id.
+    Workspace,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Agent,
         Kind::Task,
         Kind::Schedule,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::Idempotency,
         Kind::Removal,
         Kind::Daemon,
+        Kind::Workspace,
     ];
 
     /// The kind as stores spell it.
@@ -83,6 +86,7 @@ impl Kind {
             Kind::Idempotency => "idempotency",
             Kind::Removal => "removal",
             Kind::Daemon => "daemon",
+            Kind::Workspace => "workspace",
         }
     }
 
@@ -167,7 +171,7 @@ pub struct Index {
     pub task: Option<TaskId>,
     /// The agent it belongs to.
     pub agent: Option<AgentId>,
-    /// The run it belongs to (attempts, results).
+    /// The run it belongs to (attempts, results, workspaces).
     pub run: Option<RunId>,
     /// The status of a run.
     pub status: Option<Status>,

@@ -17,7 +17,7 @@ use ::mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::Semaphore;
 
 use super::super::StoreError;
-use super::super::server::ServerClock;
+use super::super::server::{ServerClock, at_first};
 use super::abandoned::APPLICATION;
 use super::documents::LeaseDoc;
 use super::errors::{DUPLICATE_KEY, Server};
@@ -25,7 +25,7 @@ use super::pipelines::{AGENT, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE,
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
 
 /// The schema that this sandclock knows.
-const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = 1;
 /// How long a server is looked for.
 const FIND: Duration = Duration::from_secs(5);
 /// What servers of version 6.0 speak.
@@ -45,6 +45,13 @@ const RESERVED: [&str; 3] = ["admin", "local", "config"];
 
 /// Connects to what the URL names.
 pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> Result<MongoStore, StoreError> {
+    let mut store = reach(url, options, clock).await?;
+    store.part = store.bounded(store.open()).await.map_err(at_first)?;
+    Ok(store)
+}
+
+/// What can reach the store that the URL names, and has not yet.
+pub async fn reach(url: &str, options: &MongoOptions, clock: ServerClock) -> Result<MongoStore, StoreError> {
     let late = |_| {
         StoreError::Unavailable(format!(
             "the MongoDB server did not answer within {} s; see that it runs and can be reached",
@@ -60,7 +67,7 @@ pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> R
     let client = client(&client_options, client_options.max_pool_size.unwrap_or(CONNECTIONS), options, &server)?;
     let tables = Tables::of(&database(&client, &name), &options.prefix);
     let renewing = Renewing { options: client_options, given: options.clone(), database: name };
-    let mut store = MongoStore {
+    Ok(MongoStore {
         clock,
         told_at: Mutex::default(),
         server,
@@ -72,9 +79,7 @@ pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> R
         claiming: Semaphore::new(1),
         part: 0,
         doubtful: Mutex::default(),
-    };
-    store.part = store.bounded(store.open()).await?;
-    Ok(store)
+    })
 }
 
 /// How the connections of renewals are made. The driver works on the runtime that makes them, and renewals have one of their own, so that
@@ -195,14 +200,7 @@ impl MongoStore {
     /// Looks at the server, brings the schema forward, and answers which part of the counts is this handle's.
     async fn open(&self) -> Result<u32, StoreError> {
         self.check_server().await?;
-        let found = self.version().await?;
-        if found > SCHEMA {
-            return Err(StoreError::Invalid(format!(
-                "{} has schema version {found} and this sandclock knows {SCHEMA}; run the newer sandclock",
-                self.server
-            )));
-        }
-        if found < SCHEMA {
+        if self.version().await? < SCHEMA {
             self.create().await?;
         }
         let next = self.tables.meta.find_one_and_update(doc! { "_id": "handles" }, doc! { "$inc": { "n": 1_i64 } });
@@ -213,7 +211,8 @@ impl MongoStore {
         Ok(u32::try_from(number.rem_euclid(i64::from(PARTS / 2))).unwrap_or(0) * 2)
     }
 
-    async fn check_server(&self) -> Result<(), StoreError> {
+    /// Refuses a server that the store cannot be on, and answers with what it says of itself.
+    pub async fn check_server(&self) -> Result<Document, StoreError> {
         let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await.map_err(|error| self.server.failed(&error))?;
         if hello.get_i32("maxWireVersion").unwrap_or(0) < OLDEST_WIRE {
             return Err(StoreError::Invalid(format!("{} is older than MongoDB 6.0; update the server", self.server)));
@@ -225,13 +224,21 @@ impl MongoStore {
                 self.server
             )));
         }
-        Ok(())
+        Ok(hello)
     }
 
-    async fn version(&self) -> Result<i64, StoreError> {
+    /// The schema's version, 0 where there is none; one of a later release is refused.
+    pub async fn version(&self) -> Result<i64, StoreError> {
         let schema = self.tables.meta.find_one(doc! { "_id": "schema" }).max_time(STATEMENT).await;
         let schema = schema.map_err(|error| self.server.failed(&error))?;
-        Ok(schema.and_then(|schema| schema.get_i64("version").ok()).unwrap_or(0))
+        let found = schema.and_then(|schema| schema.get_i64("version").ok()).unwrap_or(0);
+        if found > SCHEMA {
+            return Err(StoreError::Invalid(format!(
+                "{} has schema version {found} and this sandclock knows {SCHEMA}; run the newer sandclock",
+                self.server
+            )));
+        }
+        Ok(found)
     }
 
     /// Makes what there is not. Several may do so at once, and again.

@@ -3,8 +3,9 @@
 //!
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
+mod bucket;
 mod chaos;
-mod daemon;
+pub mod daemon;
 mod disk;
 mod events;
 mod fleet;

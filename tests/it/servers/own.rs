@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,11 @@ impl OwnServer {
         OwnServer::new(Server::Mongodb, arguments).await
     }
 
+    /// An S3 server with the empty bucket `sandclock`.
+    pub async fn s3() -> Option<OwnServer> {
+        OwnServer::new(Server::S3, &[]).await
+    }
+
     async fn new(server: Server, arguments: &[&str]) -> Option<OwnServer> {
         let mut own = OwnServer::absent(server, arguments)?;
         own.start().await;
@@ -65,6 +70,7 @@ impl OwnServer {
             Server::Postgres => "SANDCLOCK_TEST_POSTGRES_BIN",
             Server::Redis => "SANDCLOCK_TEST_REDIS_BIN",
             Server::Mongodb => "SANDCLOCK_TEST_MONGOD_BIN",
+            Server::S3 => "SANDCLOCK_TEST_S3_BIN",
         };
         told(server, binary, &|name| std::env::var(name).ok())?;
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -75,13 +81,15 @@ impl OwnServer {
     pub fn url(&self) -> String {
         let port = self.port;
         match self.server {
-            Server::Postgres => {
-                let password = std::fs::read_to_string(self.home.path().join("password")).unwrap();
-                format!("postgres://sandclock:{password}@127.0.0.1:{port}/postgres")
-            }
+            Server::Postgres => format!("postgres://sandclock:{}@127.0.0.1:{port}/postgres", self.password()),
+            Server::S3 => format!("http://sandclock:{}@127.0.0.1:{port}/sandclock", self.password()),
             Server::Redis => format!("redis://127.0.0.1:{port}"),
             Server::Mongodb => format!("mongodb://127.0.0.1:{port}/?replicaSet=sandclock"),
         }
+    }
+
+    fn password(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("password")).unwrap()
     }
 
     /// The same, by way of another port of 127.0.0.1 alone.
@@ -94,6 +102,11 @@ impl OwnServer {
     /// Its port on 127.0.0.1, the same for its whole life.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where its data and its log are; it can read there whoever it runs as.
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Starts it, on the data that it has, and waits until it answers.
@@ -120,7 +133,7 @@ impl OwnServer {
         let asked = match (self.server, how) {
             (Server::Postgres, Stop::Fast) => Signal::INT,
             (Server::Postgres, Stop::Immediate) => Signal::QUIT,
-            (Server::Redis | Server::Mongodb, _) => Signal::TERM,
+            (Server::Redis | Server::Mongodb | Server::S3, _) => Signal::TERM,
         };
         self.end(asked).await;
     }
@@ -164,6 +177,7 @@ impl OwnServer {
                 self.home.path().join("password").exists() && super::on_postgres(&self.url(), "SELECT 1".into()).await.is_ok()
             }
             Server::Redis => self.log().contains("Ready to accept connections") && ping(&self.url()).await.is_ok(),
+            Server::S3 => self.log().contains("Starting s3 server on"),
             Server::Mongodb => self.log().contains("Waiting for connections") && replica_set(&[self.port]).await,
         };
         answers && self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
@@ -237,7 +251,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Below the ports that systems give to outgoing connections, so that a server finds its own free when it comes back.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = 20_000 + u16::try_from(getrandom::u32().unwrap() % 12_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
