@@ -267,7 +267,9 @@ impl Work<'_> {
                         }
                     }
                     // A run that went back to the queue may be at work elsewhere by now, and another attempt writes its mirrors.
-                    if (*run != expected.run || !mirrored) && (run.status.is_settled() || self.live.signals.holds_lease()) {
+                    // A heartbeat may have come into the history behind the mirrors' back.
+                    let is_other = *run != expected.run || !mirrored || self.live.has_history_moved();
+                    if is_other && (run.status.is_settled() || self.live.signals.holds_lease()) {
                         self.inner.mirror_from_store(run_id, remains.workspace).await;
                     }
                     tracing::debug!(status = run.status.as_str(), "the attempt ended");

@@ -15,16 +15,19 @@ macro_rules! event_names {
         /// The name of an event.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum EventName {
-            $($(#[$doc])* #[serde(rename = $text)] $name),+
+            $($(#[$doc])* #[serde(rename = $text)] $name,)+
+            /// One that this release does not know: a later one has written it. It tells what it tells in its details.
+            #[serde(other, rename = "background_later_event")]
+            Later,
         }
 
         impl EventName {
-            /// Every name.
+            /// Every name that is known.
             pub const ALL: &'static [EventName] = &[$(EventName::$name),+];
 
             /// The name as payloads spell it.
             pub const fn as_str(self) -> &'static str {
-                match self { $(EventName::$name => $text),+ }
+                match self { $(EventName::$name => $text,)+ EventName::Later => "background_later_event" }
             }
         }
     };
@@ -165,5 +168,20 @@ impl Event {
             }
         }
         payload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_a_later_release_is_read_and_tells_what_it_tells() {
+        let text = r#"{"event": "background_run_dreamt", "at": "2026-11-22T05:00:00Z", "status": "running", "attempt": 1, "fence": 7,
+            "mood": "good", "details": {"of": "sheep"}}"#;
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert_eq!((event.event, event.status, event.fence), (EventName::Later, Status::Running, 7));
+        assert_eq!(event.details.get("of"), Some(&Value::from("sheep")));
+        assert!(!event.event.is_terminal() && !EventName::ALL.contains(&event.event));
     }
 }

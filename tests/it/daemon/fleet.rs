@@ -3,6 +3,8 @@
 use super::harness::conflict;
 use super::*;
 use sandclock::daemon::DaemonSettings;
+use sandclock::domain::id::AgentId;
+use sandclock::store::{Change, ChangeId, Guard, Index, Outcome, Put, RecordId, Store};
 
 /// Tells others, and is told.
 fn hinting(settings: &mut DaemonSettings) {
@@ -120,4 +122,48 @@ async fn each_daemon_shows_all_of_them_and_which_is_silent() {
     until("its return", async || states().await == ["worker_one alive", "worker_other alive"]).await;
     back.stop(Duration::ZERO).await;
     until("its end", async || states().await == ["worker_one alive"]).await;
+}
+
+/// Adds a field to the body of a record, as a release may that knows more.
+async fn add_a_field(store: &dyn Store, id: RecordId, index: Index) {
+    let record = store.get(std::slice::from_ref(&id)).await.unwrap().pop().flatten().unwrap_or_else(|| panic!("there is no {id}"));
+    let mut body: Value = serde_json::from_slice(&record.body).unwrap();
+    body["of_a_later_release"] = json!({"deep": [1]});
+    let put = Put { id: id.clone(), index, body: serde_json::to_vec(&body).unwrap().into() };
+    let change = Change {
+        id: ChangeId(7 << 64),
+        guards: vec![Guard::Rev(id, record.rev)],
+        puts: vec![put],
+        deletes: Vec::new(),
+        events: Vec::new(),
+    };
+    assert_eq!(store.apply(vec![change]).await.unwrap(), [Outcome::Applied]);
+}
+
+#[tokio::test]
+async fn what_a_later_release_adds_to_records_is_no_hindrance() {
+    let world = World::new().await;
+    let daemon = world.start_polling().await;
+    let task = daemon.task(json!({"overlap_policy": "queue_next"})).await;
+    let (first, second) = (daemon.fire(&task).await.run_id, daemon.fire(&task).await.run_id);
+    let guest = world.stage.guest().await;
+    let of_task = || Index { task: Some(task.clone()), ..Index::default() };
+    let waiting = daemon.run(&second).await.unwrap();
+    add_a_field(&*world.store, RecordId::run(&second), Index::of_run(&waiting, waiting.queued_at)).await;
+    add_a_field(&*world.store, RecordId::slot(&task), Index::default()).await;
+    add_a_field(&*world.store, RecordId::schedule(&task), of_task()).await;
+    let agent = AgentId::parse("guest").unwrap();
+    add_a_field(&*world.store, RecordId::task(&task), Index { agent: Some(agent), ..Index::default() }).await;
+    let of_run = Index { run: Some(first.clone()), ..Index::default() };
+    add_a_field(&*world.store, RecordId::attempt(&first, 1), of_run).await;
+    guest.complete("one");
+    assert_eq!(daemon.settled(&first).await.status, Status::Completed);
+    world.stage.guest().await.complete("two");
+    assert_eq!(daemon.settled(&second).await.status, Status::Completed);
+    assert_eq!(daemon.tries(&first).await, [(AttemptReason::Initial, AttemptStatus::Completed)]);
+    daemon.update_task(&task, json!({"query": "Do it again."})).await.unwrap();
+    let third = daemon.fire(&task).await.run_id;
+    world.stage.guest().await.complete("three");
+    assert_eq!(daemon.settled(&third).await.query_snapshot, "Do it again.");
+    daemon.delete_task(&task, true).await.unwrap();
 }

@@ -110,3 +110,27 @@ async fn the_mirrors_of_a_run_that_recovery_ends_know_of_the_end() {
     assert_eq!(daemon.settled(&run).await.status, Status::Failed);
     assert_mirrored(&world, &daemon, &run).await;
 }
+
+#[tokio::test]
+async fn a_heartbeat_that_comes_while_the_outcome_is_on_its_way_is_in_the_mirror_too() {
+    let world = World::new().await;
+    let daemon = world.start_as("a", |settings| settings.lease = Duration::from_secs(3)).await;
+    let task = daemon.task(json!({})).await;
+    let run = daemon.fire(&task).await;
+    let guest = world.stage.guest().await;
+    // The heartbeat of the first renewal waits for its commit, and so does the outcome behind it, which the mirrors tell of already.
+    let closed = world.faulty.gate.write().await;
+    let calls = world.faulty.at_gate.load(std::sync::atomic::Ordering::SeqCst);
+    until("the heartbeat", async || world.faulty.at_gate.load(std::sync::atomic::Ordering::SeqCst) > calls).await;
+    guest.complete("done");
+    until("the mirrors", async || world.file(&run, "output.md").is_some()).await;
+    drop(closed);
+    daemon.settled(&run.run_id).await;
+    let told = daemon.payloads(&run.run_id).await;
+    assert!(told.iter().any(|payload| payload["event"] == "background_run_heartbeat"), "{told:?}");
+    let mirrored = async || {
+        let text = world.file(&run, "events.jsonl").unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).eq(told.iter().cloned())
+    };
+    until("the whole history in its mirror", mirrored).await;
+}

@@ -229,7 +229,9 @@ async fn w_09_two_daemons_never_run_a_run_twice() {
     for run in &runs {
         let run = second.settled(run).await;
         assert_eq!((run.status, run.attempt, run.lease_generation), (Status::Completed, 1, 1));
-        assert_eq!(first.names(&run.run_id).await, ["queued", "claimed", "started", "completed"]);
+        // A run that lives long enough on a busy machine tells so.
+        let names = first.names(&run.run_id).await.into_iter().filter(|name| name != "heartbeat");
+        assert_eq!(names.collect::<Vec<_>>(), ["queued", "claimed", "started", "completed"]);
         workers.insert(first.attempts(&run.run_id).await.unwrap()[0].worker_id.to_string());
     }
     let mut order: Vec<_> = first.runs_of(&queued).await;

@@ -131,9 +131,18 @@ async fn unharmed(shared: &Shared, second: &Daemon, run: &Value, before: usize) 
     assert!(!shared.aside(run).join("run.json").exists(), "the first attempt has left mirrors");
     let mirror: Value = serde_json::from_slice(&std::fs::read(shared.workspace(run).join("run.json")).unwrap()).unwrap();
     assert_eq!((&mirror["lease_generation"], &mirror["result_preview"]), (&json!(2), &json!("2")));
-    let told = std::fs::read_to_string(shared.workspace(run).join("events.jsonl")).unwrap();
-    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(told, second.events(run).await);
+    let told = second.events(run).await;
+    let mirrored = async {
+        // What a heartbeat has added while the outcome was on its way is there a moment after it.
+        loop {
+            let lines = std::fs::read_to_string(shared.workspace(run).join("events.jsonl")).unwrap();
+            if lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).eq(told.iter().cloned()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    patiently("the whole history in its mirror", mirrored).await;
     oracle::check_counts(second, &oracle::all_runs(second, None).await).await;
 }
 
