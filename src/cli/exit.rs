@@ -9,7 +9,7 @@ use std::process::ExitCode;
 pub enum Exit {
     /// What was asked for is done; a run that was waited for has completed.
     Done = 0,
-    /// A run that was waited for failed, timed out or was cancelled; or the daemon met a fault.
+    /// A run that was waited for failed, timed out or was cancelled; the daemon met a fault; or the store can lose an acknowledged run.
     Failed = 1,
     /// The command line, the configuration or what was sent is wrong.
     Usage = 2,
@@ -19,7 +19,7 @@ pub enum Exit {
     Conflict = 4,
     /// The time for waiting is over, or the run is parked until somebody decides.
     WaitRanOut = 5,
-    /// No daemon answers at the address.
+    /// No daemon, or no store, answers at the address.
     Unreachable = 6,
     /// A signal ended the command.
     Interrupted = 130,
@@ -39,12 +39,12 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Exit::Done => "completed or done",
-            Exit::Failed => "failed: a run ended failed, timeout or cancelled, or the daemon met a fault",
+            Exit::Failed => "failed: a run ended failed, timeout or cancelled; a daemon's fault; a store that loses runs",
             Exit::Usage => "usage: the command line, the configuration or what was sent is wrong",
             Exit::NotFound => "not found",
             Exit::Conflict => "conflict: what is there stands in the way, or the run was skipped",
             Exit::WaitRanOut => "the wait ran out, or the run is parked",
-            Exit::Unreachable => "no daemon answers",
+            Exit::Unreachable => "no daemon, or no store, answers",
             Exit::Interrupted => "interrupted",
         }
     }

@@ -23,6 +23,7 @@ mod setup;
 mod signals;
 mod sse;
 mod status;
+mod store;
 mod table;
 mod tasks;
 mod view;
@@ -57,6 +58,7 @@ enum Verb {
     Init(setup::InitArgs),
     Config(setup::ConfigArgs),
     Status(status::StatusArgs),
+    Store(store::StoreArgs),
     Daemons(daemons::DaemonsArgs),
     Agents(agents::AgentsArgs),
     Plugins(plugins::PluginsArgs),
@@ -121,6 +123,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Init(args) => setup::execute_init(&args, context),
         Verb::Config(args) => setup::execute_config(&args, context),
         Verb::Status(args) => status::execute(args, context).await,
+        Verb::Store(args) => store::execute(args, context).await,
         Verb::Daemons(args) => daemons::execute(args, context).await,
         Verb::Agents(args) => agents::execute(args, context).await,
         Verb::Plugins(args) => plugins::execute(args, context).await,

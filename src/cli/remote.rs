@@ -217,7 +217,12 @@ impl Remote {
             (false, true) => "the connection broke".to_owned(),
             (false, false) => human::one_line(&last),
         };
-        let mend = "start it with `sandclock serve`, or name another with --server";
+        let mend = match last.contains("certificate") {
+            true => {
+                "name the file of the CA that signed its certificate by SSL_CERT_FILE, and the host that the certificate is made out to"
+            }
+            false => "start it with `sandclock serve`, or name another with --server",
+        };
         Fault::new(Exit::Unreachable, format!("no daemon answers at {} ({why}); {mend}", self.shown()))
     }
 }

@@ -252,11 +252,12 @@ impl Work<'_> {
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
         let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return };
+        let moves = self.live.history_moves();
         let mut mirrored = self.mirror(&expected, &remains).await;
         let left = self.upload(remains.workspace.as_ref()).await;
         self.mark_left(&left).await;
-        // The history tells that the files were not uploaded, and the mirrors do not yet.
-        mirrored &= !matches!(left, Left::Owed(_));
+        // The history tells that the files were not uploaded, or of a heartbeat meanwhile, and the mirrors do not yet.
+        mirrored &= !matches!(left, Left::Owed(_)) && self.live.history_moves() == moves;
         for offer in 1.. {
             match self.commit(Arc::clone(&decide), now, &remains, &left).await {
                 Ok(run) => {

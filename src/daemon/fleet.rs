@@ -17,7 +17,7 @@ use super::transitions::Step;
 use super::txn::{Entity, Txn};
 use crate::domain::id::{AgentId, WorkerId};
 use crate::domain::time::Timestamp;
-use crate::store::{Index, Kind, PageRequest, Record, RecordId, Scope, StoreError, When};
+use crate::store::{Index, Kind, PageRequest, Record, RecordId, Scope, Store, StoreError, When};
 
 /// A daemon that gave no sign of life for so many of its own periods is silent.
 const PERIODS: u32 = 3;
@@ -116,9 +116,9 @@ async fn write(inner: &Inner, row: Option<DaemonRow>) -> Result<(), ManagerError
 }
 
 /// Every daemon of the store as the API shows it, by their ids.
-pub(super) async fn all(inner: &Inner) -> Result<Vec<Value>, StoreError> {
-    let listed = inner.store.list(Scope::All(Kind::Daemon), PageRequest::first(SHOWN)).await?;
-    let now = inner.store.now().await?;
+pub(super) async fn all(store: &dyn Store) -> Result<Vec<Value>, StoreError> {
+    let listed = store.list(Scope::All(Kind::Daemon), PageRequest::first(SHOWN)).await?;
+    let now = store.now().await?;
     let mut daemons: Vec<(String, Value)> =
         listed.records.iter().filter_map(|record| Some((record.id.key.to_string(), shown(record, now)?))).collect();
     daemons.sort_by(|(one, _), (other, _)| one.cmp(other));

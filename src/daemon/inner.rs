@@ -51,6 +51,8 @@ pub struct DaemonSettings {
     pub poll: Duration,
     /// How often the daemon gives the store's other daemons a sign of life; none for never.
     pub announce: Option<Duration>,
+    /// Whether it tells the store's other daemons what it has changed, and listens to them; else polls and renewals alone find it.
+    pub hints: bool,
     /// The longest wait between two heartbeat events of a run.
     pub heartbeat_events: Duration,
     /// The agent of tasks that name none.

@@ -15,6 +15,7 @@ pub mod agents;
 mod attempt;
 mod bounds;
 pub mod committer;
+pub mod doctor;
 mod entities;
 pub mod error;
 pub mod executor;

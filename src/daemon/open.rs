@@ -1,7 +1,7 @@
 //! Makes a daemon of its settings: folders, store, sandbox, plugins, tasks of the configuration.
 
 mod bucket;
-mod store;
+pub(super) mod store;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::DaemonSettings;
 use super::agents::{Agents, SandboxPreparer};
 use super::bounds::{Bounds, Retention};
+use super::doctor;
 use super::error::ManagerError;
 use super::identity::{Identity, IdentityError};
 use super::manager::{Manager, Registered};
@@ -84,6 +85,8 @@ pub struct Opened {
     daemon: Daemon,
     catalogue: Catalogue<SandboxPreparer>,
     watching: (CancellationToken, JoinHandle<()>),
+    /// Tells in the log what the store can lose.
+    telling: JoinHandle<()>,
     _identity: Identity,
 }
 
@@ -162,7 +165,9 @@ impl Opened {
         daemon.take_up_work();
         let cancel = CancellationToken::new();
         let watcher = catalogue.watch(cancel.clone());
-        Ok(Opened { daemon, catalogue, watching: (cancel, watcher), _identity: identity })
+        // The store is asked on a connection of its own, which must not keep the daemon from starting.
+        let telling = tokio::spawn(doctor::tell(settings.store.clone()));
+        Ok(Opened { daemon, catalogue, watching: (cancel, watcher), telling, _identity: identity })
     }
 
     /// The façade.
@@ -179,6 +184,9 @@ impl Opened {
     pub async fn stop(self, grace: Duration, hurry: CancellationToken) {
         let (cancel, watcher) = self.watching;
         cancel.cancel();
+        self.telling.abort();
+        // It has ended or was told to; there is nothing to tell any more.
+        let _ = self.telling.await;
         if let Err(error) = watcher.await
             && error.is_panic()
         {
@@ -205,6 +213,7 @@ fn daemon_settings(settings: &Settings, identity: &Identity) -> DaemonSettings {
         misfire_grace: settings.scheduler.misfire_grace.duration(),
         poll: settings.scheduler.poll.duration(),
         announce: Some(SIGNS_OF_LIFE),
+        hints: true,
         heartbeat_events: Duration::from_secs(60),
         default_agent: settings.default_agent.clone(),
         bounds: bounds(settings),

@@ -17,6 +17,9 @@
 //! again can help; a caller that must know whether a lost answer was a commit reads the records back and compares
 //! [`Record::change`].
 
+// What the stores share is more than some of them need; built with all, each part has somebody who uses it.
+#![cfg_attr(not(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "mongodb")), allow(dead_code))]
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +38,7 @@ pub mod mongodb;
 mod record;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod report;
 mod request;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
 mod server;

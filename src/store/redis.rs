@@ -11,7 +11,9 @@
 //! [`StoreError::Unavailable`]. What was asked for when a connection broke may have happened.
 
 mod answer;
+mod client;
 mod link;
+mod report;
 mod scripts;
 mod writer;
 
@@ -23,7 +25,8 @@ use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
 use super::record::unreadable;
-use super::server::ServerClock;
+use super::report::Report;
+use super::server::{ServerClock, at_first};
 use super::{
     Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, Hint, Kind, NumberedEvent, Outcome, Page, PageRequest, Record,
     RecordId, Renewal, Scope, Store, StoreError,
@@ -60,6 +63,17 @@ fn instead(time: Option<Timestamp>) -> String {
     time.map(|time| time.micros().to_string()).unwrap_or_default()
 }
 
+/// The key that all others of the store of that prefix begin with.
+fn key_of(prefix: &str) -> Result<String, StoreError> {
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b':');
+    if prefix.is_empty() || prefix.len() > 128 || !prefix.bytes().all(is_fit) {
+        return Err(StoreError::Invalid(
+            "the prefix of keys in Redis must be 1 to 128 letters, digits, `_`, `.`, `-` and `:`; choose another one".to_owned(),
+        ));
+    }
+    Ok(format!("{{{prefix}}}"))
+}
+
 impl RedisStore {
     /// Connects to the store of that prefix, which is made if there is none. Several prefixes on one server are several stores.
     ///
@@ -67,18 +81,20 @@ impl RedisStore {
     /// The server cannot be reached now; or what no waiting mends: the URL or the prefix is not one, the password is wrong, the server
     /// is older than Redis 7, or a later release has written the store.
     pub async fn connect(url: &str, prefix: &str, clock: ServerClock) -> Result<Self, StoreError> {
-        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b':');
-        if prefix.is_empty() || prefix.len() > 128 || !prefix.bytes().all(is_fit) {
-            return Err(StoreError::Invalid(
-                "the prefix of keys in Redis must be 1 to 128 letters, digits, `_`, `.`, `-` and `:`; choose another one".to_owned(),
-            ));
-        }
-        let key = format!("{{{prefix}}}");
+        let key = key_of(prefix)?;
         let link = || Link::new(url, &key);
         let store =
             RedisStore { clock, work: link()?, reads: link()?, renewals: link()?, applies: Semaphore::new(1), claims: Semaphore::new(1) };
-        store.work.connect().await?;
+        store.work.connect().await.map_err(at_first)?;
         Ok(store)
+    }
+
+    /// Looks at the server and at the store of that prefix, which is not made where there is none.
+    ///
+    /// # Errors
+    /// As [`RedisStore::connect`].
+    pub async fn look(url: &str, prefix: &str) -> Result<Report, StoreError> {
+        report::look(&Link::new(url, &key_of(prefix)?)?).await
     }
 
     /// Reads records by name over that link.

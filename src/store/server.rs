@@ -1,4 +1,5 @@
-//! What the stores behind a network share: the server's present, which alone judges leases and due times.
+//! What the stores behind a network share: the server's present, which alone judges leases and due times, and what is said of a server
+//! that is not believed.
 //!
 //! How it fails: before a server has told its present there is none.
 
@@ -6,9 +7,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use std::time::Duration;
 
+use super::StoreError;
 use super::request::Times;
 use crate::clock::Clock;
 use crate::domain::time::Timestamp;
+
+/// How a sentence about a server begins whose certificate is refused.
+const UNPROVEN: &str = "does not prove who it is";
+
+/// What is to be said of a server, if what a client said of it is that its certificate is refused. `option` is how the store's URL names
+/// the file of a CA.
+pub fn unproven(said: &str, option: &str) -> Option<String> {
+    let (_, why) = said.split_once("invalid peer certificate: ")?;
+    // What follows is a driver's own.
+    let why = why.split(", labels:").next().unwrap_or(why);
+    Some(format!(
+        "{UNPROVEN}: its certificate is refused ({why}); name the CA that signed it by `{option}=FILE` in the store's URL, and see that it is \
+         made out to this host and has not expired"
+    ))
+}
+
+/// An error of the first connection. A certificate that is refused then stays refused; later it is an outage like another, for somebody
+/// is changing it.
+pub fn at_first(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(what) if what.contains(UNPROVEN) => StoreError::Invalid(what),
+        error => error,
+    }
+}
 
 /// The present by a server's clock.
 pub struct ServerClock {

@@ -3,6 +3,7 @@
 
 mod client;
 mod hostile;
+mod https;
 mod local;
 mod mend;
 mod real;

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod daemon;
 mod docs;
+mod doctor;
 mod fuzz;
 mod guest;
 mod model;

@@ -73,7 +73,7 @@ impl Manager {
     /// # Errors
     /// The store does not answer.
     pub async fn daemons(&self) -> Result<Vec<Value>, ManagerError> {
-        Ok(fleet::all(self.inner()).await?)
+        Ok(fleet::all(&*self.inner().store).await?)
     }
 
     /// All agents.

@@ -4,7 +4,7 @@
 //!
 //! How it fails: a server that cannot be reached now is [`StoreError::Unavailable`]; what no waiting mends is [`StoreError::Invalid`].
 
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use ::mongodb::bson::{Document, doc};
@@ -17,13 +17,15 @@ use ::mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::Semaphore;
 
 use super::super::StoreError;
-use super::super::server::ServerClock;
+use super::super::server::{ServerClock, at_first};
+use super::abandoned::APPLICATION;
+use super::documents::LeaseDoc;
 use super::errors::{DUPLICATE_KEY, Server};
 use super::pipelines::{AGENT, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE, RUN, STATUS, TASK, TASK_STATUS, WAIT};
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
 
 /// The schema that this sandclock knows.
-const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = 1;
 /// How long a server is looked for.
 const FIND: Duration = Duration::from_secs(5);
 /// What servers of version 6.0 speak.
@@ -36,11 +38,20 @@ const RENEWING: u32 = 2;
 const HINT_BYTES: u64 = 1 << 20;
 /// There is such a collection already.
 const NAMESPACE_EXISTS: i32 = 48;
+/// The most characters of a name of a connection that are sent; the server takes 128 bytes.
+const MOST_NAME: usize = 32;
 /// Databases that are the server's own.
 const RESERVED: [&str; 3] = ["admin", "local", "config"];
 
 /// Connects to what the URL names.
 pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> Result<MongoStore, StoreError> {
+    let mut store = reach(url, options, clock).await?;
+    store.part = store.bounded(store.open()).await.map_err(at_first)?;
+    Ok(store)
+}
+
+/// What can reach the store that the URL names, and has not yet.
+pub async fn reach(url: &str, options: &MongoOptions, clock: ServerClock) -> Result<MongoStore, StoreError> {
     let late = |_| {
         StoreError::Unavailable(format!(
             "the MongoDB server did not answer within {} s; see that it runs and can be reached",
@@ -54,24 +65,45 @@ pub async fn connect(url: &str, options: &MongoOptions, clock: ServerClock) -> R
     let hosts: Vec<String> = client_options.hosts.iter().map(ToString::to_string).collect();
     let server = Server::new(format!("{}/{name}", hosts.join(",")));
     let client = client(&client_options, client_options.max_pool_size.unwrap_or(CONNECTIONS), options, &server)?;
-    let renewer = self::client(&client_options, RENEWING, options, &server)?;
     let tables = Tables::of(&database(&client, &name), &options.prefix);
-    let leases = database(&renewer, &name).collection_with_options(&format!("{}leases", options.prefix), of_leases());
-    let mut store = MongoStore {
+    let renewing = Renewing { options: client_options, given: options.clone(), database: name };
+    Ok(MongoStore {
         clock,
         told_at: Mutex::default(),
         server,
         client,
-        renewer,
         tables,
-        renewed: leases,
+        renewed: OnceLock::new(),
+        renewing,
         applying: Semaphore::new(1),
         claiming: Semaphore::new(1),
         part: 0,
         doubtful: Mutex::default(),
-    };
-    store.part = store.bounded(store.open()).await?;
-    Ok(store)
+    })
+}
+
+/// How the connections of renewals are made. The driver works on the runtime that makes them, and renewals have one of their own, so that
+/// no other work holds them up.
+pub struct Renewing {
+    options: ClientOptions,
+    given: MongoOptions,
+    database: String,
+}
+
+impl MongoStore {
+    /// The leases, by connections of the runtime that renewed first.
+    ///
+    /// # Errors
+    /// No client can be made.
+    pub fn renewed(&self) -> Result<&Collection<LeaseDoc>, StoreError> {
+        if let Some(leases) = self.renewed.get() {
+            return Ok(leases);
+        }
+        let Renewing { options, given, database: name } = &self.renewing;
+        let client = client(options, RENEWING, given, &self.server)?;
+        let leases = database(&client, name).collection_with_options(self.tables.leases.name(), of_leases());
+        Ok(self.renewed.get_or_init(|| leases))
+    }
 }
 
 async fn parse(url: &str) -> Result<ClientOptions, StoreError> {
@@ -105,7 +137,7 @@ fn check_names(database: &str, prefix: &str) -> Result<(), StoreError> {
 
 fn client(from: &ClientOptions, connections: u32, options: &MongoOptions, server: &Server) -> Result<Client, StoreError> {
     let mut own = from.clone();
-    own.app_name.get_or_insert_with(|| "sandclock".to_owned());
+    own.app_name = Some(application(from.app_name.as_deref()));
     own.server_selection_timeout = Some(FIND);
     own.connect_timeout = Some(FIND);
     own.selection_criteria = Some(primary());
@@ -117,6 +149,15 @@ fn client(from: &ClientOptions, connections: u32, options: &MongoOptions, server
     own.min_pool_size = own.min_pool_size.map(|least| least.min(connections));
     own.command_event_handler = options.on_command.clone().map(handler);
     Client::with_options(own).map_err(|error| server.failed(&error))
+}
+
+/// What the server calls our connections: by our name, and the one that the URL gives.
+fn application(given: Option<&str>) -> String {
+    match given {
+        Some(given) if !given.starts_with(APPLICATION) => format!("{APPLICATION} {given}").chars().take(MOST_NAME).collect(),
+        Some(given) => given.to_owned(),
+        None => APPLICATION.to_owned(),
+    }
 }
 
 fn handler(on_command: OnCommand) -> EventHandler<CommandEvent> {
@@ -159,14 +200,7 @@ impl MongoStore {
     /// Looks at the server, brings the schema forward, and answers which part of the counts is this handle's.
     async fn open(&self) -> Result<u32, StoreError> {
         self.check_server().await?;
-        let found = self.version().await?;
-        if found > SCHEMA {
-            return Err(StoreError::Invalid(format!(
-                "{} has schema version {found} and this sandclock knows {SCHEMA}; run the newer sandclock",
-                self.server
-            )));
-        }
-        if found < SCHEMA {
+        if self.version().await? < SCHEMA {
             self.create().await?;
         }
         let next = self.tables.meta.find_one_and_update(doc! { "_id": "handles" }, doc! { "$inc": { "n": 1_i64 } });
@@ -177,7 +211,8 @@ impl MongoStore {
         Ok(u32::try_from(number.rem_euclid(i64::from(PARTS / 2))).unwrap_or(0) * 2)
     }
 
-    async fn check_server(&self) -> Result<(), StoreError> {
+    /// Refuses a server that the store cannot be on, and answers with what it says of itself.
+    pub async fn check_server(&self) -> Result<Document, StoreError> {
         let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).await.map_err(|error| self.server.failed(&error))?;
         if hello.get_i32("maxWireVersion").unwrap_or(0) < OLDEST_WIRE {
             return Err(StoreError::Invalid(format!("{} is older than MongoDB 6.0; update the server", self.server)));
@@ -189,13 +224,21 @@ impl MongoStore {
                 self.server
             )));
         }
-        Ok(())
+        Ok(hello)
     }
 
-    async fn version(&self) -> Result<i64, StoreError> {
+    /// The schema's version, 0 where there is none; one of a later release is refused.
+    pub async fn version(&self) -> Result<i64, StoreError> {
         let schema = self.tables.meta.find_one(doc! { "_id": "schema" }).max_time(STATEMENT).await;
         let schema = schema.map_err(|error| self.server.failed(&error))?;
-        Ok(schema.and_then(|schema| schema.get_i64("version").ok()).unwrap_or(0))
+        let found = schema.and_then(|schema| schema.get_i64("version").ok()).unwrap_or(0);
+        if found > SCHEMA {
+            return Err(StoreError::Invalid(format!(
+                "{} has schema version {found} and this sandclock knows {SCHEMA}; run the newer sandclock",
+                self.server
+            )));
+        }
+        Ok(found)
     }
 
     /// Makes what there is not. Several may do so at once, and again.

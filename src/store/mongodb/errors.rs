@@ -5,6 +5,7 @@ use std::fmt;
 use ::mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
 
 use super::super::StoreError;
+use super::super::server::unproven;
 use crate::domain::text::printable;
 
 /// What is repeated of the server's words, in characters.
@@ -90,7 +91,10 @@ impl Server {
                 StoreError::Invalid(format!("{self}: {said}"))
             }
             ErrorKind::Shutdown => StoreError::Unavailable("it has been closed".to_owned()),
-            _ => self.unavailable(&said),
+            _ => match unproven(&said, "tlsCAFile") {
+                Some(unproven) => StoreError::Unavailable(format!("{self} {unproven}")),
+                None => self.unavailable(&said),
+            },
         }
     }
 

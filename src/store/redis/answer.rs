@@ -105,9 +105,14 @@ pub fn list(value: Value) -> Result<Vec<Value>, StoreError> {
     Fields::of(value).map(|fields| fields.0)
 }
 
+/// What the head of a record begins with that is still as it was known: nothing of it was decided, and no event appended.
+pub fn beginning(known: &Known) -> String {
+    format!("{},{},", known.rev, known.last_event)
+}
+
 /// A record's head as common.lua says, but for its order.
 pub fn head(row: &Row) -> String {
-    let Known { rev, index, .. } = &row.known;
+    let Known { index, .. } = &row.known;
     let bit = |is: bool| if is { "1" } else { "" };
     let change = row.change.map(|change| format!("{:x}", change.0)).unwrap_or_default();
     let task = index.task.as_ref().map_or("", |task| task.as_str());
@@ -116,12 +121,14 @@ pub fn head(row: &Row) -> String {
     let status = index.status.map_or("", Status::as_str);
     let (live, ready, cancel) = (bit(row.live()), bit(index.ready), bit(index.cancel_requested));
     let due = row.due.map(|due| due.micros().to_string()).unwrap_or_default();
-    format!("{rev},{change},{task},{agent},{run},{status},{live},{ready},{cancel},{due}")
+    let beginning = beginning(&row.known);
+    format!("{beginning}{change},{task},{agent},{run},{status},{live},{ready},{cancel},{due}")
 }
 
 /// A head that was read.
 struct Head {
     rev: u64,
+    events: u64,
     change: Option<ChangeId>,
     index: Index,
     due: Option<Timestamp>,
@@ -131,13 +138,14 @@ impl Head {
     fn of(text: &str) -> Result<Head, StoreError> {
         let damaged = || StoreError::corrupt("a record has a head that is not one");
         let parts: Vec<&str> = text.split(',').collect();
-        let [rev, change, task, agent, run, status, _, ready, cancel, due] = parts[..] else { return Err(damaged()) };
+        let [rev, events, change, task, agent, run, status, _, ready, cancel, due] = parts[..] else { return Err(damaged()) };
         fn some<T, E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Option<T>, StoreError> {
             let parsed = Some(text).filter(|text| !text.is_empty()).map(parse).transpose();
             parsed.map_err(|_| StoreError::corrupt("a record has a head that is not one"))
         }
         Ok(Head {
             rev: rev.parse().map_err(|_| damaged())?,
+            events: events.parse().map_err(|_| damaged())?,
             change: some(change, |text| u128::from_str_radix(text, 16).map(ChangeId))?,
             index: Index {
                 task: some(task, TaskId::parse)?,
@@ -164,7 +172,7 @@ pub fn known_with_body(value: Value) -> Result<Option<(Known, Vec<u8>)>, StoreEr
 }
 
 fn known_of(fields: &Fields) -> Result<Known, StoreError> {
-    let Head { rev, index, .. } = Head::of(fields.some_text(1)?)?;
+    let Head { rev, events, index, .. } = Head::of(fields.some_text(1)?)?;
     Ok(Known {
         order: fields.some_number(0)?,
         rev,
@@ -172,7 +180,7 @@ fn known_of(fields: &Fields) -> Result<Known, StoreError> {
         fence: fields.count(2)?,
         until: fields.time(3)?,
         heartbeat_at: fields.time(4)?,
-        last_event: fields.count(6)?,
+        last_event: events,
     })
 }
 

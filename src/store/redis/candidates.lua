@@ -7,7 +7,7 @@ local now, owner, token, limit = present(arg()), arg(), arg(), number()
 
 local earlier = {}
 for _, id in ipairs(redis.call('SMEMBERS', P .. 'c:' .. token)) do
-  if redis.call('HGET', P .. 'r:' .. id, 'owner') == owner then earlier[#earlier + 1] = {record(id), events_of(id)} end
+  if redis.call('HGET', P .. 'r:' .. id, 'owner') == owner then earlier[#earlier + 1] = {record(id), redis.call('LLEN', P .. 'e:' .. id)} end
 end
 
 -- A queue for each agent, read as far as it is needed.

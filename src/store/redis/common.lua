@@ -10,9 +10,9 @@
 --   agents         set       agents that have ready runs
 -- Times, orders and revs are texts: a number of Lua is a double, and loses digits when it becomes one.
 
--- A head: rev, change, task, agent, run, status, live, ready, cancel, due; what is not there is empty. One text, for a value costs more
+-- A head: rev, how many events, change, task, agent, run, status, live, ready, cancel, due; what is not there is empty. One text, for a value costs more
 -- than its length.
-local HEAD = '^(%d+)' .. string.rep(',([^,]*)', 9) .. '$'
+local HEAD = '^(%d+),(%d+)' .. string.rep(',([^,]*)', 9) .. '$'
 
 local P = KEYS[1] .. ':'
 local MOST = 1000 -- values that one call of the server gets or gives
@@ -46,21 +46,10 @@ local function present(given)
   return tonumber(given ~= '' and given or server_time())
 end
 
-local function is_run(id)
-  return string.sub(id, 1, 4) == 'run/'
-end
-
--- How many events a record has, or nothing when it cannot have any.
-local function events_of(id)
-  return is_run(id) and redis.call('LLEN', P .. 'e:' .. id)
-end
-
 -- What a batch needs to know of a record, and its body if that is wanted; nothing when there is none.
 local function known(id, with_body)
   local fields = redis.call('HMGET', P .. 'r:' .. id, 'order', 'head', 'fence', 'until', 'beat', with_body and 'body' or 'order')
-  if not fields[1] then return false end
-  fields[7] = events_of(id)
-  return fields
+  return fields[1] and fields
 end
 
 -- A record whole; nothing when there is none.

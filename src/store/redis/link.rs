@@ -15,8 +15,10 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 
+use super::super::server::unproven;
 use super::super::{Hint, StoreError};
 use super::answer::Fields;
+use super::client;
 use super::scripts::SCRIPTS;
 use crate::domain::text::printable;
 
@@ -30,10 +32,20 @@ const ANSWER: Duration = Duration::from_secs(10);
 const OLDEST_MAJOR: u32 = 7;
 
 /// The version of what is kept.
-const VERSION: i64 = 1;
+pub const VERSION: i64 = 1;
 
 /// What is kept of the server's own words, in characters.
 const WORDS: usize = 300;
+
+/// What a server says of itself.
+pub struct Info(pub String);
+
+impl Info {
+    /// The value of that name; empty where the server does not tell it.
+    pub fn of(&self, name: &str) -> &str {
+        self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
+    }
+}
 
 /// A way to the server.
 pub struct Link {
@@ -63,15 +75,9 @@ impl Link {
     /// A link to the store of that key; nothing is connected yet.
     ///
     /// # Errors
-    /// The URL is not one.
+    /// The URL is not one, or names a file that cannot be used.
     pub fn new(url: &str, key: &str) -> Result<Link, StoreError> {
-        crate::tls::provide();
-        let client = Client::open(url).map_err(|_| {
-            StoreError::Invalid(
-                "the URL of Redis cannot be read; write redis://USER:PASSWORD@HOST:PORT/DATABASE, rediss:// for TLS, all but the host optional"
-                    .to_owned(),
-            )
-        })?;
+        let client = client::of_url(url)?;
         let info = client.get_connection_info();
         let address = format!("{}, database {}", info.addr(), info.redis_settings().db());
         Ok(Link { client, key: key.to_owned(), address, state: Mutex::default(), connecting: Semaphore::new(1) })
@@ -184,28 +190,31 @@ impl Link {
         Err(self.unavailable(&format!("did not let us in within {} s", CONNECT.as_secs())))
     }
 
-    async fn make(&self) -> Result<Live, StoreError> {
+    /// A connection of its own to a server that is new enough, on which the store was not opened, and what the server says of itself.
+    ///
+    /// # Errors
+    /// The server cannot be reached, does not let us in, or is too old.
+    pub async fn bare(&self) -> Result<(MultiplexedConnection, Info), StoreError> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connection.map_err(|error| self.failed(&error))?;
+        let made = tokio::time::timeout(CONNECT, self.client.get_multiplexed_async_connection_with_config(&config));
+        let Ok(made) = made.await else { return self.late() };
+        let mut connection = made.map_err(|error| self.failed(&error))?;
         let mut info = ::redis::cmd("INFO");
-        info.arg("server").arg("memory").arg("persistence");
-        let info: String = info.query_async(&mut connection).await.map_err(|error| self.failed(&error))?;
-        let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
-        let version = of("redis_version");
+        info.arg("server").arg("memory").arg("persistence").arg("replication");
+        let info = Info(info.query_async(&mut connection).await.map_err(|error| self.failed(&error))?);
+        let version = info.of("redis_version");
         if version.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major < OLDEST_MAJOR) {
             let version = printable(version, WORDS);
             return Err(self.invalid(&format!("is of version {version}; use Redis {OLDEST_MAJOR} or later, or Valkey")));
         }
+        Ok((connection, info))
+    }
+
+    async fn make(&self) -> Result<Live, StoreError> {
+        let (mut connection, info) = self.bare().await?;
         load(&mut connection).await.map_err(|error| self.failed(&error))?;
-        self.open(&mut connection, of("run_id")).await?;
-        tracing::debug!(
-            address = self.address,
-            version,
-            append_only = of("aof_enabled"),
-            maxmemory_policy = of("maxmemory_policy"),
-            "connected to Redis"
-        );
+        self.open(&mut connection, info.of("run_id")).await?;
+        tracing::debug!(address = self.address, version = info.of("redis_version"), "connected to Redis");
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.made += 1;
         let live = Live { connection, number: state.made };
@@ -221,6 +230,14 @@ impl Link {
         open.arg(VERSION).arg(run_id);
         let answer: Value = open.query_async(connection).await.map_err(|error| self.failed(&error))?;
         let found = Fields::of(answer)?.some_number(0)?;
+        self.known(found)
+    }
+
+    /// Refuses a store that a later release wrote.
+    ///
+    /// # Errors
+    /// Its version is not known.
+    pub fn known(&self, found: i64) -> Result<(), StoreError> {
         if found > VERSION {
             let key = &self.key;
             return Err(self.invalid(&format!(
@@ -230,8 +247,13 @@ impl Link {
         Ok(())
     }
 
+    /// Where the server is, and which of its databases.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// What an error means.
-    fn failed(&self, error: &RedisError) -> StoreError {
+    pub fn failed(&self, error: &RedisError) -> StoreError {
         let words = printable(&error.to_string(), WORDS);
         let says = format!("says: {words}");
         match (error.kind(), error.code().unwrap_or_default()) {
@@ -246,7 +268,10 @@ impl Link {
                 self.invalid(&says)
             }
             (ErrorKind::Server(_) | ErrorKind::Extension, _) => self.unavailable(&says),
-            _ => self.unavailable(&format!("cannot be reached: {words}; see that it runs and that this machine may connect to it")),
+            _ => self.unavailable(
+                &unproven(&words, "ssl_ca_certs")
+                    .unwrap_or_else(|| format!("cannot be reached: {words}; see that it runs and that this machine may connect to it")),
+            ),
         }
     }
 

@@ -12,7 +12,7 @@ for n = 1, number() do
   if fields[1] == fence and fields[2] == owner and fields[3] ~= '' and tonumber(fields[3]) > now then
     redis.call('HSET', key, 'until', till, 'beat', text(now))
     redis.call('ZADD', P .. 'leases', till, fields[4] .. ' ' .. id)
-    local cancel = select(9, string.match(fields[5], HEAD))
+    local cancel = select(10, string.match(fields[5], HEAD))
     answers[n] = cancel == '1' and 2 or 1
   end
 end

@@ -1,7 +1,7 @@
 -- Writes a batch, if all that it was decided by is still so.
 -- ARGV, each list behind its length:
 --   the present in place of the server's, or nothing
---   looked at:  record, its rev or nothing when there was none, how many events it has or nothing
+--   looked at:  record, and what its head began with, or nothing when there was none
 --   hanging:    run key, how many records hang on it
 --   held:       run whose lease must not have passed
 --   limits:     agent, how many of its runs may be leased, how many more will be
@@ -9,7 +9,7 @@
 --   the owner of new leases, their token, when they are taken, when they end
 --   rows:       record, its kind, its place among the batch's new ones or nothing, head, body, and of its lease: nothing, `end` when it
 --               ends, or its new fence
---   events:     run, how many, the events
+--   events:     run, how many it has with these unless the run is among the rows, how many, the events
 --   counts:     scope, status, by how many
 --   and how many new records the batch has made
 -- Answers: 1 when it was written, 0 when it must be decided anew.
@@ -17,17 +17,17 @@
 -- By name, the records that were looked at.
 local old = {}
 
-local function as_it_was(id, rev, events)
+local function as_it_was(id, began)
   local found = redis.call('HMGET', P .. 'r:' .. id, 'order', 'head', 'until', 'token')
   local head = found[2]
-  if not head then return rev == '' end
+  if not head then return began == '' end
   old[id] = {order = found[1], head = head, till = found[3] or '', token = found[4]}
-  return string.match(head, '^%d+') == rev and (events == '' or events_of(id) == tonumber(events))
+  return began ~= '' and string.find(head, began, 1, true) == 1
 end
 
 local function is_current(now)
   for _ = 1, number() do
-    if not as_it_was(arg(), arg(), arg()) then return false end
+    if not as_it_was(arg(), arg()) then return false end
   end
   for _ = 1, number() do
     if redis.call('ZCARD', P .. 'h:' .. arg()) ~= number() then return false end
@@ -65,7 +65,7 @@ local function carry_out(command)
 end
 
 local function index_of(order, head)
-  local _, _, task, agent, run, status, live, ready, _, due = string.match(head, HEAD)
+  local _, _, _, task, agent, run, status, live, ready, _, due = string.match(head, HEAD)
   return {order = order, task = task, agent = agent, run = run, status = status, live = live, ready = ready, due = due}
 end
 
@@ -94,15 +94,33 @@ end
 -- Agents whose ready runs have changed.
 local agents = {}
 
+-- Moves a record between two sets, which may be the same; false stands for none.
+local function carry(id, order, was, is)
+  if was == is then return end
+  if was then note('ZREM', was, id) end
+  if is then note('ZADD', is, order, id) end
+end
+
+-- Moves a run that has kept its task and agent, as nearly all do: only by its status.
+local function move_by_status(id, before, after)
+  local task, agent, order = after.task, after.agent, after.order
+  if before.status ~= after.status then
+    carry(id, order, 's:' .. before.status, 's:' .. after.status)
+    if task ~= '' then carry(id, order, 't:' .. task .. '/' .. before.status, 't:' .. task .. '/' .. after.status) end
+  end
+  if before.live ~= after.live and agent ~= '' then
+    local live = 'l:' .. agent
+    carry(id, order, before.live == '1' and live, after.live == '1' and live)
+  end
+end
+
 -- Moves a record from the sets that it was in to those that it is in now; it may not have been, or be, in any.
 local function move(id, kind, before, after)
-  local from, to = before and places(kind, before) or {}, after and places(kind, after) or {}
-  for n = 1, 7 do
-    local was, is = from[n], to[n]
-    if was ~= is then
-      if was then note('ZREM', was, id) end
-      if is then note('ZADD', is, after.order, id) end
-    end
+  if before and after and before.task == after.task and before.agent == after.agent and before.run == after.run then
+    if kind == 'run' then move_by_status(id, before, after) end
+  else
+    local from, to = before and places(kind, before) or {}, after and places(kind, after) or {}
+    for n = 1, 7 do carry(id, after and after.order, from[n], to[n]) end
   end
   local was, is = before and timed(kind, before), after and timed(kind, after)
   if was ~= is or (is and before.due ~= after.due) then
@@ -154,7 +172,9 @@ local function put()
 end
 
 local function append()
-  local key, count = P .. 'e:' .. arg(), number()
+  local id, all, count = arg(), arg(), number()
+  local key = P .. 'e:' .. id
+  if all ~= '' then redis.call('HSET', P .. 'r:' .. id, 'head', (string.gsub(old[id].head, '^(%d+),%d+', '%1,' .. all))) end
   while count > 0 do
     local now = math.min(count, MOST)
     redis.call('RPUSH', key, unpack(ARGV, at + 1, at + now))

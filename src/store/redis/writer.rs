@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::super::batch::{Batch, Known, Row, Writes};
 use super::super::claim::{Candidate, Earlier, Ready};
 use super::super::request::Times;
-use super::super::{Change, ClaimRequest, Claimed, Guard, Kind, Outcome, Record, RecordId, StoreError};
+use super::super::{Change, ClaimRequest, Claimed, Guard, Outcome, Record, RecordId, StoreError};
 use super::answer::{self, Fields};
 use super::link::Live;
 use super::scripts::{SCRIPTS, list};
@@ -44,8 +44,10 @@ const MOST_CLAIMED: usize = 1000;
 /// What a batch was decided by.
 #[derive(Default)]
 struct Seen {
-    /// Records as the script checks them: name, rev, number of events; empty for what is not there.
-    records: Vec<[String; 3]>,
+    /// Records as the script checks them: the name, and what the head began with; empty for what was not there.
+    records: Vec<[String; 2]>,
+    /// Whether some of them were not looked at, but taken for missing.
+    is_a_guess: bool,
     /// Runs, and how many records hang on each.
     hanging: Vec<(String, usize)>,
     /// Runs whose lease held.
@@ -56,9 +58,7 @@ struct Seen {
 
 impl Seen {
     fn record(&mut self, id: &RecordId, known: Option<&Known>) {
-        let rev = known.map(|known| known.rev.to_string()).unwrap_or_default();
-        let events = known.filter(|_| id.kind == Kind::Run).map(|known| known.last_event.to_string()).unwrap_or_default();
-        self.records.push([id.text(), rev, events]);
+        self.records.push([id.text(), known.map(answer::beginning).unwrap_or_default()]);
     }
 }
 
@@ -122,7 +122,7 @@ impl RedisStore {
         let mut outcomes = Vec::with_capacity(changes.len());
         let mut pace = Pace::new(changes.len());
         while let Some(rest) = changes.get(outcomes.len()..).filter(|rest| !rest.is_empty()) {
-            match self.try_apply(rest.get(..pace.size).unwrap_or(rest)).await? {
+            match self.try_apply(rest.get(..pace.size).unwrap_or(rest), &pace).await? {
                 Some(some) => {
                     outcomes.extend(some);
                     pace.go_on();
@@ -133,12 +133,13 @@ impl RedisStore {
         Ok(outcomes)
     }
 
-    /// Applies changes if nothing gets ahead of them.
-    async fn try_apply(&self, changes: &[Change]) -> Result<Option<Vec<Outcome>>, StoreError> {
+    /// Applies changes if nothing gets ahead of them. Records that are to be made are hardly ever there: the first try takes it for granted.
+    async fn try_apply(&self, changes: &[Change], pace: &Pace) -> Result<Option<Vec<Outcome>>, StoreError> {
         let mut batch = Batch::new(NEW);
         changes.iter().for_each(|change| batch.want_change(change));
         let mut seen = Seen::default();
-        let (live, at) = self.load(&mut batch, &mut seen).await?;
+        let made = if pace.tries == 0 { made(changes) } else { HashSet::new() };
+        let (live, at) = self.load(&mut batch, &made, &mut seen).await?;
         let mut outcomes = Vec::with_capacity(changes.len());
         for change in changes {
             let outcome = batch.decide(change.clone(), at)?;
@@ -153,9 +154,11 @@ impl RedisStore {
         Ok(self.write(live, batch.writes(), &seen, None).await?.then_some(outcomes))
     }
 
-    /// Reads what a batch needs to know.
-    async fn load(&self, batch: &mut Batch, seen: &mut Seen) -> Result<(Live, Times), StoreError> {
-        let wanted = batch.wanted().to_vec();
+    /// Reads what a batch needs to know, but for what is taken for missing.
+    async fn load(&self, batch: &mut Batch, missing: &HashSet<&RecordId>, seen: &mut Seen) -> Result<(Live, Times), StoreError> {
+        let (guessed, wanted): (Vec<_>, Vec<_>) = batch.wanted().iter().cloned().partition(|id| missing.contains(id));
+        seen.is_a_guess = !guessed.is_empty();
+        guessed.iter().for_each(|id| seen.record(id, None));
         let runs: Vec<String> = batch.wanted_hanging().map(str::to_owned).collect();
         let mut call = SCRIPTS.read.call(self.work.key());
         list(&mut call, wanted.iter().map(RecordId::text));
@@ -229,7 +232,7 @@ impl RedisStore {
             return Ok(Some(Found::Now { runs: Vec::new(), found: count }));
         }
         if pace.tries > 0 {
-            (live, _) = self.load(&mut batch, &mut seen).await?;
+            (live, _) = self.load(&mut batch, &HashSet::new(), &mut seen).await?;
         } else {
             batch.wanted().iter().for_each(|id| seen.record(id, None));
         }
@@ -272,7 +275,8 @@ impl RedisStore {
     /// Writes a batch, unless something of what it was decided by has changed.
     async fn write(&self, live: Live, writes: Writes, seen: &Seen, holder: Option<Holder<'_>>) -> Result<bool, StoreError> {
         if writes.is_empty() {
-            return Ok(true);
+            // What was looked at was so at one moment; a guess is checked by nothing.
+            return Ok(!seen.is_a_guess);
         }
         // What makes room may be written by a server that has none.
         let script = if writes.deleted.is_empty() { &SCRIPTS.write } else { &SCRIPTS.write_anyway };
@@ -296,7 +300,7 @@ impl RedisStore {
                 call.arg(if ended.contains(&row.id) { "end" } else { "" });
             }
         }
-        append(&mut call, &writes);
+        append(&mut call, &writes, &rows().map(|row| &row.id).collect());
         list(&mut call, writes.counts.iter().map(|(scope, status, by)| (scope.text(), status.map_or("", Status::as_str), *by)));
         call.arg(writes.last_order - NEW);
         match self.work.proceed(live, &call).await? {
@@ -355,13 +359,28 @@ fn leases(call: &mut Cmd, holder: Option<Holder<'_>>) {
     }
 }
 
+/// The records that changes make.
+fn made(changes: &[Change]) -> HashSet<&RecordId> {
+    let mut made = HashSet::new();
+    for change in changes {
+        for guard in &change.guards {
+            match guard {
+                Guard::Absent(id) if change.puts.iter().any(|put| put.id == *id) => drop(made.insert(id)),
+                _ => {}
+            }
+        }
+    }
+    made
+}
+
 /// The events, those of one run behind each other at once.
-fn append(call: &mut Cmd, writes: &Writes) {
+fn append(call: &mut Cmd, writes: &Writes, written: &HashSet<&RecordId>) {
     let of_runs = || writes.events.chunk_by(|one, next| one.run.order == next.run.order);
     call.arg(of_runs().count());
     for of_run in of_runs() {
         if let Some(first) = of_run.first() {
-            call.arg(first.run.id.text());
+            let all = of_run.last().filter(|_| !written.contains(&first.run.id)).map(|last| last.sequence.to_string());
+            call.arg(first.run.id.text()).arg(all.unwrap_or_default());
             list(call, of_run.iter().map(|event| &event.body));
         }
     }

@@ -11,6 +11,7 @@ mod columns;
 mod connect;
 mod errors;
 mod pool;
+mod report;
 mod statements;
 mod writer;
 
@@ -23,6 +24,7 @@ use sqlx::postgres::{PgArguments, PgListener, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
+use super::super::report::Report;
 use super::super::request::Times;
 use super::super::server::ServerClock;
 use super::super::{
@@ -75,6 +77,14 @@ impl PostgresStore {
         connect::prepare(&server).await?;
         let pool = Pool::new(server.clone(), CONNECTIONS, BOUND);
         Ok(PostgresStore { pool, renewals: Pool::new(server, 1, RENEWAL_BOUND), clock })
+    }
+
+    /// Looks at the server and at the store in the database, which is not made where there is none.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`].
+    pub async fn look(url: &str) -> Result<Report, StoreError> {
+        report::look(&connect::server(url)?).await
     }
 
     /// The present that judges, of a row that begins with the server's.

@@ -8,6 +8,7 @@
 
 mod bind;
 mod open;
+mod report;
 mod room;
 mod statements;
 #[cfg(test)]
@@ -23,14 +24,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _, Sqlite};
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::report::{Commits, Report, Schema};
 use super::super::request::Times;
 use super::super::{
-    Change, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId, Renewal,
-    Scope, Store, StoreError,
+    Change, ChangeId, ClaimRequest, Claimed, CountScope, Counts, Due, DueKind, NumberedEvent, Outcome, Page, PageRequest, Record, RecordId,
+    Renewal, Scope, Store, StoreError,
 };
 use super::lists::PageQuery;
 use super::names;
@@ -88,22 +90,51 @@ impl SqliteStore {
             .name("store-writer".to_owned())
             .spawn(move || runtime.block_on(writer.run(renewals_in, work_in)))
             .map_err(|error| unusable(error.to_string()))?;
-        let read_only = options.read_only(true).pragma("temp_store", "MEMORY").pragma("cache_size", "-4096");
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(Duration::from_secs(5))
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false)
-            .connect_lazy_with(read_only);
         Ok(SqliteStore {
             clock,
-            readers,
+            readers: readers(options),
             doors: Mutex::new(Some(Doors { renewals, work })),
             writer: Mutex::new(Some(thread)),
             statements,
             lock: Mutex::new(Some(lock)),
         })
+    }
+
+    /// Opens a store that is there to read it, also while a daemon has it. Nothing can be written through it.
+    ///
+    /// # Errors
+    /// There is no sandclock store of this version in the file.
+    pub async fn open_to_read(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        if !report::look(path).await?.schema.is_some_and(Schema::is_current) {
+            let what = "there is no store of this version in it yet".to_owned();
+            return Err(OpenError::Unusable { path: path.to_owned(), what });
+        }
+        let readers = readers(open::options(path));
+        Ok(SqliteStore {
+            clock,
+            readers,
+            doors: Mutex::default(),
+            writer: Mutex::default(),
+            statements: Arc::default(),
+            lock: Mutex::default(),
+        })
+    }
+
+    /// Looks at the file, also while a daemon has it; none is made where there is none.
+    ///
+    /// # Errors
+    /// It is not a sandclock store, it is of a later release or damaged, or the system does not let us.
+    pub async fn look(path: &Path) -> Result<Report, OpenError> {
+        report::look(path).await
+    }
+
+    /// Measures commits on a store of its own in the same folder, which is removed again, so that a daemon that has the file is in nobody's
+    /// way.
+    ///
+    /// # Errors
+    /// The system does not let us, or there is no room.
+    pub async fn measure_beside(path: &Path, clock: Arc<dyn Clock>, first: ChangeId) -> Result<Commits, OpenError> {
+        report::measure_beside(path, clock, first).await
     }
 
     /// How many statements the writer has run, transactions' begins and ends among them.
@@ -132,6 +163,17 @@ impl SqliteStore {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         (thread, lock)
     }
+}
+
+fn readers(options: SqliteConnectOptions) -> SqlitePool {
+    let read_only = options.read_only(true).pragma("temp_store", "MEMORY").pragma("cache_size", "-4096");
+    SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(Duration::from_secs(5))
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_lazy_with(read_only)
 }
 
 /// Waits for the writer to end.

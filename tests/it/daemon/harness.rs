@@ -178,6 +178,8 @@ impl World {
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(3600),
             announce: None,
+            // As on a store without a server, nobody is told: what a test waits for must not hang on it.
+            hints: false,
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
             bounds: Bounds::default(),

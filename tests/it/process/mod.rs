@@ -5,9 +5,10 @@
 
 mod bucket;
 mod chaos;
-mod daemon;
+pub mod daemon;
 mod disk;
 mod events;
+mod fleet;
 mod full;
 mod guests;
 mod kills;

@@ -5,7 +5,9 @@
 //! None is given only for a server that SANDCLOCK_TEST_SKIP names; one that cannot be had fails the test with a sentence.
 
 pub mod bucket;
+pub mod certificates;
 pub mod own;
+pub mod proxy;
 mod tests;
 
 use std::env;

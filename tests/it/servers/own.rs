@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -92,9 +92,21 @@ impl OwnServer {
         std::fs::read_to_string(self.home.path().join("password")).unwrap()
     }
 
+    /// The same, by way of another port of 127.0.0.1 alone.
+    pub fn url_by(&self, port: u16) -> String {
+        let url = self.url().replacen(&format!("127.0.0.1:{}", self.port), &format!("127.0.0.1:{port}"), 1);
+        // Else the set would tell where its members are.
+        url.replace("replicaSet=sandclock", "directConnection=true")
+    }
+
     /// Its port on 127.0.0.1, the same for its whole life.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where its data and its log are; it can read there whoever it runs as.
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Starts it, on the data that it has, and waits until it answers.
@@ -129,6 +141,13 @@ impl OwnServer {
     /// Sends a signal: SIGSTOP makes a server that accepts and does not answer, SIGCONT wakes it.
     pub fn signal(&self, sent: Signal) {
         signal(self.child.as_ref().expect("a server that runs"), sent);
+    }
+
+    /// The file to which a Redis appends what it was told.
+    pub fn append_only_file(&self) -> PathBuf {
+        let folder = std::fs::read_dir(self.home.path().join("data/appendonlydir")).unwrap();
+        let newest = folder.map(|entry| entry.unwrap().path()).filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max();
+        newest.expect("a Redis with an append-only file")
     }
 
     /// What it has written since its last start.
@@ -199,6 +218,15 @@ impl ReplicaSet {
         Some(ReplicaSet { members })
     }
 
+    /// The member that is the primary; none while there is none.
+    pub async fn primary(&mut self) -> Option<&mut OwnServer> {
+        let client = mongodb::Client::with_uri_str(self.url()).await.unwrap();
+        let hello = client.database("admin").run_command(mongodb::bson::doc! { "hello": 1 }).await.ok()?;
+        let name = hello.get_str("primary").ok()?.to_owned();
+        client.shutdown().await;
+        self.members.iter_mut().find(|member| name.ends_with(&format!(":{}", member.port)))
+    }
+
     /// Names all members.
     pub fn url(&self) -> String {
         let hosts: Vec<String> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
@@ -223,7 +251,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Below the ports that systems give to outgoing connections, so that a server finds its own free when it comes back.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = 20_000 + u16::try_from(getrandom::u32().unwrap() % 12_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

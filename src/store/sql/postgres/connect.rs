@@ -12,12 +12,13 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Row as _};
 
 use super::super::super::StoreError;
+use super::super::super::server::at_first;
 use super::SCHEMA;
 use super::errors::{Address, Failure};
 use super::pool::{Lent, Pool, Server};
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/postgres/0001_records.sql")];
+pub const MIGRATIONS: [&str; 1] = [include_str!("../migrations/postgres/0001_records.sql")];
 
 /// The oldest server that has what we use.
 const OLDEST: i32 = 140_000;
@@ -31,7 +32,7 @@ const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SE
      SET enable_material = off; SET search_path = ";
 
 /// How long connecting may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What stands before what a URL says.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
@@ -59,6 +60,8 @@ pub fn server(url: &str) -> Result<Server, StoreError> {
         Some(_) => options,
         None => options.application_name("sandclock"),
     };
+    // Poolers refuse what they do not know, and no number of ours has digits that it is about.
+    let options = options.extra_float_digits(None);
     let place = options.get_socket().map_or_else(|| options.get_host().to_owned(), |path| path.display().to_string());
     let database = options.get_database().unwrap_or_default();
     let address = Address(format!("the PostgreSQL database {place}:{}/{database}", options.get_port()));
@@ -67,9 +70,9 @@ pub fn server(url: &str) -> Result<Server, StoreError> {
 
 /// Sees to it that the schema is there and is this version's.
 pub async fn prepare(server: &Server) -> Result<(), StoreError> {
-    let pool = Pool::new(server.clone(), 1, PATIENCE);
+    let pool = Pool::new(server.clone(), 2, PATIENCE);
     let prepared = pool.bounded(async {
-        let mut lent = pool.begin("").await?;
+        let mut lent = alone(&pool, server).await?;
         supported(&mut lent, server).await?;
         if version(&mut lent, server).await? != MIGRATIONS.len() {
             migrate(&mut lent, server).await?;
@@ -78,10 +81,28 @@ pub async fn prepare(server: &Server) -> Result<(), StoreError> {
     });
     let prepared = prepared.await;
     pool.close().await;
-    prepared
+    prepared.map_err(at_first)
 }
 
-async fn supported(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result<(), Failure> {
+/// A connection that has a session of the server for itself. Behind a pooler that lends sessions by the transaction, two that are open
+/// at once share one, and nothing that we set, lock, prepare or listen to stays ours.
+pub async fn alone<'a>(pool: &'a Pool, Server { address, .. }: &Server) -> Result<Lent<'a>, Failure> {
+    let mut lent = pool.begin("").await?;
+    let session = lent.session().await?;
+    let mut other = pool.begin("").await?;
+    if session == other.session().await? || session != lent.session().await? {
+        return Err(StoreError::Invalid(format!(
+            "{} is behind a pooler that lends sessions by the transaction; sandclock needs sessions of its own: set its pool_mode to \
+             session (PgBouncer), or name the server itself in the store's URL",
+            address.0
+        ))
+        .into());
+    }
+    Ok(lent)
+}
+
+/// Refuses a server that is too old.
+pub async fn supported(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result<(), Failure> {
     for row in lent.fetch(sqlx::query("SELECT current_setting('server_version_num')::int, current_setting('server_version')")).await? {
         if row.try_get::<i32, _>(0)? < OLDEST {
             let found: String = row.try_get(1)?;
@@ -92,7 +113,7 @@ async fn supported(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Resu
 }
 
 /// The schema's version; 0 where there is none.
-async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result<usize, Failure> {
+pub async fn version(lent: &mut Lent<'_>, Server { address, .. }: &Server) -> Result<usize, Failure> {
     let table = format!("{SCHEMA}.schema_version");
     let found = lent.fetch(sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(table)).await?;
     if !found.iter().map(|row| row.try_get(0)).collect::<Result<Vec<bool>, _>>()?.contains(&true) {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::super::super::StoreError;
+use super::super::super::server::unproven;
 
 /// How a call to the server failed.
 #[derive(Debug)]
@@ -113,7 +114,10 @@ impl Address {
             | sqlx::Error::Decode(_)
             | sqlx::Error::ColumnNotFound(_)
             | sqlx::Error::ColumnIndexOutOfBounds { .. } => StoreError::Corrupt(format!("{at}: {error}")),
-            sqlx::Error::Io(why) => StoreError::Unavailable(format!("{at} cannot be reached: {why}")),
+            sqlx::Error::Io(why) => StoreError::Unavailable(match unproven(&why.to_string(), "sslrootcert") {
+                Some(unproven) => format!("{at} {unproven}"),
+                None => format!("{at} cannot be reached: {why}"),
+            }),
             _ => StoreError::Unavailable(format!("{at}: {error}")),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::super::super::StoreError;
@@ -140,6 +140,11 @@ impl Lent<'_> {
     /// Reads what a query finds.
     pub async fn fetch(&mut self, query: PgQuery) -> Result<Vec<PgRow>, Failure> {
         Ok(query.fetch_all(&mut self.connection).await?)
+    }
+
+    /// The number of the server's session that answers; asked so that a pooler has nothing to prepare.
+    pub async fn session(&mut self) -> Result<i32, Failure> {
+        Ok(sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(&mut self.connection).await?.try_get(0)?)
     }
 
     /// Gives it back for other calls.

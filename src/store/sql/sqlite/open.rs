@@ -18,7 +18,7 @@ use super::statements::OWNER;
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-const MIGRATIONS: [&str; 3] = [
+pub const MIGRATIONS: [&str; 3] = [
     include_str!("../migrations/sqlite/0001_records.sql"),
     include_str!("../migrations/sqlite/0002_retention.sql"),
     include_str!("../migrations/sqlite/0003_owner.sql"),
@@ -134,8 +134,9 @@ fn holder(mut lock: File) -> String {
     }
 }
 
-/// Tells from the file's first bytes whether it is ours; SQLite itself would already leave traces.
-fn inspect(path: &Path) -> Result<(), OpenError> {
+/// Tells from the file's first bytes whether it is ours; SQLite itself would already leave traces. Nothing is said of one that is not
+/// there, or empty.
+pub fn inspect(path: &Path) -> Result<(), OpenError> {
     const MAGIC: &[u8; 16] = b"SQLite format 3\0";
     let mut header = Vec::new();
     let read = File::open(path).and_then(|file| file.take(100).read_to_end(&mut header));
@@ -208,13 +209,22 @@ pub async fn connect(options: &SqliteConnectOptions) -> Result<Opened, sqlx::Err
     Ok(Opened { connection, last_order, epoch })
 }
 
-async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let told = |error: sqlx::Error| told(path, &error);
-    let found = number(connection, "PRAGMA user_version").await.map_err(told)?;
+/// The schema's version.
+///
+/// # Errors
+/// A later release wrote it, or it cannot be read.
+pub async fn version(path: &Path, connection: &mut SqliteConnection) -> Result<i64, OpenError> {
+    let found = number(connection, "PRAGMA user_version").await.map_err(|error| told(path, &error))?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }
+    Ok(found)
+}
+
+async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let told = |error: sqlx::Error| told(path, &error);
+    let found = version(path, connection).await?;
     for (version, migration) in (1_i64..).zip(MIGRATIONS).skip_while(|(version, _)| *version <= found) {
         let sql = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT");
         connection.execute(AssertSqlSafe(sql)).await.map_err(told)?;
@@ -227,11 +237,13 @@ pub async fn last_order(connection: &mut SqliteConnection) -> Result<i64, sqlx::
     number(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'record'").await
 }
 
-async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+/// The one number that a statement finds.
+pub async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
     connection.fetch_one(sql).await?.try_get(0)
 }
 
-fn told(path: &Path, error: &sqlx::Error) -> OpenError {
+/// What an error means for the file.
+pub fn told(path: &Path, error: &sqlx::Error) -> OpenError {
     let (path, what) = (path.to_owned(), super::said(error));
     match super::failed(error) {
         super::StoreError::Corrupt(_) => OpenError::Damaged { path, what },
