@@ -1,8 +1,8 @@
 //! One attempt, from the claim to the commit of its outcome.
 //!
 //! Invariants: everything that it writes carries its fence; its files are written through the directory that it opened, and none after
-//! its lease has ended by its own clock; its mirrors are written before its outcome is committed, so that whoever sees the outcome
-//! finds them; a lost lease ends it without a word to the store.
+//! its lease has ended by its own clock; its mirrors are written, and its workspace is uploaded where there is a bucket, before
+//! its outcome is committed, so that whoever sees the outcome finds them; a lost lease ends it without a word to the store.
 
 mod bucket;
 mod workspace;
@@ -252,10 +252,12 @@ impl Work<'_> {
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
         let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return };
+        let moves = self.live.history_moves();
         let mut mirrored = self.mirror(&expected, &remains).await;
-        let left = self.upload(&remains).await;
-        // The history tells that the files were not uploaded, and the mirrors do not yet.
-        mirrored &= !matches!(left, Left::Owed(_));
+        let left = self.upload(remains.workspace.as_ref()).await;
+        self.mark_left(&left).await;
+        // The history tells that the files were not uploaded, or of a heartbeat meanwhile, and the mirrors do not yet.
+        mirrored &= !matches!(left, Left::Owed(_)) && self.live.history_moves() == moves;
         for offer in 1.. {
             match self.commit(Arc::clone(&decide), now, &remains, &left).await {
                 Ok(run) => {

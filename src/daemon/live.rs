@@ -1,7 +1,7 @@
 //! The runs that this daemon executes right now, and how to reach their guests.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ pub struct LiveRun {
     /// Ends when the daemon stops and waits no longer.
     pub hurried: CancellationToken,
     waits: Arc<Mutex<Option<String>>>,
-    history_moved: Arc<AtomicBool>,
+    history_moves: Arc<AtomicU64>,
     told_lost: Arc<AtomicBool>,
 }
 
@@ -37,7 +37,7 @@ impl LiveRun {
             cancelled: CancellationToken::new(),
             hurried: CancellationToken::new(),
             waits: Arc::default(),
-            history_moved: Arc::default(),
+            history_moves: Arc::default(),
             told_lost: Arc::default(),
         }
     }
@@ -59,12 +59,17 @@ impl LiveRun {
 
     /// Notes that events are added to the run's history while it executes.
     pub fn move_history(&self) {
-        self.history_moved.store(true, Ordering::Release);
+        self.history_moves.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether events may have been added to the run's history since its claim.
     pub fn has_history_moved(&self) -> bool {
-        self.history_moved.load(Ordering::Acquire)
+        self.history_moves() > 0
+    }
+
+    /// Rises with each event that may be added to the run's history.
+    pub fn history_moves(&self) -> u64 {
+        self.history_moves.load(Ordering::Acquire)
     }
 
     /// Says in the log that its lease is lost, once.

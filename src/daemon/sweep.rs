@@ -36,7 +36,7 @@ pub(super) async fn sweep(inner: &Inner) -> Result<(), ManagerError> {
             match record {
                 None if !mark.is_only_here() => remove(inner, run, path.to_owned()).await?,
                 None => {}
-                Some(record) if mark.is_only_here() => upload(inner, bucket, &record.decode_run()?, mark).await?,
+                Some(record) if mark.is_only_here() => pay(inner, bucket, &record.decode_run()?, mark).await?,
                 Some(_) => {}
             }
         }
@@ -57,12 +57,20 @@ async fn remove(inner: &Inner, run: RunId, path: String) -> Result<(), ManagerEr
         .await
 }
 
-/// Uploads what an attempt left that ended while the bucket took nothing, if its run has ended with it.
-async fn upload(inner: &Inner, bucket: &Arc<Bucket>, run: &Run, mark: &Mark) -> Result<(), ManagerError> {
-    let daemon = inner.settings.worker.daemon();
+/// Uploads what an attempt left that ended while the bucket took nothing, if its run has ended with it; if the run went on elsewhere and has
+/// ended, nobody wants it any more.
+async fn pay(inner: &Inner, bucket: &Arc<Bucket>, run: &Run, mark: &Mark) -> Result<(), ManagerError> {
+    // Nothing happens in the directory of a run that has ended.
+    if !run.status.is_terminal() {
+        return Ok(());
+    }
+    let (daemon, fence) = (inner.settings.worker.daemon(), run.lease_generation);
     let Some(kept) = inner.kept(&run.run_id).await? else { return Ok(()) };
-    let fence = run.lease_generation;
-    if !run.status.is_terminal() || !mark.is_of_fence(daemon, fence) || !kept.is_in(mark, daemon) {
+    if !kept.is_in(mark, daemon) {
+        if mark.is_before(fence) && inner.live.get(&run.run_id).is_none() {
+            let (workspaces, path) = (inner.workspaces.clone(), run.workspace_path.clone());
+            inner.blocking(move || workspaces.remove(&path)).await?;
+        }
         return Ok(());
     }
     let (workspaces, path) = (inner.workspaces.clone(), run.workspace_path.clone());

@@ -60,6 +60,11 @@ impl Mark {
         self.is_trusted(daemon) && self.fence == fence
     }
 
+    /// Whether a later attempt than the one that left the directory has the fence.
+    pub fn is_before(&self, fence: u64) -> bool {
+        self.fence < fence
+    }
+
     /// Whether an attempt has left its files there and nowhere else.
     pub fn is_only_here(&self) -> bool {
         self.is_whole && self.manifest.is_none()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::workspace::PATIENCE;
-use super::{Remains, Word, Work};
+use super::{Word, Work};
 use crate::daemon::error::ManagerError;
 use crate::daemon::kept::{KeptWorkspace, Left};
 use crate::domain::lifecycle::Outcome;
@@ -159,28 +159,34 @@ impl Work<'_> {
         Arc::new(move || signals.may_act())
     }
 
-    /// Uploads what the attempt left, and marks the directory accordingly. A checkpoint does the same and commits what this answers under
-    /// the lease, with [`Left::keep`].
-    pub(super) async fn upload(&self, remains: &Remains) -> Left {
-        let (Some(bucket), Some(workspace)) = (self.inner.workspaces.bucket(), &remains.workspace) else { return Left::Nothing };
-        let left = match self.uploaded_patiently(bucket, workspace).await {
-            Ok(uploaded) => Left::Uploaded(uploaded),
-            Err(why) => Left::Owed(why),
-        };
+    /// Uploads the workspace as it is now. A checkpoint does so while its guest is held, and commits what this answers under the lease, with
+    /// [`Left::keep`]; the end of an attempt marks its directory beside, with [`Work::mark_left`].
+    pub(super) async fn upload(&self, workspace: Option<&Workspace>) -> Left {
+        let (Some(bucket), Some(workspace)) = (self.inner.workspaces.bucket(), workspace) else { return Left::Nothing };
+        let uploaded = self.uploaded_patiently(bucket, workspace).await;
         self.live.say_waits(None);
-        if let Left::Owed(why) = &left
-            && self.live.signals.holds_lease()
-        {
-            tracing::error!(why, "the run's workspace was not uploaded; its outcome is kept, and the files are on this machine only");
-        }
-        let daemon = self.inner.settings.worker.daemon().to_owned();
-        if let Some(mark) = left.mark(&daemon, self.fence).filter(|_| self.live.signals.holds_lease()) {
-            let (workspaces, path) = (self.inner.workspaces.clone(), self.run.workspace_path.clone());
-            if let Err(error) = self.inner.blocking(move || workspaces.mark(&path, &mark)).await {
-                tracing::warn!(%error, "the run's workspace could not be marked; the next attempt downloads it");
+        match uploaded {
+            Ok(uploaded) => Left::Uploaded(uploaded),
+            Err(why) => {
+                if self.live.signals.holds_lease() {
+                    tracing::error!(
+                        why,
+                        "the run's workspace was not uploaded; its outcome is kept, and the files are on this machine only"
+                    );
+                }
+                Left::Owed(why)
             }
         }
-        left
+    }
+
+    /// Remembers that the attempt has ended, and its directory is as it left it.
+    pub(super) async fn mark_left(&self, left: &Left) {
+        let daemon = self.inner.settings.worker.daemon().to_owned();
+        let Some(mark) = left.mark(&daemon, self.fence).filter(|_| self.live.signals.holds_lease()) else { return };
+        let (workspaces, path) = (self.inner.workspaces.clone(), self.run.workspace_path.clone());
+        if let Err(error) = self.inner.blocking(move || workspaces.mark(&path, &mark)).await {
+            tracing::warn!(%error, "the run's workspace could not be marked; the next attempt downloads it");
+        }
     }
 
     async fn uploaded_patiently(&self, bucket: &Arc<Bucket>, workspace: &Workspace) -> Result<Uploaded, String> {

@@ -431,7 +431,8 @@ async fn a_machine_s_own_directories_go_with_their_runs_and_what_it_owes_is_uplo
     assert!(kept(&daemon, &run.run_id).await["owed"].is_object());
     place.bucket.objects.is_away.store(false, Ordering::SeqCst);
     until("the upload", async || kept(&daemon, &run.run_id).await["owed"].is_null()).await;
-    assert_eq!(file(&daemon, &run.run_id, "f").await.unwrap(), (b"content".to_vec(), true));
+    // The directory is marked a moment later.
+    until("its own directory", async || file(&daemon, &run.run_id, "f").await.unwrap() == (b"content".to_vec(), true)).await;
 
     // Another machine's daemon deletes the run, and this one's directory goes. What is no run's stays.
     let stranger = place.directory("a", &run).with_file_name("stranger");

@@ -145,7 +145,7 @@ async fn a_manifest_is_listed_and_opened_as_its_directory_is() {
 async fn a_deep_tree_goes_both_ways() {
     let Some(test) = TestBucket::new() else { return };
     let place = place();
-    make_deep(&place.run, 700);
+    make_deep(&place.run, 300);
     let (uploaded, bucket) = uploaded(&test, &place).await;
     let (copy, _) = filled(&bucket, &uploaded, ROOM).await.unwrap();
     assert_eq!(copy.all.disk_usage(RUN).unwrap(), place.all.disk_usage(RUN).unwrap());
