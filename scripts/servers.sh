@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# PostgreSQL, Redis and mongod for tests: started on free ports of 127.0.0.1 in a directory of their own, and stopped with it.
+# PostgreSQL, Redis, mongod and an S3 server for tests: started on free ports of 127.0.0.1 in a directory of their own, and stopped with it.
 #
 #     scripts/servers.sh run -- COMMAND…    runs COMMAND beside them, and ends as it ends
 #     eval "$(scripts/servers.sh start DIR [PID])"    starts them until `stop DIR`, or until process PID has ended; DIR is made
 #     scripts/servers.sh stop DIR
 #
-# The environment tells where they are: SANDCLOCK_TEST_POSTGRES_URL, SANDCLOCK_TEST_REDIS_URL, SANDCLOCK_TEST_MONGODB_URL, and for tests
-# with a server of their own what install.sh prints. In place of a server that cannot be had stands SANDCLOCK_TEST_…_MISSING, a sentence.
+# The environment tells where they are: SANDCLOCK_TEST_POSTGRES_URL, SANDCLOCK_TEST_REDIS_URL, SANDCLOCK_TEST_MONGODB_URL,
+# SANDCLOCK_TEST_S3_URL (http://KEY_ID:SECRET@HOST:PORT/BUCKET), and for tests with a server of their own what install.sh prints. In place of
+# a server that cannot be had stands SANDCLOCK_TEST_…_MISSING, a sentence.
 #
-# SANDCLOCK_TEST_SKIP   a comma list of postgres, redis, mongodb: those are neither installed nor started
+# SANDCLOCK_TEST_SKIP   a comma list of postgres, redis, mongodb, s3: those are neither installed nor started
 # TMPDIR                where `run` makes the directory (default: /tmp)
 set -euo pipefail
 
@@ -58,6 +59,7 @@ ready() {
   case $kind in
   postgres) [ "$(sed -n 8p "$dir/$kind/data/postmaster.pid" 2>/dev/null | tr -d ' ')" = ready ] ;;
   redis) grep -q "Ready to accept connections" "$dir/$kind/log" ;;
+  s3) grep -q "Starting s3 server on" "$dir/$kind/log" ;;
   mongodb) grep -q '"Waiting for connections"' "$dir/$kind/log" && python3 "$scripts/servers/replica_set.py" "${ports[$1]}" ;;
   esac
 }
@@ -86,6 +88,7 @@ url() {
   case ${kinds[$1]} in
   postgres) echo "postgres://sandclock:$(cat "$dir/postgres/password")@127.0.0.1:${ports[$1]}/postgres" ;;
   redis) echo "redis://127.0.0.1:${ports[$1]}" ;;
+  s3) echo "http://sandclock:$(cat "$dir/s3/password")@127.0.0.1:${ports[$1]}/sandclock" ;;
   mongodb) echo "mongodb://127.0.0.1:${ports[$1]}/?replicaSet=sandclock" ;;
   esac
 }
@@ -93,13 +96,13 @@ url() {
 # Starts what is wanted and can be had, and exports where it is.
 start_all() {
   local kind at missing
-  unset SANDCLOCK_TEST_{POSTGRES,REDIS,MONGODB}_{URL,MISSING}
+  unset SANDCLOCK_TEST_{POSTGRES,REDIS,MONGODB,S3}_{URL,MISSING}
   for kind in ${skip//,/ }; do
-    case $kind in postgres | redis | mongodb) ;; *) fail "SANDCLOCK_TEST_SKIP names '$kind': it is a comma list of postgres, redis, mongodb" ;; esac
+    case $kind in postgres | redis | mongodb | s3) ;; *) fail "SANDCLOCK_TEST_SKIP names '$kind': it is a comma list of postgres, redis, mongodb, s3" ;; esac
   done
   chmod 711 "$dir"
   eval "$("$scripts/servers/install.sh")"
-  for kind in postgres redis mongodb; do
+  for kind in postgres redis mongodb s3; do
     case ,$skip, in *,$kind,*) continue ;; esac
     missing=SANDCLOCK_TEST_$(tr a-z A-Z <<<"$kind")_MISSING
     [ -n "${!missing:-}" ] || kinds+=("$kind")

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Becomes one server, on a port of 127.0.0.1 and on what DIR keeps; what a new one needs is made first.
 #
-#     scripts/servers/exec.sh postgres|redis|mongodb DIR PORT [ARGUMENTS OF THE SERVER…]
+#     scripts/servers/exec.sh postgres|redis|mongodb|s3 DIR PORT [ARGUMENTS OF THE SERVER…]
 #
 # Its durability is the one of production: PostgreSQL and mongod sync what they acknowledge, Redis syncs its log each second.
-# PostgreSQL's superuser is `sandclock`, with the password in DIR/password. The variables of install.sh say where the servers are.
+# PostgreSQL's superuser is `sandclock`, with the password in DIR/password; so are the key id and the secret of the S3 server, whose bucket
+# `sandclock` is a directory. The variables of install.sh say where the servers are.
 #
 # SANDCLOCK_TEST_DIE_WITH_PARENT=1   the server ends when the process that started it has ended, however that came (on Linux)
 set -euo pipefail
@@ -32,9 +33,13 @@ become() {
   exec ${before[@]+"${before[@]}"} "$@"
 }
 
+make_password() {
+  [ -s "$dir/password" ] || (umask 077 && od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$dir/password")
+}
+
 postgres() {
   local bin=$SANDCLOCK_TEST_POSTGRES_BIN
-  [ -s "$dir/password" ] || (umask 077 && od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$dir/password")
+  make_password
   if [ "$(id -u)" = 0 ]; then # PostgreSQL refuses to be root
     user=postgres
     getent passwd "$user" >/dev/null || user=nobody
@@ -68,7 +73,16 @@ mongodb() {
     --setParameter shutdownTimeoutMillisForSignaledShutdown=100 "$@"
 }
 
+# It checks signatures. Its keys come by the environment, so that they are in no list of processes.
+s3() {
+  make_password
+  mkdir -p "$data/sandclock"
+  prefix KILL
+  RCLONE_CONFIG=/dev/null RCLONE_AUTH_KEY="\"sandclock,$(cat "$dir/password")\"" \
+    become "$SANDCLOCK_TEST_S3_BIN" serve s3 --addr "127.0.0.1:$port" --no-cleanup "$data" "$@"
+}
+
 case $kind in
-postgres | redis | mongodb) "$kind" "$@" ;;
-*) fail "there is no server '$kind': it is one of postgres, redis, mongodb" ;;
+postgres | redis | mongodb | s3) "$kind" "$@" ;;
+*) fail "there is no server '$kind': it is one of postgres, redis, mongodb, s3" ;;
 esac

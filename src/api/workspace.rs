@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::error::Problem;
 use super::params::{NoParams, Params, PathId, PathRest};
 use super::{Answer, Api, pages};
+use crate::daemon::FileContent;
 use crate::domain::id::RunId;
 
 /// How much of a file is read at once, in bytes.
@@ -75,7 +76,12 @@ pub(super) async fn download(
     }
     let opened = api.manager.workspace_file(&id, &path).await?;
     let name = path.rsplit('/').next().unwrap_or_default();
-    let mut response = Response::new(body_of(opened.file, opened.size));
+    let body = match opened.content {
+        FileContent::Here(file) => body_of(file, opened.size),
+        // A piece that cannot be had or is not what was uploaded breaks the connection, so that no part is taken for the whole.
+        FileContent::Bucket(content) => Body::from_stream(content),
+    };
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(opened.size));

@@ -30,7 +30,8 @@ impl Environment {
         let mut all = Environment::default();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str() else { continue };
-            if !(name.starts_with(OWN) || name.starts_with(SEED) || name == "DATABASE_URL" || name == "NO_COLOR") {
+            let is_named = || matches!(name, "DATABASE_URL" | "NO_COLOR") || super::bucket::CREDENTIALS.contains(&name);
+            if !(name.starts_with(OWN) || name.starts_with(SEED) || is_named()) {
                 continue;
             }
             match value.into_string() {

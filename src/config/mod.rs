@@ -6,6 +6,7 @@
 
 mod agents;
 mod bounds;
+mod bucket;
 mod client;
 mod document;
 mod environment;
@@ -33,7 +34,8 @@ pub use named_store::{NamedStore, named_store, shows_password};
 pub use secret::Secret;
 pub use section::Entry;
 pub use settings::{
-    AgentSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry, Worker,
+    AgentSettings, BucketSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry,
+    Worker,
 };
 
 pub use store_url::ServerUrl;
@@ -48,8 +50,21 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 12] =
-    ["default_agent", "server", "store", "paths", "worker", "scheduler", "queue", "retention", "agents", "limits", "tasks", "logging"];
+const SECTIONS: [&str; 13] = [
+    "default_agent",
+    "server",
+    "store",
+    "paths",
+    "workspace",
+    "worker",
+    "scheduler",
+    "queue",
+    "retention",
+    "agents",
+    "limits",
+    "tasks",
+    "logging",
+];
 
 /// The settings, and what is to be said of them.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +150,7 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let server = server::read(reading.section(root, "server"));
     let paths = paths(reading.section(root, "paths"));
     let store = store(reading.section(root, "store"), &paths.data);
+    let bucket = bucket::read(reading.section(root, "workspace"));
     let worker = worker(reading.section(root, "worker"));
     let scheduler = scheduler(reading.section(root, "scheduler"));
     let queue = bounds::queue(reading.section(root, "queue"));
@@ -145,7 +161,7 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     section.finish();
     let agents = agents::agents(reading, root.get("agents"), &default_agent, &limits);
     let tasks = agents::tasks(reading, root.get("tasks"));
-    Settings { server, store, paths, worker, scheduler, queue, retention, default_agent, agents, limits, tasks, logging }
+    Settings { server, store, paths, bucket, worker, scheduler, queue, retention, default_agent, agents, limits, tasks, logging }
 }
 
 fn default_agent<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> AgentId {

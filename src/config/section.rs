@@ -134,6 +134,13 @@ impl<'a> Section<'a, '_> {
         in_file.cloned()
     }
 
+    /// Where the value of a setting that was told comes from.
+    pub(super) fn origin_of(&self, name: &str) -> Origin {
+        let path = self.path_of(name);
+        let told = self.reading.entries.iter().rev().find(|entry| entry.key == path);
+        told.map_or(Origin::Default, |entry| entry.origin.clone())
+    }
+
     /// Records what a setting is and where that comes from.
     pub(super) fn tell(&mut self, name: &str, value: Json, origin: Origin) {
         if !self.file_only || origin != Origin::Default {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// The daemon's folders.
     pub paths: Paths,
+    /// The bucket through which workspaces go from one machine to another, if there is one.
+    pub bucket: Option<BucketSettings>,
     /// The part that executes runs.
     pub worker: Worker,
     /// The part that fires schedules.
@@ -96,6 +98,25 @@ pub enum StoreSettings {
         /// What the collections' names begin with.
         prefix: String,
     },
+}
+
+/// Where workspaces go between attempts, so that several machines have them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketSettings {
+    /// The bucket's name.
+    pub name: String,
+    /// What its keys begin with: plain segments with slashes between, or nothing.
+    pub prefix: String,
+    /// The server; none for AWS.
+    pub endpoint: Option<String>,
+    /// The region.
+    pub region: String,
+    /// Whether the endpoint may be reached without TLS.
+    pub allow_http: bool,
+    /// Who asks, by the names of the variables of AWS.
+    pub credentials: Vec<(String, Secret)>,
+    /// How long an attempt's outcome waits for a bucket that takes nothing.
+    pub patience: Seconds,
 }
 
 /// The daemon's folders. They are made when it starts.

@@ -4,6 +4,7 @@
 //! its lease has ended by its own clock; its mirrors are written before its outcome is committed, so that whoever sees the outcome
 //! finds them; a lost lease ends it without a word to the store.
 
+mod bucket;
 mod workspace;
 
 use std::convert::Infallible;
@@ -19,6 +20,7 @@ use super::error::ManagerError;
 use super::executor::Start;
 use super::guest::{AttemptHost, CLAIMED};
 use super::inner::Inner;
+use super::kept::{self, Left};
 use super::live::LiveRun;
 use super::outage::tell_unless_out;
 use super::transitions;
@@ -250,10 +252,20 @@ impl Work<'_> {
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
         let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return };
-        let mirrored = self.mirror(&expected, &remains).await;
+        let mut mirrored = self.mirror(&expected, &remains).await;
+        let left = self.upload(&remains).await;
+        // The history tells that the files were not uploaded, and the mirrors do not yet.
+        mirrored &= !matches!(left, Left::Owed(_));
         for offer in 1.. {
-            match self.commit(Arc::clone(&decide), now, &remains).await {
+            match self.commit(Arc::clone(&decide), now, &remains, &left).await {
                 Ok(run) => {
+                    if let (Some(bucket), Left::Uploaded(uploaded)) = (self.inner.workspaces.bucket(), &left) {
+                        tokio::select! {
+                            biased;
+                            () = self.live.hurried.cancelled() => {}
+                            () = self.inner.tidy(bucket, run_id, uploaded) => {}
+                        }
+                    }
                     // A run that went back to the queue may be at work elsewhere by now, and another attempt writes its mirrors.
                     if (*run != expected.run || !mirrored) && (run.status.is_settled() || self.live.signals.holds_lease()) {
                         self.inner.mirror_from_store(run_id, remains.workspace).await;
@@ -285,7 +297,7 @@ impl Work<'_> {
         tracing::error!("the store did not take the attempt's outcome while its lease held; recovery takes the run up");
     }
 
-    async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, remains: &Remains) -> Result<Arc<Run>, CommitError<ManagerError>>
+    async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, remains: &Remains, left: &Left) -> Result<Arc<Run>, CommitError<ManagerError>>
     where
         D: Fn(Run, Attempt, Timestamp) -> Result<Decision, Refused> + Send + Sync + 'static,
     {
@@ -296,8 +308,11 @@ impl Work<'_> {
         let told = remains.told.clone();
         let known =
             vec![Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)), Known::at(attempt_key.clone(), *rev, Arc::clone(attempt))];
+        let reads = if matches!(left, Left::Nothing) { Vec::new() } else { vec![kept::id_of(&run_id)] };
+        let (left, daemon) = (left.clone(), self.inner.settings.worker.daemon().to_owned());
         let decide = move |txn: &mut Txn<'_>| {
             txn.held(&run_id, fence);
+            left.keep(txn, &run_id, &daemon, fence)?;
             let run = transitions::run_of(txn, &run_id)?;
             let Some(attempt) = txn.get::<Attempt, _>(&attempt_key)? else {
                 return Err(ManagerError::not_found("Attempt", &attempt_key).into());
@@ -306,9 +321,12 @@ impl Work<'_> {
             let now = if Arc::ptr_eq(&run, &claimed) { at } else { txn.now() };
             let mut decision = decide(Run::clone(&run), Attempt::clone(&attempt), now)?;
             decision.events.splice(0..0, told.iter().cloned());
+            if let (Left::Owed(why), Some(last)) = (&left, decision.events.last_mut()) {
+                last.details.insert("workspace_not_uploaded".to_owned(), why.as_str().into());
+            }
             transitions::write(txn, decision)
         };
-        self.inner.committer.commit(Vec::new(), known, decide).await
+        self.inner.committer.commit(reads, known, decide).await
     }
 
     /// The run's history up to its claim, unless something may have been added since or its record does not tell.

@@ -51,6 +51,8 @@ pub struct DaemonSettings {
     pub poll: Duration,
     /// How often the daemon gives the store's other daemons a sign of life; none for never.
     pub announce: Option<Duration>,
+    /// Whether it tells the store's other daemons what it has changed, and listens to them; else polls and renewals alone find it.
+    pub hints: bool,
     /// The longest wait between two heartbeat events of a run.
     pub heartbeat_events: Duration,
     /// The agent of tasks that name none.
@@ -77,13 +79,14 @@ pub struct Inner {
 }
 
 /// The files that tell of a run in its workspace.
+#[derive(Clone)]
 pub(super) struct Mirrors {
-    run: RunId,
+    pub(super) run: RunId,
     path: String,
     /// The run's latest fence.
-    fence: u64,
-    run_json: Option<Vec<u8>>,
-    events_jsonl: Option<Vec<u8>>,
+    pub(super) fence: u64,
+    pub(super) run_json: Option<Vec<u8>>,
+    pub(super) events_jsonl: Option<Vec<u8>>,
     pub(super) output: Option<String>,
 }
 
@@ -91,6 +94,12 @@ impl Mirrors {
     /// Whether the task has any of them written; otherwise its runs leave no file but the guest's own.
     pub(super) fn any(&self) -> bool {
         self.run_json.is_some() || self.events_jsonl.is_some()
+    }
+
+    /// The names of the files.
+    fn names(&self) -> Vec<&'static str> {
+        let files = [(self.run_json.is_some(), RUN_JSON), (self.events_jsonl.is_some(), EVENTS_JSONL), (self.output.is_some(), OUTPUT_MD)];
+        files.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect()
     }
 }
 
@@ -182,6 +191,19 @@ impl Inner {
 
     /// Writes mirrors; answers with the names of the files that are there then.
     pub(super) async fn put_mirrors(&self, mirrors: Mirrors, opened: Option<Workspace>) -> Result<Vec<&'static str>, ManagerError> {
+        // Who has the workspace open uploads it with what is written now.
+        if let (Some(bucket), None) = (self.workspaces.bucket(), &opened) {
+            let kept = self.kept(&mirrors.run).await?;
+            if kept.is_some() && self.has_workspace(&mirrors.run, &mirrors.path, kept.as_ref()).await? {
+                self.put_mirrors_here(mirrors.clone(), None).await?;
+            }
+            self.mirror_to_bucket(bucket, &mirrors).await?;
+            return Ok(mirrors.names());
+        }
+        self.put_mirrors_here(mirrors, opened).await
+    }
+
+    async fn put_mirrors_here(&self, mirrors: Mirrors, opened: Option<Workspace>) -> Result<Vec<&'static str>, ManagerError> {
         let workspaces = self.workspaces.clone();
         self.blocking(move || {
             let workspace = match opened {
@@ -195,12 +217,7 @@ impl Inner {
                 workspace.write_output_if_absent(output)?;
             }
             workspace.write_mirrors(mirrors.run_json.as_deref(), mirrors.events_jsonl.as_deref())?;
-            let files = [
-                (mirrors.run_json.is_some(), RUN_JSON),
-                (mirrors.events_jsonl.is_some(), EVENTS_JSONL),
-                (mirrors.output.is_some(), OUTPUT_MD),
-            ];
-            Ok(files.into_iter().filter_map(|(is_there, name)| is_there.then_some(name)).collect())
+            Ok(mirrors.names())
         })
         .await
     }
@@ -214,7 +231,12 @@ impl Inner {
             if run.status == Status::Completed {
                 mirrors.output = Some(self.read_result(&run).await?.unwrap_or_default());
             }
-            Ok(self.write_mirrors(mirrors, opened).await)
+            let is_written = self.write_mirrors(mirrors.clone(), opened.clone()).await;
+            // The workspace that was uploaded has older ones.
+            if let (Some(bucket), Some(_), true) = (self.workspaces.bucket(), opened, run.status.is_terminal() && mirrors.any()) {
+                self.mirror_to_bucket(bucket, &mirrors).await?;
+            }
+            Ok(is_written)
         }
         .await;
         written.unwrap_or_else(|error| {

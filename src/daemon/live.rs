@@ -21,6 +21,9 @@ pub struct LiveRun {
     pub signals: Arc<AttemptSignals>,
     /// Ends when a cancel is asked for.
     pub cancelled: CancellationToken,
+    /// Ends when the daemon stops and waits no longer.
+    pub hurried: CancellationToken,
+    waits: Arc<Mutex<Option<String>>>,
     history_moved: Arc<AtomicBool>,
     told_lost: Arc<AtomicBool>,
 }
@@ -28,7 +31,30 @@ pub struct LiveRun {
 impl LiveRun {
     /// An attempt that nobody has cancelled.
     pub fn new(fence: u64, signals: Arc<AttemptSignals>) -> Self {
-        LiveRun { fence, signals, cancelled: CancellationToken::new(), history_moved: Arc::default(), told_lost: Arc::default() }
+        LiveRun {
+            fence,
+            signals,
+            cancelled: CancellationToken::new(),
+            hurried: CancellationToken::new(),
+            waits: Arc::default(),
+            history_moved: Arc::default(),
+            told_lost: Arc::default(),
+        }
+    }
+
+    /// Notes what the attempt waits for, in a sentence, or that it waits no longer.
+    pub fn say_waits(&self, what: Option<String>) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// What the attempt waits for, in a sentence.
+    pub fn waits(&self) -> Option<String> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn stop(&self, why: Stop) {
+        self.signals.trap_now(why);
+        self.hurried.cancel();
     }
 
     /// Notes that events are added to the run's history while it executes.
@@ -83,7 +109,7 @@ impl LiveRuns {
             live.ask_cancel();
         }
         if let Some(why) = state.stopped {
-            live.signals.trap_now(why);
+            live.stop(why);
         }
         if let Some(older) = state.runs.insert(run, live) {
             older.signals.trap_now(Stop::LeaseLost);
@@ -136,7 +162,7 @@ impl LiveRuns {
     pub fn stop_all(&self, why: Stop) {
         self.state().stopped = Some(why);
         for (_, live) in self.all() {
-            live.signals.trap_now(why);
+            live.stop(why);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Makes a daemon of its settings: folders, store, sandbox, plugins, tasks of the configuration.
 
+mod bucket;
 pub(super) mod store;
 
 use std::collections::HashSet;
@@ -29,6 +30,7 @@ use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 #[cfg(feature = "sqlite")]
 use crate::store::sql::sqlite::OpenError as SqliteError;
 use crate::store::{StoreError, transfer};
+use crate::workspace::bucket::BucketError;
 use crate::workspace::{WorkspaceError, Workspaces};
 
 /// How long a start waits for the plugins folder.
@@ -67,6 +69,9 @@ pub enum OpenError {
     /// The workspaces.
     #[error(transparent)]
     Workspaces(#[from] WorkspaceError),
+    /// The workspaces' bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The tasks of the configuration.
     #[error("{0}")]
     Tasks(ConfigFaults),
@@ -131,6 +136,10 @@ impl Opened {
         let store = store::open(&settings.store, &clock).await?;
         transfer::enter(&*store).await?;
         let workspaces = Workspaces::open(&settings.paths.workspace)?;
+        let workspaces = match &settings.bucket {
+            Some(settings) => workspaces.with_bucket(bucket::open(settings, &identity).await?),
+            None => workspaces,
+        };
         let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
         let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
@@ -205,6 +214,7 @@ fn daemon_settings(settings: &Settings, identity: &Identity) -> DaemonSettings {
         misfire_grace: settings.scheduler.misfire_grace.duration(),
         poll: settings.scheduler.poll.duration(),
         announce: Some(SIGNS_OF_LIFE),
+        hints: true,
         heartbeat_events: Duration::from_secs(60),
         default_agent: settings.default_agent.clone(),
         bounds: bounds(settings),

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::error::ManagerError;
@@ -22,6 +23,9 @@ use crate::workspace::{WorkspaceError, Workspaces};
 
 /// How many notes are read at a time.
 const NOTES: usize = 16;
+
+/// How many runs are removed from the bucket at once.
+const REMOVALS: usize = 8;
 
 /// The files of deleted runs that are still to be removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,9 +99,10 @@ fn delete(txn: &mut Txn<'_>, ids: &[RecordId], note: &RecordId) -> Step<(usize, 
 /// Removes the files that a note tells of, then the note.
 async fn clear(inner: &Inner, note: RecordId, left: Leftovers) -> Result<(), ManagerError> {
     let workspaces = inner.workspaces.clone();
+    let runs: Vec<RunId> = left.runs.iter().map(|run| run.run_id.clone()).collect();
     let remove = move || Ok(left.runs.iter().filter(|run| !remove(&workspaces, run)).count());
     let kept = inner.blocking(remove).await?;
-    if kept > 0 {
+    if kept > 0 || !is_removed_from_bucket(inner, runs).await {
         return Ok(());
     }
     let id = note.clone();
@@ -107,6 +112,23 @@ async fn clear(inner: &Inner, note: RecordId, left: Leftovers) -> Result<(), Man
         Ok(())
     };
     inner.committer.commit(vec![note], Vec::new(), forget).await.map_err(ManagerError::from)
+}
+
+/// Removes what runs left in the bucket, attempts that were lost included; answers whether nothing is left to do.
+async fn is_removed_from_bucket(inner: &Inner, runs: Vec<RunId>) -> bool {
+    let Some(bucket) = inner.workspaces.bucket().cloned() else { return true };
+    let remove = move |run: RunId| {
+        let bucket = Arc::clone(&bucket);
+        async move { bucket.remove(&run).await }
+    };
+    let removals = stream::iter(runs).map(remove).buffer_unordered(REMOVALS);
+    match removals.try_collect::<()>().await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "what deleted runs left in the bucket could not be removed; it is tried again");
+            false
+        }
+    }
 }
 
 /// Removes what a run left on the disk; answers whether nothing is left to do.

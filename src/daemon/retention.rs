@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::error::ManagerError;
 use super::fleet;
 use super::inner::Inner;
+use super::outage::tell_unless_out;
 use super::removal;
+use super::sweep;
 use super::transitions::Step;
 use super::txn::Txn;
 use crate::domain::id::TaskId;
@@ -25,6 +27,8 @@ use crate::store::{CountScope, Counts, DueKind, Kind, PageRequest, Record, Recor
 const CHUNK: usize = 64;
 /// How many changes one pass makes for one status, kind or task before the next has its turn.
 const TURN: usize = 128;
+/// After how many passes this machine's own directories are looked after.
+const SWEEPS: u64 = 10;
 /// How many tasks are counted in one pass.
 const TASKS: usize = 1000;
 /// How long an ended run is kept at least, whatever the bounds: whoever made it and lost the answer finds it by reading back, and would
@@ -34,7 +38,10 @@ const LEAST: Duration = Duration::from_secs(60);
 /// Deletes until it is told to stop.
 pub async fn keep_bounds(inner: Arc<Inner>, stop: CancellationToken) {
     let mut retention = Pass { inner: &inner, stop: &stop, next_task: None };
-    loop {
+    for pass in 0_u64.. {
+        if pass % SWEEPS == 0 {
+            sweep(&inner, &stop).await;
+        }
         let more = match retention.run().await {
             Ok(more) => more,
             Err(error) => {
@@ -48,6 +55,18 @@ pub async fn keep_bounds(inner: Arc<Inner>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// Looks after this machine's own directories, unless the daemon is to stop.
+async fn sweep(inner: &Inner, stop: &CancellationToken) {
+    let swept = tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        swept = sweep::sweep(inner) => swept,
+    };
+    if let Err(error) = swept {
+        tell_unless_out!(error, warn, %error, "this machine's directories could not be looked after; it is tried again");
     }
 }
 

@@ -121,12 +121,14 @@ impl Daemon {
         let renewing = inner.spawner.spawn_apart(Box::pin(renewals::renew(Arc::clone(&inner), beats, upkeep.clone())))?;
         let are_back = recovery::take_back(&inner).await?;
         let (attempts, takers) = (TaskTracker::new(), Vec::new());
-        let keepers = vec![
+        let mut keepers = vec![
             inner.spawner.spawn(Box::pin(recovery::watch(Arc::clone(&inner), are_back, upkeep.clone()))),
             inner.spawner.spawn(Box::pin(outage::watch(Arc::clone(&inner), upkeep.clone()))),
-            inner.spawner.spawn(Box::pin(hints::tell(Arc::clone(&inner), upkeep.clone()))),
-            inner.spawner.spawn(Box::pin(hints::listen(Arc::clone(&inner), upkeep.clone()))),
         ];
+        if inner.settings.hints {
+            keepers.push(inner.spawner.spawn(Box::pin(hints::tell(Arc::clone(&inner), upkeep.clone()))));
+            keepers.push(inner.spawner.spawn(Box::pin(hints::listen(Arc::clone(&inner), upkeep.clone()))));
+        }
         let (manager, offers) = (Manager::new(Arc::clone(&inner), parts.agents), parts.offers);
         Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, keepers, committing, heartbeats, renewing })
     }

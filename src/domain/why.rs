@@ -109,6 +109,8 @@ pub struct Here {
     pub executing: usize,
     /// The run's agent.
     pub agent: AgentHere,
+    /// What the attempt waits for that executes here, in a sentence.
+    pub waits: Option<String>,
 }
 
 /// All that is known of a run.

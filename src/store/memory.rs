@@ -199,8 +199,12 @@ impl State {
         self.index(&old, false);
         if let (Kind::Run, Ok(run)) = (id.kind, RunId::parse(&id.key)) {
             self.events.remove(&run);
-            let hanging: Vec<RecordId> =
-                self.by_run.range((run.clone(), Kind::Agent, i64::MIN)..=(run, Kind::Daemon, i64::MAX)).map(|(_, id)| id.clone()).collect();
+            let hanging: Vec<RecordId> = self
+                .by_run
+                .range((run.clone(), Kind::Agent, i64::MIN)..)
+                .take_while(|((of, ..), _)| *of == run)
+                .map(|(_, id)| id.clone())
+                .collect();
             for id in hanging {
                 self.delete(&id);
             }

@@ -9,9 +9,11 @@
 //!   It holds only if that document is still there, its fence too, and has not passed by the server's clock.
 //! - The server's clock alone judges: `$$NOW`, in milliseconds, asked for in the statement that reads what is judged.
 //!
-//! How it fails: a transaction that met another is begun anew, some times and with pauses of chance. A commit whose answer was lost is
+//! How it fails: a transaction that met another is begun anew, some times and with pauses of chance; one that was left open is aborted by
+//! whoever meets it. A commit whose answer was lost is
 //! asked for again; if that does not help either, its session is ended before the next [`Store::get`], so that what is read then is final.
 
+mod abandoned;
 mod claim;
 mod connect;
 mod documents;
@@ -24,7 +26,7 @@ mod wholes;
 mod write;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
@@ -46,6 +48,7 @@ use super::{
 };
 use crate::domain::id::{RunId, WorkerId};
 use crate::domain::time::Timestamp;
+use connect::Renewing;
 use documents::{CountDoc, EventDoc, LeaseDoc, RecordDoc};
 use errors::Server;
 
@@ -85,11 +88,11 @@ pub struct MongoStore {
     told_at: Mutex<Option<Instant>>,
     server: Server,
     client: Client,
-    /// Renewals have connections of their own.
-    renewer: Client,
     tables: Tables,
     /// The leases by way of the renewals' connections.
-    renewed: Collection<LeaseDoc>,
+    renewed: OnceLock<Collection<LeaseDoc>>,
+    /// How those are made.
+    renewing: Renewing,
     /// Changes of one daemon would only meet each other.
     applying: Semaphore,
     /// Claims too.
@@ -258,8 +261,8 @@ impl Store for MongoStore {
     }
 
     async fn close(&self) {
-        let both = async { tokio::join!(self.client.clone().shutdown(), self.renewer.clone().shutdown()) };
-        if tokio::time::timeout(CALL, both).await.is_err() {
+        // Those of renewals have ended with the thread that made them, or end with this process.
+        if tokio::time::timeout(CALL, self.client.clone().shutdown()).await.is_err() {
             tracing::warn!("the connections to {} did not close in time", self.server);
         }
     }

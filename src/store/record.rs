@@ -51,13 +51,15 @@ pub enum Kind {
     Removal,
     /// A daemon; key: its id.
     Daemon,
+    /// Which manifest in the bucket says what a run's workspace holds; key: the run's id.
+    Workspace,
     /// What the store says of itself; key: `store`. See [`super::transfer`].
     Store,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Agent,
         Kind::Task,
         Kind::Schedule,
@@ -69,6 +71,7 @@ impl Kind {
         Kind::Idempotency,
         Kind::Removal,
         Kind::Daemon,
+        Kind::Workspace,
         Kind::Store,
     ];
 
@@ -86,6 +89,7 @@ impl Kind {
             Kind::Idempotency => "idempotency",
             Kind::Removal => "removal",
             Kind::Daemon => "daemon",
+            Kind::Workspace => "workspace",
             Kind::Store => "store",
         }
     }
@@ -171,7 +175,7 @@ pub struct Index {
     pub task: Option<TaskId>,
     /// The agent it belongs to.
     pub agent: Option<AgentId>,
-    /// The run it belongs to (attempts, results).
+    /// The run it belongs to (attempts, results, workspaces).
     pub run: Option<RunId>,
     /// The status of a run.
     pub status: Option<Status>,

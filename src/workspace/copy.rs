@@ -17,6 +17,7 @@ use rustix::fs::{
 use rustix::io::{Errno, pread, pwrite};
 use rustix::path::Arg;
 
+use super::error::{WorkspaceError, shown};
 use super::usage::DiskUsage;
 use super::{EVENTS_JSONL, OUTPUT_MD, RUN_JSON, beneath, walk};
 
@@ -34,6 +35,17 @@ pub(super) enum Fault {
     TooLarge,
     /// It was asked to stop.
     Stopped,
+}
+
+impl Fault {
+    /// The fault in words: what was tried, with which workspace, and how much might be copied.
+    pub(super) fn of(self, what: &'static str, path: &str, most: DiskUsage) -> WorkspaceError {
+        match self {
+            Fault::Os(errno) => WorkspaceError::making(what, path)(errno),
+            Fault::TooLarge => WorkspaceError::TooLarge { path: shown(path), bytes: most.bytes, files: most.entries },
+            Fault::Stopped => WorkspaceError::Stopped { path: shown(path) },
+        }
+    }
 }
 
 impl From<Errno> for Fault {

@@ -16,9 +16,9 @@ use crate::domain::time::Timestamp;
 /// The most entries of a page.
 pub const LARGEST_PAGE: usize = 1000;
 /// How deep directories are listed.
-const DEEPEST: usize = 64;
+pub(super) const DEEPEST: usize = 64;
 /// How many names of one directory are listed.
-const WIDEST: usize = 100_000;
+pub(super) const WIDEST: usize = 100_000;
 /// The fewest names that one reading of a directory keeps, so that a nearly full page does not read it again and again.
 const FEWEST_KEPT: usize = 64;
 
@@ -209,16 +209,20 @@ impl Lister {
         }
     }
 
-    /// Says what is left out; the first such sentence of a page is enough.
     fn note(&mut self, directory: &[u8], what: &str) {
-        if self.page.note.is_none() {
-            let path: String = String::from_utf8_lossy(directory).chars().take(200).flat_map(char::escape_debug).collect();
-            self.page.note = Some(format!("`{path}` {what}"));
-        }
+        note_of(&mut self.page, directory, what);
     }
 }
 
-fn to_cursor(path: &[u8]) -> String {
+/// Says what is left out; the first such sentence of a page is enough.
+pub(super) fn note_of(page: &mut FilePage, directory: &[u8], what: &str) {
+    if page.note.is_none() {
+        let path: String = String::from_utf8_lossy(directory).chars().take(200).flat_map(char::escape_debug).collect();
+        page.note = Some(format!("`{path}` {what}"));
+    }
+}
+
+pub(super) fn to_cursor(path: &[u8]) -> String {
     let mut cursor = String::with_capacity(path.len());
     for &byte in path {
         if (byte.is_ascii_graphic() && byte != b'%') || byte == b' ' {
@@ -230,7 +234,7 @@ fn to_cursor(path: &[u8]) -> String {
     cursor
 }
 
-fn from_cursor(cursor: &str) -> Vec<u8> {
+pub(super) fn from_cursor(cursor: &str) -> Vec<u8> {
     let mut path = Vec::with_capacity(cursor.len());
     let mut rest = cursor.as_bytes();
     while let Some((&first, after)) = rest.split_first() {

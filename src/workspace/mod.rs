@@ -5,11 +5,13 @@
 //! Every call blocks for as long as the disk takes; errors say what was tried and where, and leave nothing half-written.
 
 mod beneath;
+pub mod bucket;
 mod copy;
 mod download;
 mod error;
 mod listing;
 mod logs;
+mod mark;
 mod mirrors;
 mod parents;
 mod removal;
@@ -25,10 +27,12 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+pub use bucket::Bucket;
 pub use download::OpenFile;
 pub use error::WorkspaceError;
 pub use listing::{FileEntry, FileKind, FilePage, LARGEST_PAGE};
 pub use logs::{AttemptLogs, LogLine, LogPage, LogStream, LogWriter};
+pub use mark::Mark;
 pub use takeover::Takeover;
 pub use text::printable;
 pub use usage::DiskUsage;
@@ -44,6 +48,7 @@ pub const OUTPUT_MD: &str = "output.md";
 #[derive(Clone)]
 pub struct Workspaces {
     shared: Arc<Shared>,
+    bucket: Option<Arc<Bucket>>,
 }
 
 struct Shared {
@@ -116,7 +121,18 @@ impl Workspaces {
         let root = Arc::new(fd);
         let logs = AttemptLogs::new(Arc::clone(&root));
         let temp_names = mirrors::TempNames::new(daemon);
-        Ok(Workspaces { shared: Arc::new(Shared { path, root, parents: parents::Parents::default(), temp_names, logs }) })
+        Ok(Workspaces { shared: Arc::new(Shared { path, root, parents: parents::Parents::default(), temp_names, logs }), bucket: None })
+    }
+
+    /// The same with a bucket, through which the runs' workspaces go from one attempt to the next.
+    #[must_use]
+    pub fn with_bucket(self, bucket: Arc<Bucket>) -> Self {
+        Workspaces { bucket: Some(bucket), ..self }
+    }
+
+    /// The bucket, where there is one.
+    pub fn bucket(&self) -> Option<&Arc<Bucket>> {
+        self.bucket.as_ref()
     }
 
     /// The root as an absolute path without links.
@@ -150,28 +166,77 @@ impl Workspaces {
     /// one has been here. Calling again goes on from there.
     pub fn take_over(&self, path: &str, takeover: Takeover, may_go_on: &dyn Fn() -> bool) -> Result<Workspace, WorkspaceError> {
         beneath::check_workspace(path)?;
-        let copied = self.take_over_in_parent(path, takeover, may_go_on).map_err(|fault| match fault {
-            copy::Fault::Os(errno) => WorkspaceError::making("copy for the next attempt the workspace", path)(errno),
-            copy::Fault::TooLarge => {
-                WorkspaceError::TooLarge { path: error::shown(path), bytes: takeover.most.bytes, files: takeover.most.entries }
-            }
-            copy::Fault::Stopped => WorkspaceError::Stopped { path: error::shown(path) },
-        })?;
+        let taken = self.in_parent(path, |parent, name| takeover::take_over(parent, name, takeover, may_go_on));
+        let copied = taken.map_err(|fault| fault.of("copy for the next attempt the workspace", path, takeover.most))?;
         let workspace = self.create(path)?;
         Ok(Workspace { found: copied.or(workspace.found), ..workspace })
     }
 
-    fn take_over_in_parent(&self, path: &str, takeover: Takeover, may_go_on: &dyn Fn() -> bool) -> Result<Option<DiskUsage>, copy::Fault> {
+    /// Does something in the directory above a workspace, made where it is missing.
+    fn in_parent<T>(&self, path: &str, mut what: impl FnMut(&OwnedFd, &str) -> Result<T, copy::Fault>) -> Result<T, copy::Fault> {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         for _ in 0..parents::TRIES {
             let parent = self.shared.parents.open(&self.shared.root, above)?;
-            match takeover::take_over(&parent, name, takeover, may_go_on) {
+            match what(&parent, name) {
                 // The removal of another run took the parent, which was empty.
                 Err(copy::Fault::Os(Errno::NOENT)) => self.shared.parents.forget(above),
                 other => return other,
             }
         }
         Err(copy::Fault::Os(Errno::NOENT))
+    }
+
+    /// Makes an empty directory for a run's attempt, whose fence it is, beside the workspace, to be filled.
+    ///
+    /// # Errors
+    /// As [`Workspaces::take_over`].
+    pub fn begin(&self, path: &str, fence: u64) -> Result<Arc<OwnedFd>, WorkspaceError> {
+        beneath::check_workspace(path)?;
+        let begun = self.in_parent(path, |parent, name| takeover::begin(parent, name, fence));
+        begun.map(Arc::new).map_err(|fault| fault.of("make a directory for the next attempt of", path, DiskUsage::default()))
+    }
+
+    /// Gives the directory that was begun and filled the workspace's name, and opens it. What had the name is removed, or set aside where
+    /// a lost attempt may still be at work in it.
+    ///
+    /// # Errors
+    /// As [`Workspaces::take_over`].
+    pub fn finish(&self, path: &str, fence: u64, may_be_at_work: bool, may_go_on: &dyn Fn() -> bool) -> Result<Workspace, WorkspaceError> {
+        let finished = self.in_parent(path, |parent, name| takeover::finish(parent, name, fence, may_be_at_work, may_go_on));
+        finished.map_err(|fault| fault.of("give its name to the workspace", path, DiskUsage::default()))?;
+        self.create(path)
+    }
+
+    /// Remembers how a workspace's directory is.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn mark(&self, path: &str, mark: &Mark) -> Result<(), WorkspaceError> {
+        beneath::check_workspace(path)?;
+        let marked = self.in_parent(path, |parent, name| Ok(mark::write(parent, &self.shared.temp_names, name, mark)?));
+        marked.map_err(|fault| fault.of("mark the workspace", path, DiskUsage::default()))
+    }
+
+    /// How a workspace's directory is, as far as that is remembered.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn marked(&self, path: &str) -> Result<Option<Mark>, WorkspaceError> {
+        beneath::check_workspace(path)?;
+        let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
+        let found = beneath::base(&self.shared.root, above).and_then(|parent| mark::find(&parent, name));
+        match found {
+            Err(errno) if beneath::is_gone(errno) => Ok(None),
+            other => other.map_err(WorkspaceError::reading("look at the mark of", path)),
+        }
+    }
+
+    /// Every workspace that this daemon marked, by its path.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn all_marked(&self, daemon: &str) -> Result<Vec<(String, Mark)>, WorkspaceError> {
+        mark::all(&self.shared.root, daemon).map_err(WorkspaceError::reading("look for workspaces in", "."))
     }
 
     /// One page of at most `limit` entries (held to 1 … [`LARGEST_PAGE`]), all levels deep, mirrors included, in the byte order of
@@ -210,6 +275,7 @@ impl Workspaces {
         };
         let removed = removal::remove_tree(&parent, name)
             .and_then(|()| takeover::remove(&parent, name))
+            .and_then(|()| mark::remove(&parent, name))
             .and_then(|()| removal::remove_empty_folders(&self.shared.root, above));
         removed.map_err(WorkspaceError::making("remove", path))
     }

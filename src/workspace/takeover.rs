@@ -118,6 +118,54 @@ pub(super) fn take_over(parent: &OwnedFd, name: &str, of: Takeover, may_go_on: &
     Ok(Some(copied))
 }
 
+/// Makes the empty directory in which the attempt under this fence gathers its workspace, before that gets its name.
+pub(super) fn begin(parent: &OwnedFd, name: &str, fence: u64) -> Result<OwnedFd, Fault> {
+    let beside = format!("{name}{ASIDE}");
+    match mkdirat(parent, &beside, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let aside = beneath::base(parent, &beside)?;
+    let found = Aside::read(&aside)?;
+    if found.is_newer_than(fence) {
+        return Err(Fault::Stopped);
+    }
+    for (_, unfinished) in &found.unfinished {
+        removal::remove_tree(&aside, unfinished)?;
+    }
+    let made = format!("copy-{fence}");
+    mkdirat(&aside, &made, MODE)?;
+    Ok(beneath::base(&aside, &made)?)
+}
+
+/// Gives what was gathered under this fence the workspace's name, and sets aside what had it; that is kept where a lost attempt may still
+/// be at work in it, and no older one is.
+pub(super) fn finish(parent: &OwnedFd, name: &str, fence: u64, may_be_at_work: bool, may_go_on: &dyn Fn() -> bool) -> Result<(), Fault> {
+    let beside = format!("{name}{ASIDE}");
+    let aside = beneath::base(parent, &beside)?;
+    let before = generation(fence.saturating_sub(1));
+    if !may_go_on() {
+        return Err(Fault::Stopped);
+    }
+    match rename_to_free(parent, name, &aside, &before) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    if !may_go_on() {
+        return Err(Fault::Stopped);
+    }
+    give_name(&aside, &format!("copy-{fence}"), parent, name)?;
+    for old in Aside::read(&aside)?.generations {
+        if !(may_be_at_work && generation(old) == before) {
+            // What cannot be removed now is removed with the run.
+            let _ = removal::remove_tree(&aside, &generation(old));
+        }
+    }
+    // It stays where something is left in it.
+    let _ = unlinkat(parent, &beside, AtFlags::REMOVEDIR);
+    Ok(())
+}
+
 /// Removes all that was set aside for a workspace.
 pub(super) fn remove(parent: impl AsFd, name: &str) -> Result<(), Errno> {
     removal::remove_tree(parent, &format!("{name}{ASIDE}"))

@@ -466,3 +466,34 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_bucket_is_taken_with_its_credentials_and_what_is_wrong_with_it_is_told() {
+    let bucket = |text: &str, env: &[(&str, &str)]| good(text, env).settings.bucket;
+    assert_eq!(bucket("", &[("AWS_ACCESS_KEY_ID", "id")]), None);
+    let aws = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "tiger-7421")];
+    let given = bucket("[workspace]\nbucket = \"s3://name/a/b/\"\nendpoint = \"https://h:9000/\"\npatience_seconds = 1.5", &aws).unwrap();
+    assert_eq!((given.name.as_str(), given.prefix.as_str(), given.endpoint.as_deref()), ("name", "a/b", Some("https://h:9000")));
+    assert_eq!(given.credentials.iter().map(|(name, value)| (name.as_str(), value.expose())).collect::<Vec<_>>(), aws);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    std::fs::write(&path, "lion-1\n").unwrap();
+    let path = path.to_str().unwrap();
+    let text = format!("[workspace]\nbucket = \"s3://name\"\naccess_key_id = \"me\"\nsecret_key_file = \"{path}\"\n");
+    let given = bucket(&text, &aws).unwrap();
+    let own = [("AWS_ACCESS_KEY_ID", "me"), ("AWS_SECRET_ACCESS_KEY", "lion-1")];
+    assert_eq!(given.credentials.iter().map(|(name, value)| (name.as_str(), value.expose())).collect::<Vec<_>>(), own, "ours win");
+    assert!(!format!("{:?} {:?}", good(&text, &aws), bucket("[workspace]\nbucket = \"s3://name\"", &aws)).contains("tiger"));
+    for wrong in
+        ["name", "s3://", "s3:///x", "s3://a/../b", "s3://a//b", "s3://id:tiger-7421@host/a", "https://host/a", "s3://a/.b", "s3://a/b c"]
+    {
+        let told = bad(&format!("[workspace]\nbucket = \"{wrong}\""), &[]);
+        assert!(told.contains("must be `s3://NAME`") && !told.contains("tiger"), "{told}");
+    }
+    one_fault("[workspace]\nendpoint = \"http://h\"", &[], &["x.toml:2: ", "workspace.allow_http"]);
+    assert!(good("[workspace]\nendpoint = \"http://h\"\nallow_http = true", &[]).settings.bucket.is_none());
+    one_fault("[workspace]\nendpoint = \"https://id:tiger@h\"", &[], &["without credentials"]);
+    one_fault("[workspace]\naccess_key_id = \"me\"", &[], &["go together"]);
+    one_fault(&format!("[workspace]\nsecret_key_file = \"{path}\""), &[], &["go together"]);
+    one_fault("[workspace]\nsecret_key_file = \"/nowhere\"", &[], &["cannot be read"]);
+}

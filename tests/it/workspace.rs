@@ -1,5 +1,6 @@
 //! Workspaces against guests that lay traps: links, pipes, endless trees, names that steer terminals.
 
+mod bucket;
 mod logs;
 mod takeover;
 

@@ -15,7 +15,7 @@ use crate::workspace::{DiskUsage, Takeover, Workspace, WorkspaceError};
 /// How many earlier attempts are looked at. One that was lost before them has been taken over from, or has left nothing.
 const LOOK_BACK: usize = 64;
 /// The waits between readings of the earlier attempts while the store does not answer.
-const PATIENCE: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
+pub(super) const PATIENCE: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
 impl Work<'_> {
     /// Opens the workspace; none for an agent that uses none. Otherwise, what is to become of the attempt.
@@ -30,6 +30,9 @@ impl Work<'_> {
                 return Err(Word::HandBack("the store did not tell of the run's earlier attempts"));
             }
         };
+        if let Some(bucket) = self.inner.workspaces.bucket() {
+            return self.workspace_of(bucket, start.disk(), lost.is_some()).await.map(Some);
+        }
         let (workspaces, path) = (self.inner.workspaces.clone(), self.run.workspace_path.clone());
         let (signals, is_first, disk) = (Arc::clone(&self.live.signals), self.run.attempt == 1, start.disk());
         let takeover = Takeover { fence: self.fence, lost, most: DiskUsage { bytes: disk.bytes, entries: disk.files } };

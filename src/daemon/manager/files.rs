@@ -1,12 +1,21 @@
 //! What a run left behind: its workspace and its logs.
 
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use serde_json::{Value, json};
 
 use super::Manager;
 use crate::daemon::error::ManagerError;
+use crate::daemon::kept::{self, KeptWorkspace};
 use crate::domain::id::RunId;
 use crate::domain::run::{Run, Status};
-use crate::workspace::{FileEntry, OpenFile, WorkspaceError};
+use crate::domain::time::Timestamp;
+use crate::workspace::bucket::{BucketError, BucketFile, Manifest};
+use crate::workspace::{Bucket, FileEntry, FilePage, OpenFile, WorkspaceError};
 
 /// A page of a run's workspace.
 #[derive(Clone, Debug)]
@@ -23,6 +32,24 @@ pub struct WorkspaceListing {
     pub note: Option<String>,
 }
 
+/// A file of a run's workspace, wherever it is.
+pub struct WorkspaceFile {
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was last written, as the file system or the guest says.
+    pub modified_at: Timestamp,
+    /// Its bytes.
+    pub content: FileContent,
+}
+
+/// The bytes of a file.
+pub enum FileContent {
+    /// In a file of this machine, at its start.
+    Here(File),
+    /// Out of the bucket, each piece checked.
+    Bucket(BoxStream<'static, Result<Bytes, BucketError>>),
+}
+
 impl Manager {
     /// Lists a run's workspace, all levels deep.
     ///
@@ -30,36 +57,77 @@ impl Manager {
     /// There is no such run, or its workspace cannot be read.
     pub async fn workspace(&self, run: &RunId, after: Option<String>, limit: usize) -> Result<WorkspaceListing, ManagerError> {
         let run = self.run(run).await?;
-        let (workspaces, path) = (self.inner().workspaces.clone(), run.workspace_path.clone());
-        let page = self
-            .inner()
-            .blocking(move || match workspaces.list(&path, after.as_deref(), limit) {
-                // A run that has not started has no workspace yet.
-                Err(WorkspaceError::NotFound { .. }) => Ok(crate::workspace::FilePage::default()),
-                listed => listed,
-            })
-            .await?;
+        let page = match self.elsewhere(&run).await? {
+            Some((_, manifest, note)) => {
+                let page = manifest.list(after.as_deref(), limit);
+                FilePage { note: page.note.or(note), ..page }
+            }
+            None => self.page_here(&run, after, limit).await?,
+        };
         let workspace_root = self.inner().workspaces.root().to_string_lossy().into_owned();
         Ok(WorkspaceListing { run, workspace_root, entries: page.entries, next: page.next, note: page.note })
+    }
+
+    async fn page_here(&self, run: &Run, after: Option<String>, limit: usize) -> Result<FilePage, ManagerError> {
+        let (workspaces, path) = (self.inner().workspaces.clone(), run.workspace_path.clone());
+        let listed = move || match workspaces.list(&path, after.as_deref(), limit) {
+            // A run that has not started has no workspace yet.
+            Err(WorkspaceError::NotFound { .. }) => Ok(FilePage::default()),
+            listed => listed,
+        };
+        self.inner().blocking(listed).await
+    }
+
+    /// The bucket and what it has of a run's workspace, where this daemon's own directory is not the one that counts; and what is to be
+    /// said of it.
+    async fn elsewhere(&self, run: &Run) -> Result<Option<(Arc<Bucket>, Arc<Manifest>, Option<String>)>, ManagerError> {
+        let Some(bucket) = self.inner().workspaces.bucket() else { return Ok(None) };
+        let mut again = false;
+        loop {
+            let kept = self.inner().kept(&run.run_id).await?;
+            if self.inner().has_workspace(&run.run_id, &run.workspace_path, kept.as_ref()).await? {
+                return Ok(None);
+            }
+            let note = kept.as_ref().and_then(KeptWorkspace::note);
+            let manifest = match kept.and_then(|kept| kept.reference()) {
+                // A newer manifest may have replaced it meanwhile.
+                Some(reference) => match bucket.manifest(&run.run_id, reference).await {
+                    Err(BucketError::Missing { .. }) if !again => {
+                        again = true;
+                        continue;
+                    }
+                    found => found.map_err(kept::host)?,
+                },
+                None => Arc::default(),
+            };
+            return Ok(Some((Arc::clone(bucket), manifest, note)));
+        }
     }
 
     /// Opens a file of a run's workspace.
     ///
     /// # Errors
     /// There is no such run or file, or it is no regular file.
-    pub async fn workspace_file(&self, run: &RunId, file: &str) -> Result<OpenFile, ManagerError> {
+    pub async fn workspace_file(&self, run: &RunId, file: &str) -> Result<WorkspaceFile, ManagerError> {
         let run = self.run(run).await?;
-        let workspaces = self.inner().workspaces.clone();
-        let name = file.to_owned();
-        let opened = tokio::task::spawn_blocking(move || workspaces.open_file(&run.workspace_path, &name)).await;
+        let opened = match self.elsewhere(&run).await? {
+            Some((bucket, manifest, _)) => match manifest.open(&run.run_id, &run.workspace_path, file) {
+                Ok(found) => return from_bucket(bucket, found).await,
+                Err(error) => Err(error),
+            },
+            None => {
+                let (workspaces, name) = (self.inner().workspaces.clone(), file.to_owned());
+                let opened = tokio::task::spawn_blocking(move || workspaces.open_file(&run.workspace_path, &name)).await;
+                opened.map_err(|error| ManagerError::Host(format!("work on the workspace was abandoned: {error}")))?
+            }
+        };
         match opened {
-            Ok(Ok(file)) => Ok(file),
-            Ok(Err(WorkspaceError::NotFound { .. })) => Err(ManagerError::not_found("File", file)),
-            Ok(Err(error @ (WorkspaceError::NotAFile { .. } | WorkspaceError::BadPath { .. } | WorkspaceError::Link { .. }))) => {
+            Ok(OpenFile { file, size, modified_at }) => Ok(WorkspaceFile { size, modified_at, content: FileContent::Here(file) }),
+            Err(WorkspaceError::NotFound { .. }) => Err(ManagerError::not_found("File", file)),
+            Err(error @ (WorkspaceError::NotAFile { .. } | WorkspaceError::BadPath { .. } | WorkspaceError::Link { .. })) => {
                 Err(ManagerError::Invalid(crate::domain::input::Faults::one("path", error.to_string())))
             }
-            Ok(Err(error)) => Err(ManagerError::Host(error.to_string())),
-            Err(error) => Err(ManagerError::Host(format!("work on the workspace was abandoned: {error}"))),
+            Err(error) => Err(ManagerError::Host(error.to_string())),
         }
     }
 
@@ -107,4 +175,13 @@ impl Manager {
         let written = self.inner().put_mirrors(mirrors, None).await?;
         Ok((of, written))
     }
+}
+
+/// The content of a file in the bucket. Its start is asked for at once, so that whoever asks is told what is wrong with it.
+async fn from_bucket(bucket: Arc<Bucket>, found: BucketFile) -> Result<WorkspaceFile, ManagerError> {
+    let (size, modified_at) = (found.size, found.modified_at);
+    let mut rest = bucket.read(found).await.map_err(kept::host)?.boxed();
+    let first = rest.next().await.transpose().map_err(kept::host)?;
+    let content = stream::iter(first.map(Ok)).chain(rest).boxed();
+    Ok(WorkspaceFile { size, modified_at, content: FileContent::Bucket(content) })
 }

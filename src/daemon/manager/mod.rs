@@ -28,7 +28,7 @@ use crate::store::{PageRequest, Record, RecordId, Scope, StoreError};
 
 pub use super::signals::RunWatch;
 pub use bulk::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
-pub use files::WorkspaceListing;
+pub use files::{FileContent, WorkspaceFile, WorkspaceListing};
 pub use runs::RunWish;
 pub use tasks::Registered;
 

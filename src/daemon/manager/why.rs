@@ -4,7 +4,7 @@ use super::Manager;
 use crate::daemon::error::ManagerError;
 use crate::daemon::inner::EVENTS_PAGE;
 use crate::domain::event::EventName;
-use crate::domain::id::{AgentId, RunId};
+use crate::domain::id::RunId;
 use crate::domain::run::{Attempt, Run, Slot, Status};
 use crate::domain::task::Task;
 use crate::domain::why::{self, AgentHere, Here, Situation, Why};
@@ -26,7 +26,7 @@ impl Manager {
         let slot: Option<Slot> = slot.as_ref().map(Record::decode).transpose()?;
         let ahead = self.ahead(id, slot.as_ref()).await?;
         let reason = self.reason(&run).await?;
-        let here = self.here(&run.agent_id).await?;
+        let here = self.here(&run).await?;
         let now = store.now().await?;
         // The store's clock of leases is told only with what is due by it.
         let lease_now = if run.status.is_leased() { store.due(DueKind::ExpiredLeases, 0).await?.now } else { now };
@@ -86,9 +86,9 @@ impl Manager {
         }
     }
 
-    /// This daemon, as far as an agent's runs depend on it.
-    async fn here(&self, agent: &AgentId) -> Result<Here, ManagerError> {
-        let inner = self.inner();
+    /// This daemon, as far as a run depends on it.
+    async fn here(&self, run: &Run) -> Result<Here, ManagerError> {
+        let (inner, agent) = (self.inner(), &run.agent_id);
         let offer = inner.executor.offer();
         let offered = offer.iter().find(|offered| offered.claim.agent == *agent);
         let agent = match (offered, &self.0.agents) {
@@ -111,6 +111,7 @@ impl Manager {
             max_running: inner.settings.max_running,
             executing: inner.live.len(),
             agent,
+            waits: inner.live.get(&run.run_id).filter(|live| live.fence == run.lease_generation).and_then(|live| live.waits()),
         })
     }
 }

@@ -41,7 +41,8 @@ fn executing(known: &Situation<'_>, worker: &str) -> Why {
     let run = known.run;
     let started = run.started_at.unwrap_or(run.queued_at);
     let lease = run.lease_expires_at.map(|until| format!(" under a lease until {until}")).unwrap_or_default();
-    let runs = format!("Attempt {} runs since {started} on worker{worker}{lease}", run.attempt);
+    let waits = known.here.waits.as_deref().map(|what| format!("; {}", one_line(what))).unwrap_or_default();
+    let runs = format!("Attempt {} runs since {started} on worker{worker}{lease}{waits}", run.attempt);
     let Some(asked) = run.cancel_requested_at else { return known.answer(Code::Running, runs) };
     let by = run.cancel_requested_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
     let until = asked + run.policy.cancel_grace_seconds.duration();

@@ -16,6 +16,7 @@ const HERE: Here = Here {
     max_running: 4,
     executing: 0,
     agent: AgentHere::Serves { max_running: None, running: 0 },
+    waits: None,
 };
 
 fn after(seconds: u64) -> Timestamp {

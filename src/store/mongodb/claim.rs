@@ -52,7 +52,7 @@ impl MongoStore {
             };
             match transaction.end(done).await {
                 Ok(claimed) => return Ok(claimed),
-                Err(trouble) => tries.pause(trouble).await?,
+                Err(trouble) => tries.pause(self, trouble).await?,
             }
         }
     }

@@ -4,8 +4,8 @@
 //!
 //! How it fails: a server that cannot be reached now is [`StoreError::Unavailable`]; what no waiting mends is [`StoreError::Invalid`].
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use ::mongodb::bson::{Document, doc};
@@ -19,6 +19,8 @@ use tokio::sync::Semaphore;
 
 use super::super::StoreError;
 use super::super::server::{ServerClock, at_first};
+use super::abandoned::APPLICATION;
+use super::documents::LeaseDoc;
 use super::errors::{DUPLICATE_KEY, Server};
 use super::pipelines::{AGENT, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE, RUN, STATUS, TASK, TASK_STATUS, WAIT};
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
@@ -37,6 +39,8 @@ const RENEWING: u32 = 2;
 const HINT_BYTES: u64 = 1 << 20;
 /// There is such a collection already.
 const NAMESPACE_EXISTS: i32 = 48;
+/// The most characters of a name of a connection that are sent; the server takes 128 bytes.
+const MOST_NAME: usize = 32;
 /// Databases that are the server's own.
 const RESERVED: [&str; 3] = ["admin", "local", "config"];
 
@@ -62,23 +66,46 @@ pub async fn reach(url: &str, options: &MongoOptions, clock: ServerClock) -> Res
     let hosts: Vec<String> = client_options.hosts.iter().map(ToString::to_string).collect();
     let server = Server::new(format!("{}/{name}", hosts.join(",")));
     let client = client(&client_options, client_options.max_pool_size.unwrap_or(CONNECTIONS), options, &server)?;
-    let renewer = self::client(&client_options, RENEWING, options, &server)?;
     let tables = Tables::of(&database(&client, &name), &options.prefix);
-    let leases = database(&renewer, &name).collection_with_options(&format!("{}leases", options.prefix), of_leases());
+    let renewing = Renewing { options: client_options, given: options.clone(), database: name };
     Ok(MongoStore {
         clock,
         told_at: Mutex::default(),
         server,
         client,
-        renewer,
         tables,
-        renewed: leases,
+        renewed: OnceLock::new(),
+        renewing,
         applying: Semaphore::new(1),
         claiming: Semaphore::new(1),
         part: 0,
         fences_above: AtomicU64::new(0),
         doubtful: Mutex::default(),
     })
+}
+
+/// How the connections of renewals are made. The driver works on the runtime that makes them, and renewals have one of their own, so that
+/// no other work holds them up.
+pub struct Renewing {
+    options: ClientOptions,
+    given: MongoOptions,
+    database: String,
+}
+
+impl MongoStore {
+    /// The leases, by connections of the runtime that renewed first.
+    ///
+    /// # Errors
+    /// No client can be made.
+    pub fn renewed(&self) -> Result<&Collection<LeaseDoc>, StoreError> {
+        if let Some(leases) = self.renewed.get() {
+            return Ok(leases);
+        }
+        let Renewing { options, given, database: name } = &self.renewing;
+        let client = client(options, RENEWING, given, &self.server)?;
+        let leases = database(&client, name).collection_with_options(self.tables.leases.name(), of_leases());
+        Ok(self.renewed.get_or_init(|| leases))
+    }
 }
 
 async fn parse(url: &str) -> Result<ClientOptions, StoreError> {
@@ -112,7 +139,7 @@ fn check_names(database: &str, prefix: &str) -> Result<(), StoreError> {
 
 fn client(from: &ClientOptions, connections: u32, options: &MongoOptions, server: &Server) -> Result<Client, StoreError> {
     let mut own = from.clone();
-    own.app_name.get_or_insert_with(|| "sandclock".to_owned());
+    own.app_name = Some(application(from.app_name.as_deref()));
     own.server_selection_timeout = Some(FIND);
     own.connect_timeout = Some(FIND);
     own.selection_criteria = Some(primary());
@@ -124,6 +151,15 @@ fn client(from: &ClientOptions, connections: u32, options: &MongoOptions, server
     own.min_pool_size = own.min_pool_size.map(|least| least.min(connections));
     own.command_event_handler = options.on_command.clone().map(handler);
     Client::with_options(own).map_err(|error| server.failed(&error))
+}
+
+/// What the server calls our connections: by our name, and the one that the URL gives.
+fn application(given: Option<&str>) -> String {
+    match given {
+        Some(given) if !given.starts_with(APPLICATION) => format!("{APPLICATION} {given}").chars().take(MOST_NAME).collect(),
+        Some(given) => given.to_owned(),
+        None => APPLICATION.to_owned(),
+    }
 }
 
 fn handler(on_command: OnCommand) -> EventHandler<CommandEvent> {

@@ -26,6 +26,8 @@ const MOST_TRIES: u32 = 60;
 const MOST_COMMITS: u32 = 4;
 /// The first pause before a transaction is begun anew, on average half of it.
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
+/// How often something meets another before it is looked whether that was left open.
+const MET_BEFORE_LOOKING: u32 = 8;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(120);
 /// A command takes at most as many statements,
@@ -105,11 +107,11 @@ impl Tries {
         self.0
     }
 
-    /// Waits before it is begun anew.
+    /// Waits before it is begun anew, and sees to it that it does not meet what nobody will end.
     ///
     /// # Errors
     /// It was tried often enough, and this is why it did not do, or it is no use.
-    pub async fn pause(&mut self, trouble: Trouble) -> Result<(), StoreError> {
+    pub async fn pause(&mut self, store: &MongoStore, trouble: Trouble) -> Result<(), StoreError> {
         let error = match trouble {
             Trouble::Met(error) => error,
             Trouble::Failed(error) => return Err(error),
@@ -117,6 +119,9 @@ impl Tries {
         self.0 += 1;
         if self.0 >= MOST_TRIES {
             return Err(error);
+        }
+        if self.0.is_multiple_of(MET_BEFORE_LOOKING) {
+            store.end_abandoned().await;
         }
         let most = FIRST_PAUSE.saturating_mul(1 << self.0.min(16)).min(LONGEST_PAUSE);
         tokio::time::sleep(most.mul_f64(SystemEntropy.fraction())).await;

@@ -95,7 +95,7 @@ impl MongoStore {
             let done = self.import_in(&mut transaction, page).await;
             match transaction.end(done).await {
                 Ok(()) => return Ok(()),
-                Err(trouble) => tries.pause(trouble).await?,
+                Err(trouble) => tries.pause(self, trouble).await?,
             }
         }
     }

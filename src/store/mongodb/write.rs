@@ -59,7 +59,7 @@ impl MongoStore {
             let done = self.apply_in(&mut transaction, changes, &mut orders).await;
             match transaction.end(done).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(trouble) => tries.pause(trouble).await?,
+                Err(trouble) => tries.pause(self, trouble).await?,
             }
         }
     }
@@ -152,11 +152,12 @@ impl MongoStore {
         let holds = names.iter().map(|(run, fence)| hold(run, *fence)).collect();
         let filter = pipelines::held_filter(runs.clone(), holds, worker.as_str(), at);
         let mut tries = Tries::default();
-        while let Err(error) = self.renewed.update_many(filter.clone(), pipelines::renewal(at, micros)).await {
+        let renewed = self.renewed()?;
+        while let Err(error) = renewed.update_many(filter.clone(), pipelines::renewal(at, micros)).await {
             // To renew twice is to renew.
-            tries.pause(self.server.trouble(&error)).await?;
+            tries.pause(self, self.server.trouble(&error)).await?;
         }
-        let read = self.renewed.aggregate(self.renewed_pipeline(runs, worker.as_str())).with_type::<RenewedDoc>();
+        let read = renewed.aggregate(self.renewed_pipeline(runs, worker.as_str())).with_type::<RenewedDoc>();
         let read = read.max_time(STATEMENT).batch_size(AT_ONCE).await.map_err(|error| self.server.failed(&error))?;
         let read: Vec<RenewedDoc> = read.try_collect().await.map_err(|error| self.server.failed(&error))?;
         let held: HashMap<(&str, i64), &RenewedDoc> =

@@ -162,6 +162,7 @@ fn parts(directory: &TempDir) -> DaemonParts {
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(5),
             announce: None,
+            hints: true,
             heartbeat_events: Duration::from_secs(60),
             default_agent: agent,
             bounds: Bounds::default(),

@@ -160,6 +160,11 @@ impl World {
     }
 
     pub async fn start_as(&self, name: &str, change: impl FnOnce(&mut DaemonSettings)) -> TestDaemon {
+        self.start_in(name, Workspaces::open(&self.root.path().join("workspace")).unwrap(), change).await
+    }
+
+    /// Starts a daemon with workspaces of its own.
+    pub async fn start_in(&self, name: &str, workspaces: Workspaces, change: impl FnOnce(&mut DaemonSettings)) -> TestDaemon {
         let incarnation = self.incarnations.fetch_add(1, Ordering::SeqCst).to_string();
         let mut settings = DaemonSettings {
             worker: WorkerId::of(&format!("worker_{name}"), &incarnation).unwrap(),
@@ -173,6 +178,8 @@ impl World {
             misfire_grace: Duration::from_secs(60),
             poll: Duration::from_secs(3600),
             announce: None,
+            // As on a store without a server, nobody is told: what a test waits for must not hang on it.
+            hints: false,
             heartbeat_events: Duration::from_secs(60),
             default_agent: AgentId::parse("guest").unwrap(),
             bounds: Bounds::default(),
@@ -183,7 +190,7 @@ impl World {
             store: self.connect(&runtime).await,
             clock: Arc::<TestClock>::clone(&self.clock),
             entropy: Arc::new(SystemEntropy),
-            workspaces: Workspaces::open(&self.root.path().join("workspace")).unwrap(),
+            workspaces,
             agents: None,
             executor: Arc::<Stage>::clone(&self.stage),
             offers: self.stage.offers(),

@@ -1,5 +1,6 @@
 //! The whole daemon below its façade, against a store that the tests hold and agents that they steer.
 
+mod bucket;
 mod cancel;
 mod cancel_states;
 mod clocks;

@@ -260,10 +260,10 @@ async fn files_whose_removal_a_crash_cut_short_are_removed_at_the_next_start() {
             let (deleting, task) = (Manager::clone(&daemon), task.clone());
             tokio::spawn(async move { deleting.delete_task(&task, true).await });
         }
-        until("the deletion", async || cut.load(Ordering::SeqCst)).await;
+        until("the note", async || world.store.counts(CountScope::All(Kind::Removal)).await.unwrap().total == 1).await;
+        assert!(cut.load(Ordering::SeqCst));
         daemon.crash().await;
         *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
-        until("the note", async || world.store.counts(CountScope::All(Kind::Removal)).await.unwrap().total == 1).await;
         for run in &runs {
             assert!(world.store.get(&[RecordId::run(&run.run_id)]).await.unwrap()[0].is_none());
             assert!(workspace(&world, run).is_dir() && logs(&world, run).is_dir(), "the crash came before the files");

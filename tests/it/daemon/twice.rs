@@ -40,11 +40,11 @@ async fn scenario_27_a_crash_between_the_commit_and_its_answer_makes_no_second_r
     });
     let (asking, id) = (Manager::clone(&daemon), task.clone());
     let asked = tokio::spawn(async move { asking.run_once(&id, RunWish::default(), key("k")).await });
-    until("the commit", async || cut.load(Ordering::SeqCst)).await;
+    until("the commit", async || world.store.counts(CountScope::All(Kind::Run)).await.unwrap().total == 1).await;
+    assert!(cut.load(Ordering::SeqCst));
     daemon.crash().await;
     *world.faulty.plan.lock().unwrap() = Box::new(|_| None);
     assert!(asked.await.unwrap().is_err(), "whoever asked was not told");
-    until("the run", async || world.store.counts(CountScope::All(Kind::Run)).await.unwrap().total == 1).await;
     let daemon = world.start().await;
     let again = once(&daemon, &task, "k").await;
     assert!(again.replayed);

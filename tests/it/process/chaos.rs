@@ -146,7 +146,7 @@ impl Chaos {
     /// Waits until an attempt of a run has marked its start.
     async fn marked(&self, run: &Value, attempt: u64) {
         patiently("a mark", async {
-            while !oracle::marks(&self.home, run).contains(&('s', attempt)) {
+            while !oracle::marks(&self.home.workspace(run)).contains(&('s', attempt)) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         })
@@ -209,7 +209,7 @@ impl Chaos {
         tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
         daemon.send(Signal::CONT);
         self.marked(sentry, 2).await;
-        assert_eq!(oracle::marks(&self.home, sentry), [('s', 1), ('s', 2)]);
+        assert_eq!(oracle::marks(&self.home.workspace(sentry)), [('s', 1), ('s', 2)]);
         let attempts = daemon.attempts(sentry).await;
         assert_eq!((attempts.len(), &attempts[0]["status"]), (2, &"interrupted".into()), "{attempts:#?}");
         assert_eq!(attempts[1]["lease_generation"], 2, "{attempts:#?}");

@@ -96,7 +96,7 @@ async fn check_all(home: &Home, daemon: &Daemon, runs: &[Value]) -> usize {
     let checks = runs.iter().map(async |run| {
         let attempts = oracle::check(daemon, run).await;
         if ["marker", "flaky", "sentry"].contains(&run["agent_id"].as_str().unwrap()) {
-            oracle::check_marks(home, run, &attempts);
+            oracle::check_marks(&home.workspace(run), run, &attempts);
         }
         attempts.iter().filter(|attempt| attempt["status"] == "interrupted").count()
     });

@@ -3,10 +3,12 @@
 //!
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
+mod bucket;
 mod chaos;
 pub mod daemon;
 mod disk;
 mod events;
+mod fleet;
 mod full;
 mod guests;
 mod kills;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Row as _};
 
-use super::daemon::{Daemon, Home, TERMINAL, id};
+use super::daemon::{Daemon, TERMINAL, id};
 
 /// All runs, or those of a task, oldest first, page by page.
 pub async fn all_runs(daemon: &Daemon, task: Option<&str>) -> Vec<Value> {
@@ -74,15 +74,16 @@ fn check_attempts(run: &Value, attempts: &[Value], story: &str) {
     assert!(failures as u64 <= run["policy"]["retry"]["max_retries"].as_u64().unwrap() + 1, "too many retries: {story}");
 }
 
-/// What a marking guest left so far: letters and attempts.
-pub fn marks(home: &Home, run: &Value) -> Vec<(char, u64)> {
-    let text = std::fs::read_to_string(home.workspace(run).join("marks")).unwrap_or_default();
+/// What a marking guest left so far in its workspace: letters and attempts.
+pub fn marks(workspace: &Path) -> Vec<(char, u64)> {
+    let text = std::fs::read_to_string(workspace.join("marks")).unwrap_or_default();
     text.lines().map(|line| (line.chars().next().unwrap(), line[1..].parse().unwrap())).collect()
 }
 
-/// Checks what a marking guest left: once a later attempt has written, no earlier one does, and one that completed wrote all it had to.
-pub fn check_marks(home: &Home, run: &Value, attempts: &[Value]) {
-    let marks = marks(home, run);
+/// Checks what a marking guest left in its workspace: once a later attempt has written, no earlier one does, and one that completed wrote
+/// all it had to.
+pub fn check_marks(workspace: &Path, run: &Value, attempts: &[Value]) {
+    let marks = marks(workspace);
     assert!(marks.is_sorted_by_key(|mark| mark.1), "two attempts of {} ran at once: {marks:?}", id(run));
     let last = attempts.len() as u64;
     assert!(run["status"] != "completed" || marks.ends_with(&[('s', last), ('e', last)]), "{}: {marks:?}", id(run));
@@ -101,6 +102,19 @@ pub async fn check_turns(daemon: &Daemon, runs: &[Value]) {
         assert_eq!(first.len(), "2026-11-22T05:00:38.770770Z".len());
         assert!(*before <= *first, "{} began before the one ahead of it had ended at {before}", id(run));
         run["finished_at"].as_str().unwrap().clone_into(&mut before);
+    }
+}
+
+/// Checks that no more than so many of these attempts were under way at once. A time of the end is never later than the end itself.
+pub fn check_limit(attempts: &[&Value], most: usize) {
+    let at = |attempt: &Value, name: &str| attempt[name].as_str().unwrap().to_owned();
+    let begins = attempts.iter().map(|attempt| (at(attempt, "started_at"), 1_isize));
+    let mut steps: Vec<(String, isize)> = begins.chain(attempts.iter().map(|attempt| (at(attempt, "finished_at"), -1))).collect();
+    steps.sort_unstable();
+    let mut under_way = 0;
+    for (time, step) in steps {
+        under_way += step;
+        assert!(under_way <= isize::try_from(most).unwrap(), "{under_way} attempts at once, at {time}: {attempts:#?}");
     }
 }
 

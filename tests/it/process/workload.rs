@@ -85,6 +85,11 @@ max_recoveries = 1000
 
 /// A daemon's home with these tasks and their agents.
 pub fn home() -> Home {
+    home_with("")
+}
+
+/// The same, with more sections in its configuration.
+pub fn home_with(more: &str) -> Home {
     let plugins = [
         ("marker", marker(15, 1)),
         ("flaky", marker(5, 3)),
@@ -92,7 +97,7 @@ pub fn home() -> Home {
         ("echo", plain::echo()),
         ("sentry", sentry()),
     ];
-    Home::new(CONFIG, &plugins)
+    Home::new(&format!("{CONFIG}{more}"), &plugins)
 }
 
 /// Replaces a plugin by one that does the same and is another.
@@ -103,9 +108,9 @@ pub fn replace_plugin(home: &Home, version: u32) {
 /// Clients that record what was acknowledged to them.
 #[derive(Default)]
 pub struct Clients {
-    acknowledged: watch::Sender<Vec<String>>,
-    cancelled: Arc<Mutex<Vec<String>>>,
-    feeding: JoinSet<()>,
+    pub acknowledged: watch::Sender<Vec<String>>,
+    pub cancelled: Arc<Mutex<Vec<String>>>,
+    pub feeding: JoinSet<()>,
 }
 
 impl Clients {
@@ -201,6 +206,11 @@ impl Dice {
         let seed = setting("SANDCLOCK_TEST_SEED").unwrap_or(u64::try_from(now).unwrap()).max(1);
         println!("SANDCLOCK_TEST_SEED={seed}");
         Dice(seed)
+    }
+
+    /// Other numbers, from the same seed.
+    pub fn another(&mut self) -> Dice {
+        Dice(self.roll(u64::MAX).max(1))
     }
 
     /// A number below `sides`.

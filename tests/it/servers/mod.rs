@@ -1,11 +1,13 @@
-//! The PostgreSQL, Redis and mongod that tests run against: the shared ones that `scripts/servers.sh` starts, where each test has a
+//! The PostgreSQL, Redis, mongod and S3 server that tests run against: the shared ones that `scripts/servers.sh` starts, where each test has a
 //! database or a prefix of its own, and in `own` servers of one test, which it kills and starts again.
 //!
 //! A test asks for what it needs and returns when it gets none: `let Some(database) = servers::postgres().await else { return };`.
 //! None is given only for a server that SANDCLOCK_TEST_SKIP names; one that cannot be had fails the test with a sentence.
 
+pub mod bucket;
 pub mod certificates;
 pub mod own;
+pub mod proxy;
 mod tests;
 
 use std::env;
@@ -23,6 +25,7 @@ pub enum Server {
     Postgres,
     Redis,
     Mongodb,
+    S3,
 }
 
 impl Server {
@@ -32,6 +35,7 @@ impl Server {
             Server::Postgres => "postgres",
             Server::Redis => "redis",
             Server::Mongodb => "mongodb",
+            Server::S3 => "s3",
         }
     }
 
@@ -99,6 +103,11 @@ pub fn mongodb() -> Option<TestDatabase> {
     TestDatabase::new(Server::Mongodb)
 }
 
+/// A prefix in the shared bucket that nobody else uses.
+pub fn s3() -> Option<TestDatabase> {
+    TestDatabase::new(Server::S3)
+}
+
 /// The URL of another database of the same PostgreSQL.
 fn beside(url: &str, name: &str) -> String {
     format!("{}/{name}", url.rsplit_once('/').expect("a URL with a database").0)
@@ -148,6 +157,8 @@ impl Drop for TestDatabase {
                 }
                 Server::Redis => drop(delete_keys(&url, &name).await),
                 Server::Mongodb => drop(delete_database(&url, &name).await),
+                // The shared bucket goes with its server.
+                Server::S3 => {}
             }
         };
         let tidy = std::thread::spawn(move || {

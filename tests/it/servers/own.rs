@@ -53,6 +53,11 @@ impl OwnServer {
         OwnServer::new(Server::Mongodb, arguments).await
     }
 
+    /// An S3 server with the empty bucket `sandclock`.
+    pub async fn s3() -> Option<OwnServer> {
+        OwnServer::new(Server::S3, &[]).await
+    }
+
     async fn new(server: Server, arguments: &[&str]) -> Option<OwnServer> {
         let mut own = OwnServer::absent(server, arguments)?;
         own.start().await;
@@ -65,6 +70,7 @@ impl OwnServer {
             Server::Postgres => "SANDCLOCK_TEST_POSTGRES_BIN",
             Server::Redis => "SANDCLOCK_TEST_REDIS_BIN",
             Server::Mongodb => "SANDCLOCK_TEST_MONGOD_BIN",
+            Server::S3 => "SANDCLOCK_TEST_S3_BIN",
         };
         told(server, binary, &|name| std::env::var(name).ok())?;
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -75,13 +81,22 @@ impl OwnServer {
     pub fn url(&self) -> String {
         let port = self.port;
         match self.server {
-            Server::Postgres => {
-                let password = std::fs::read_to_string(self.home.path().join("password")).unwrap();
-                format!("postgres://sandclock:{password}@127.0.0.1:{port}/postgres")
-            }
+            Server::Postgres => format!("postgres://sandclock:{}@127.0.0.1:{port}/postgres", self.password()),
+            Server::S3 => format!("http://sandclock:{}@127.0.0.1:{port}/sandclock", self.password()),
             Server::Redis => format!("redis://127.0.0.1:{port}"),
             Server::Mongodb => format!("mongodb://127.0.0.1:{port}/?replicaSet=sandclock"),
         }
+    }
+
+    fn password(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("password")).unwrap()
+    }
+
+    /// The same, by way of another port of 127.0.0.1 alone.
+    pub fn url_by(&self, port: u16) -> String {
+        let url = self.url().replacen(&format!("127.0.0.1:{}", self.port), &format!("127.0.0.1:{port}"), 1);
+        // Else the set would tell where its members are.
+        url.replace("replicaSet=sandclock", "directConnection=true")
     }
 
     /// Its port on 127.0.0.1, the same for its whole life.
@@ -118,7 +133,7 @@ impl OwnServer {
         let asked = match (self.server, how) {
             (Server::Postgres, Stop::Fast) => Signal::INT,
             (Server::Postgres, Stop::Immediate) => Signal::QUIT,
-            (Server::Redis | Server::Mongodb, _) => Signal::TERM,
+            (Server::Redis | Server::Mongodb | Server::S3, _) => Signal::TERM,
         };
         self.end(asked).await;
     }
@@ -126,6 +141,13 @@ impl OwnServer {
     /// Sends a signal: SIGSTOP makes a server that accepts and does not answer, SIGCONT wakes it.
     pub fn signal(&self, sent: Signal) {
         signal(self.child.as_ref().expect("a server that runs"), sent);
+    }
+
+    /// The file to which a Redis appends what it was told.
+    pub fn append_only_file(&self) -> PathBuf {
+        let folder = std::fs::read_dir(self.home.path().join("data/appendonlydir")).unwrap();
+        let newest = folder.map(|entry| entry.unwrap().path()).filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max();
+        newest.expect("a Redis with an append-only file")
     }
 
     /// What it has written since its last start.
@@ -155,6 +177,7 @@ impl OwnServer {
                 self.home.path().join("password").exists() && super::on_postgres(&self.url(), "SELECT 1".into()).await.is_ok()
             }
             Server::Redis => self.log().contains("Ready to accept connections") && ping(&self.url()).await.is_ok(),
+            Server::S3 => self.log().contains("Starting s3 server on"),
             Server::Mongodb => self.log().contains("Waiting for connections") && replica_set(&[self.port]).await,
         };
         answers && self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
@@ -193,6 +216,15 @@ impl ReplicaSet {
         let ports: Vec<u16> = members.iter().map(OwnServer::port).collect();
         assert!(replica_set(&ports).await, "no replica set: {}", members.iter().map(OwnServer::log).collect::<String>());
         Some(ReplicaSet { members })
+    }
+
+    /// The member that is the primary; none while there is none.
+    pub async fn primary(&mut self) -> Option<&mut OwnServer> {
+        let client = mongodb::Client::with_uri_str(self.url()).await.unwrap();
+        let hello = client.database("admin").run_command(mongodb::bson::doc! { "hello": 1 }).await.ok()?;
+        let name = hello.get_str("primary").ok()?.to_owned();
+        client.shutdown().await;
+        self.members.iter_mut().find(|member| name.ends_with(&format!(":{}", member.port)))
     }
 
     /// Names all members.

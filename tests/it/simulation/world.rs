@@ -119,6 +119,7 @@ impl World {
             misfire_grace: Duration::from_secs(5),
             poll: self.plan.poll,
             announce: None,
+            hints: true,
             heartbeat_events: self.plan.heartbeat_events,
             default_agent: AgentId::parse("many").unwrap(),
             bounds: self.plan.bounds.clone(),

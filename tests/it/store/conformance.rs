@@ -205,7 +205,8 @@ async fn a_run_takes_what_hangs_on_it_along(place: Place) {
         index: Index { run: Some(run_id(number)), ..Index::default() },
         ..plain(Kind::Result, run_id(number).as_str(), "\"long\"")
     };
-    place.put(vec![result(1), result(2)]).await;
+    let workspace = |number: u32| Put { id: RecordId::new(Kind::Workspace, run_id(number).as_str()), ..result(number) };
+    place.put(vec![result(1), result(2), workspace(1), workspace(2)]).await;
     let second_attempt = Attempt { attempt_number: 2, ..claimed[0].attempt.clone() };
     let delete = Change {
         // What the same change puts hangs on the run too.
@@ -219,11 +220,12 @@ async fn a_run_takes_what_hangs_on_it_along(place: Place) {
         RecordId::attempt(&run_id(1), 1),
         RecordId::attempt(&run_id(1), 2),
         RecordId::new(Kind::Result, run_id(1).as_str()),
+        RecordId::new(Kind::Workspace, run_id(1).as_str()),
     ];
-    assert_eq!(place.store.get(&gone).await.unwrap(), [None, None, None, None]);
+    assert_eq!(place.store.get(&gone).await.unwrap(), [None, None, None, None, None]);
     assert_eq!(place.events(&run_id(1)).await, []);
     assert_eq!(place.events(&run_id(2)).await.len(), 2);
-    for (kind, left) in [(Kind::Run, 1), (Kind::Attempt, 1), (Kind::Result, 1)] {
+    for (kind, left) in [(Kind::Run, 1), (Kind::Attempt, 1), (Kind::Result, 1), (Kind::Workspace, 1)] {
         assert_eq!(place.store.counts(CountScope::All(kind)).await.unwrap().total, left, "{kind:?}");
     }
     let wanted = [(run_id(1), 1), (run_id(2), 1)];

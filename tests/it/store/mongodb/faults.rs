@@ -76,6 +76,30 @@ async fn another_primary_is_found() {
     assert!(kept.iter().all(Option::is_some));
 }
 
+/// Changes a record in a transaction, and leaves it open.
+async fn leaves_open(url: &str, name: &str) -> ::mongodb::ClientSession {
+    let client = ::mongodb::Client::with_uri_str(url).await.unwrap();
+    let mut session = client.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let records = client.database("sandclock").collection::<Document>("records");
+    let touched = records.update_one(doc! { "_id": format!("slot/{name}") }, doc! { "$set": { "touched": 7 } });
+    assert_eq!(touched.session(&mut session).await.unwrap().matched_count, 1);
+    session
+}
+
+#[tokio::test]
+async fn what_a_daemon_left_open_when_it_died_holds_up_nobody() {
+    let Some(server) = OwnServer::mongod(&[]).await else { return };
+    let store = connect(&server.url()).await.unwrap();
+    let put = |name: &str, number| Change { puts: vec![plain(Kind::Slot, name, "{}")], ..change(number) };
+    store.apply(vec![put("of a daemon", 1), put("of another", 2)]).await.unwrap();
+    let mut of_another = leaves_open(&format!("{}&appName=another", server.url()), "of another").await;
+    let mut of_daemon = leaves_open(&format!("{}&appName=sandclock", server.url()), "of a daemon").await;
+    assert_eq!(store.apply(vec![put("of a daemon", 3)]).await.unwrap(), [Outcome::Applied]);
+    assert!(of_daemon.commit_transaction().await.is_err(), "it was aborted");
+    of_another.commit_transaction().await.unwrap();
+}
+
 #[tokio::test]
 async fn failures_are_told_for_what_they_are() {
     let Some(server) = OwnServer::mongod(&["--setParameter", "enableTestCommands=1"]).await else { return };
