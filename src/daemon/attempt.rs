@@ -256,8 +256,8 @@ impl Work<'_> {
         let mut mirrored = self.mirror(&expected, &remains).await;
         let left = self.upload(remains.workspace.as_ref()).await;
         self.mark_left(&left).await;
-        // The history tells that the files were not uploaded, or of a heartbeat meanwhile, and the mirrors do not yet.
-        mirrored &= !matches!(left, Left::Owed(_)) && self.live.history_moves() == moves;
+        // The history tells that the files were not uploaded, and the mirrors do not yet.
+        mirrored &= !matches!(left, Left::Owed(_));
         for offer in 1.. {
             match self.commit(Arc::clone(&decide), now, &remains, &left).await {
                 Ok(run) => {
@@ -269,8 +269,8 @@ impl Work<'_> {
                         }
                     }
                     // A run that went back to the queue may be at work elsewhere by now, and another attempt writes its mirrors.
-                    // A heartbeat may have come into the history behind the mirrors' back.
-                    let is_other = *run != expected.run || !mirrored || self.live.has_history_moved();
+                    let has_moved = self.live.history_moves() != moves || self.live.has_heartbeats();
+                    let is_other = *run != expected.run || !mirrored || has_moved;
                     if is_other && (run.status.is_settled() || self.live.signals.holds_lease()) {
                         self.inner.mirror_from_store(run_id, remains.workspace).await;
                     }

@@ -25,6 +25,7 @@ pub struct LiveRun {
     pub hurried: CancellationToken,
     waits: Arc<Mutex<Option<String>>>,
     history_moves: Arc<AtomicU64>,
+    has_heartbeats: Arc<AtomicBool>,
     told_lost: Arc<AtomicBool>,
 }
 
@@ -38,6 +39,7 @@ impl LiveRun {
             hurried: CancellationToken::new(),
             waits: Arc::default(),
             history_moves: Arc::default(),
+            has_heartbeats: Arc::default(),
             told_lost: Arc::default(),
         }
     }
@@ -60,6 +62,17 @@ impl LiveRun {
     /// Notes that events are added to the run's history while it executes.
     pub fn move_history(&self) {
         self.history_moves.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes that a heartbeat is added to the run's history. Nobody waits for its commit: it may come in at any later moment.
+    pub fn note_heartbeat(&self) {
+        self.move_history();
+        self.has_heartbeats.store(true, Ordering::Release);
+    }
+
+    /// Whether heartbeats are, or will be, in the run's history.
+    pub fn has_heartbeats(&self) -> bool {
+        self.has_heartbeats.load(Ordering::Acquire)
     }
 
     /// Whether events may have been added to the run's history since its claim.

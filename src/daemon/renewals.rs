@@ -135,7 +135,7 @@ impl Work {
         if self.told.get(run).is_some_and(|before| since(before) < self.inner.settings.heartbeat_events) {
             return;
         }
-        live.move_history();
+        live.note_heartbeat();
         if self.heartbeats.try_send(Heartbeat { run: run.clone(), fence }).is_ok() {
             self.told.insert(run.clone(), asked_at);
         }
