@@ -228,6 +228,7 @@ impl<P: Pages> Pages for Watched<P> {
 }
 
 /// Opens a store whose records can be moved, if it can be had now.
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres", feature = "redis", feature = "mongodb")), allow(unused_variables))]
 async fn open(settings: &StoreSettings, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Transfer>, MoveError> {
     #[cfg(any(feature = "postgres", feature = "redis", feature = "mongodb"))]
     let of_server = || ServerClock::of_server(Arc::clone(clock));

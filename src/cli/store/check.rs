@@ -94,7 +94,7 @@ fn text(screen: &Screen, checked: &Checked, now: Timestamp) -> String {
     for daemon in daemons {
         let word = |name: &str| view::shown(daemon, name);
         let seen = view::age(daemon, "last_seen_at", now);
-        sheet.entry("daemon", format!("{}: {}, seen {seen} ago, on {}", word("daemon_id"), word("state"), word("host")));
+        sheet.entry("daemon", format!("{}: {}, seen {seen}, on {}", word("daemon_id"), word("state"), word("host")));
     }
     format!("{}{}{}", sheet.render(screen), remarks(screen, store), verdict(screen, checked))
 }
@@ -152,7 +152,10 @@ mod tests {
         assert!(!told.contains('\u{1b}'), "{told:?}");
         assert!(told.contains("clock    301.2 s behind this machine's"), "{told}");
         assert!(told.contains("\nloses: policy: runs are deleted; mend it\na run that was acknowledged can be lost"), "{told}");
-        let told = text(&screen, &checked(vec![Fact::note("a", "b", "c")]), Timestamp::default());
+        let one = serde_json::json!({"daemon_id": "d", "state": "alive", "host": "h", "last_seen_at": "1970-01-01T00:00:00Z"});
+        let checked = Checked { daemons: vec![one], ..checked(vec![Fact::note("a", "b", "c")]) };
+        let told = text(&screen, &checked, Timestamp::from_micros(5_000_000));
+        assert!(told.contains("d: alive, seen 5s ago, on h"), "{told}");
         assert!(told.ends_with("\nnote: a: c\nnothing\n"), "{told}");
     }
 
