@@ -49,7 +49,8 @@ impl Door {
             let bytes = if is_stream { bytes::Bytes::new() } else { to_bytes(response.into_body(), 16 << 20).await.unwrap() };
             (status, kind, bytes)
         });
-        prop_assert!(status < 500, "{shown} is answered with {status}: {}", String::from_utf8_lossy(&bytes));
+        // A wish that waits for no time may be told so.
+        prop_assert!(status < 500 || status == 504, "{shown} is answered with {status}: {}", String::from_utf8_lossy(&bytes));
         if status < 400 {
             let body = if kind == "application/json" { serde_json::from_slice(&bytes).unwrap() } else { Value::Null };
             return Ok((status, body));
@@ -136,7 +137,7 @@ fn any_patch_and_any_wish_is_taken_or_refused_with_its_field() {
             Door::names_its_field(&patch, &answer)?;
         }
         let (status, answer) = door.send(Method::POST, &format!("/background/tasks/known/{verb}"), &wish)?;
-        prop_assert!(matches!(status, 200 | 400 | 413 | 422), "{verb} {wish} is answered with {status}: {answer}");
+        prop_assert!(matches!(status, 200 | 400 | 413 | 422 | 504), "{verb} {wish} is answered with {status}: {answer}");
         if status == 422 {
             Door::names_its_field(&wish, &answer)?;
         }
