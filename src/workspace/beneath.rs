@@ -3,6 +3,7 @@
 //! Invariant: what is opened lies below the directory that was given, and no symbolic link was followed on the way, whoever made it
 //! and whenever: the kernel checks it while it resolves the path. A link on the way is `Errno::LOOP`.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
@@ -48,6 +49,16 @@ pub(super) fn make_directories(dir: impl AsFd, path: &str, mode: Mode) -> Result
         }
     }
     Ok(at)
+}
+
+/// Opens a file that was seen in a directory to read it; none when it has gone or something else has taken its place.
+pub(super) fn seen(dir: impl AsFd, name: &CStr) -> Result<Option<OwnedFd>, Errno> {
+    // Without NONBLOCK a pipe that took its place would wait for its writer.
+    match open(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
+        Ok(file) => Ok(Some(file)),
+        Err(errno) if is_gone(errno) || errno == Errno::NXIO => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Whether an entry was removed or replaced between the moment its name was read and now.

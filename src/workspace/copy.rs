@@ -218,14 +218,10 @@ impl walk::Visitor for Copier<'_> {
             other => other?,
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {
-                // Without NONBLOCK a pipe that took its place would wait for its writer.
-                match beneath::open(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
-                    Ok(source) => self.file(&source, beside, name),
-                    Err(errno) if beneath::is_gone(errno) || errno == Errno::NXIO => Ok(()),
-                    Err(errno) => Err(errno.into()),
-                }
-            }
+            FileType::RegularFile => match beneath::seen(dir, name)? {
+                Some(source) => self.file(&source, beside, name),
+                None => Ok(()),
+            },
             FileType::Symlink => {
                 let target = match readlinkat(dir, name, Vec::new()) {
                     Err(Errno::INVAL | Errno::NOENT) => return Ok(()),

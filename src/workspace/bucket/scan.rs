@@ -150,14 +150,10 @@ impl walk::Visitor for Scanner<'_> {
             other => other?,
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {
-                // Without NONBLOCK a pipe that took its place would wait for its writer.
-                match beneath::open(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
-                    Ok(file) => self.file(&file, *parent, name),
-                    Err(errno) if beneath::is_gone(errno) || errno == Errno::NXIO => Ok(()),
-                    Err(errno) => Err(errno.into()),
-                }
-            }
+            FileType::RegularFile => match beneath::seen(dir, name)? {
+                Some(file) => self.file(&file, *parent, name),
+                None => Ok(()),
+            },
             FileType::Symlink => {
                 let to = match readlinkat(dir, name, Vec::new()) {
                     Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
