@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -29,33 +30,16 @@ impl Preparer for SandboxPreparer {
     }
 }
 
-/// The daemon's agents.
-pub struct Agents {
-    sandbox: Arc<Sandbox>,
-    catalogue: Catalogue<SandboxPreparer>,
-    configured: BTreeMap<AgentId, AgentSettings>,
-    limits: Limits,
-    started_at: Timestamp,
-    offer: Mutex<Option<(u64, Offer)>>,
+/// What is set for agents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roster {
+    /// The agents of the configuration.
+    pub configured: BTreeMap<AgentId, AgentSettings>,
+    /// The limits of agents that the configuration does not name.
+    pub limits: Limits,
 }
 
-impl Agents {
-    /// The agents of a catalogue and a configuration; `limits` are those of agents that the configuration does not name.
-    pub fn new(
-        sandbox: Arc<Sandbox>,
-        catalogue: Catalogue<SandboxPreparer>,
-        configured: BTreeMap<AgentId, AgentSettings>,
-        limits: Limits,
-        clock: &dyn Clock,
-    ) -> Self {
-        Agents { sandbox, catalogue, configured, limits, started_at: clock.now(), offer: Mutex::default() }
-    }
-
-    /// The plugins behind them.
-    pub fn catalogue(&self) -> &Catalogue<SandboxPreparer> {
-        &self.catalogue
-    }
-
+impl Roster {
     fn settings_of(&self, agent: &AgentId) -> AgentSettings {
         self.configured.get(agent).cloned().unwrap_or_else(|| AgentSettings {
             plugin: agent.as_str().to_owned(),
@@ -69,6 +53,42 @@ impl Agents {
             metadata: BTreeMap::new(),
         })
     }
+}
+
+/// The daemon's agents.
+pub struct Agents {
+    sandbox: Arc<Sandbox>,
+    catalogue: Catalogue<SandboxPreparer>,
+    roster: ArcSwap<Roster>,
+    started_at: Timestamp,
+    offer: Mutex<Option<(u64, Offer)>>,
+}
+
+impl Agents {
+    /// The agents of a catalogue and a configuration.
+    pub fn new(sandbox: Arc<Sandbox>, catalogue: Catalogue<SandboxPreparer>, roster: Roster, clock: &dyn Clock) -> Self {
+        Agents { sandbox, catalogue, roster: ArcSwap::from_pointee(roster), started_at: clock.now(), offer: Mutex::default() }
+    }
+
+    /// Puts other settings into force for the attempts that start from now on.
+    pub fn configure(&self, roster: Roster) {
+        self.roster.store(Arc::new(roster));
+        // Offers are kept by the catalogue's version: one that was made meanwhile is made again.
+        self.catalogue.touch();
+    }
+
+    /// The plugins behind them.
+    pub fn catalogue(&self) -> &Catalogue<SandboxPreparer> {
+        &self.catalogue
+    }
+
+    fn settings_of(&self, agent: &AgentId) -> AgentSettings {
+        self.roster.load().settings_of(agent)
+    }
+
+    fn is_configured(&self, agent: &AgentId) -> bool {
+        self.roster.load().configured.contains_key(agent)
+    }
 
     fn plugin_of(&self, agent: &AgentId) -> Option<PluginStatus> {
         let stem = self.settings_of(agent).plugin;
@@ -78,7 +98,7 @@ impl Agents {
     /// The ids of all agents: those of the configuration and those of the plugins.
     pub fn ids(&self) -> Vec<AgentId> {
         let plugins = self.catalogue.list().into_iter().filter_map(|plugin| AgentId::parse(&plugin.stem).ok());
-        let mut ids: Vec<AgentId> = self.configured.keys().cloned().chain(plugins).collect();
+        let mut ids: Vec<AgentId> = self.roster.load().configured.keys().cloned().chain(plugins).collect();
         ids.sort();
         ids.dedup();
         ids
@@ -86,12 +106,12 @@ impl Agents {
 
     /// Whether there is such an agent, whatever the state of its plugin.
     pub fn knows(&self, agent: &AgentId) -> bool {
-        self.configured.contains_key(agent) || self.plugin_of(agent).is_some()
+        self.is_configured(agent) || self.plugin_of(agent).is_some()
     }
 
     /// Where an agent comes from, for people.
     pub fn origin_of(&self, agent: &AgentId) -> String {
-        match (self.configured.contains_key(agent), self.plugin_of(agent)) {
+        match (self.is_configured(agent), self.plugin_of(agent)) {
             (true, _) => "the configuration".to_owned(),
             (false, Some(plugin)) => format!("the plugin file {}", plugin.file_name),
             (false, None) => "nowhere".to_owned(),
@@ -114,7 +134,7 @@ impl Agents {
     /// An agent as the API shows it; none when there is no such one.
     pub fn show(&self, agent: &AgentId) -> Option<Value> {
         let plugin = self.plugin_of(agent);
-        if plugin.is_none() && !self.configured.contains_key(agent) {
+        if plugin.is_none() && !self.is_configured(agent) {
             return None;
         }
         let settings = self.settings_of(agent);

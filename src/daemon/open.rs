@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::DaemonSettings;
-use super::agents::{Agents, SandboxPreparer};
+use super::agents::{Agents, Roster, SandboxPreparer};
 use super::bounds::{Bounds, Retention};
 use super::doctor;
 use super::error::ManagerError;
@@ -148,7 +148,8 @@ impl Opened {
             Ok(summary) => report(&summary),
             Err(_) => tracing::info!("plugins are still being compiled; their agents serve when they are ready"),
         }
-        let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), settings.agents.clone(), settings.limits.clone(), &*clock));
+        let roster = Roster { configured: settings.agents.clone(), limits: settings.limits.clone() };
+        let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), roster, &*clock));
         let mut daemon = Daemon::open(DaemonParts {
             store,
             clock,

@@ -123,6 +123,11 @@ impl<P: Preparer> Catalogue<P> {
         self.0.version.subscribe()
     }
 
+    /// Has everybody who follows [`Catalogue::changes`] look again, for a reason of the caller's own.
+    pub fn touch(&self) {
+        self.0.version.send_modify(|version| *version += 1);
+    }
+
     /// Why the folder cannot be read, if so. What serves is then what served before.
     pub fn fault(&self) -> Option<String> {
         self.0.fault.load().as_ref().clone()

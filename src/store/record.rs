@@ -55,11 +55,19 @@ pub enum Kind {
     Workspace,
     /// What the store says of itself; key: `store`. See [`super::transfer`].
     Store,
+    /// A component that was pushed; key: its digest. Its bytes are in its parts.
+    Plugin,
+    /// Some of the bytes of a component that was pushed; key: its digest, `/`, and the part's number in five digits.
+    PluginPart,
+    /// Which digests an agent was given, when and by whom, and which of them serves; key: the agent's id.
+    Deployment,
+    /// A value that guests keep from run to run; its key begins with whose it is.
+    KeyValue,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Agent,
         Kind::Task,
         Kind::Schedule,
@@ -73,6 +81,10 @@ impl Kind {
         Kind::Daemon,
         Kind::Workspace,
         Kind::Store,
+        Kind::Plugin,
+        Kind::PluginPart,
+        Kind::Deployment,
+        Kind::KeyValue,
     ];
 
     /// The kind as stores spell it.
@@ -91,6 +103,10 @@ impl Kind {
             Kind::Daemon => "daemon",
             Kind::Workspace => "workspace",
             Kind::Store => "store",
+            Kind::Plugin => "plugin",
+            Kind::PluginPart => "plugin_part",
+            Kind::Deployment => "deployment",
+            Kind::KeyValue => "key_value",
         }
     }
 
