@@ -8,7 +8,7 @@ use crate::domain::time::Seconds;
 
 use super::document::Node;
 use super::fault::shown;
-use super::secret::Secret;
+use crate::domain::secret::Secret;
 use super::section::{Section, key, text_of};
 use super::server::token_in;
 use super::settings::BucketSettings;

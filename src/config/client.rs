@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::environment::Environment;
 use super::fault::{ConfigFault, ConfigFaults, Origin};
-use super::secret::Secret;
+use crate::domain::secret::Secret;
 use super::section::token_of;
 use super::server::token_in;
 

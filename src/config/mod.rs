@@ -11,8 +11,9 @@ mod client;
 mod document;
 mod environment;
 mod fault;
+mod http;
 mod named_store;
-mod secret;
+
 mod section;
 mod seed;
 mod server;
@@ -31,7 +32,7 @@ pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use named_store::{NamedStore, named_store, shows_password};
-pub use secret::Secret;
+pub use crate::domain::secret::Secret;
 pub use section::Entry;
 pub use settings::{
     AgentSettings, BucketSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry,
@@ -50,7 +51,7 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "default_agent",
     "server",
     "store",
@@ -61,6 +62,7 @@ const SECTIONS: [&str; 13] = [
     "queue",
     "retention",
     "agents",
+    "credentials",
     "limits",
     "tasks",
     "logging",
@@ -159,7 +161,8 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let mut section = reading.section(root, "limits");
     let limits = agents::limits(&mut section, &Limits::default());
     section.finish();
-    let agents = agents::agents(reading, root.get("agents"), &default_agent, &limits);
+    let credentials = http::credentials(reading, root.get("credentials"));
+    let agents = agents::agents(reading, root.get("agents"), &default_agent, (&limits, &credentials));
     let tasks = agents::tasks(reading, root.get("tasks"));
     Settings { server, store, paths, bucket, worker, scheduler, queue, retention, default_agent, agents, limits, tasks, logging }
 }

@@ -14,7 +14,7 @@ use crate::domain::time::Seconds;
 use super::document::{Node, Table, Value};
 use super::environment::{Environment, flag_of};
 use super::fault::{ConfigFault, Origin, shown, suggestion};
-use super::secret::Secret;
+use crate::domain::secret::Secret;
 use super::seed::Seed;
 
 /// One setting as `config show` tells it; a secret's value is the text `(hidden)`.

@@ -8,7 +8,7 @@ use crate::domain::time::Seconds;
 use super::agents;
 use super::document::{Node, Value};
 use super::fault::{Origin, shown};
-use super::secret::Secret;
+use crate::domain::secret::Secret;
 use super::section::{Key, Section, is_variable, key, text_of, token_of};
 use super::settings::Server;
 

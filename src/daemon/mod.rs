@@ -16,6 +16,7 @@ mod attempt;
 mod bounds;
 pub mod committer;
 pub mod doctor;
+mod egress;
 mod entities;
 pub mod error;
 pub mod executor;
