@@ -109,6 +109,7 @@ fn background() -> Router<Api> {
         .route("/runs/{id}/rerun", post(mend::rerun))
         .route("/runs/{id}/mirror", post(runs::mirror))
         .route("/runs/{id}/why", get(runs::why))
+        .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
         .route("/runs/{id}/result", get(runs::result))
         .route("/runs/{id}/logs", get(runs::logs))

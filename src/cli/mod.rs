@@ -29,6 +29,7 @@ mod tasks;
 mod view;
 mod wait;
 mod when;
+mod why_denied;
 
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ enum Verb {
     Plugins(plugins::PluginsArgs),
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
+    WhyDenied(why_denied::WhyDeniedArgs),
 }
 
 /// What every verb works in.
@@ -129,6 +131,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Plugins(args) => plugins::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
+        Verb::WhyDenied(args) => why_denied::execute(args, context).await,
     }
 }
 

@@ -80,6 +80,12 @@ impl Foreground {
         Ok(Foreground { sandbox, gateway, loaded, settings: settings.clone() })
     }
 
+    /// The same with another gateway, such as one with a resolver of its own.
+    #[must_use]
+    pub fn with_gateway(self, gateway: Arc<Gateway>) -> Foreground {
+        Foreground { gateway, ..self }
+    }
+
     /// What the plugin is.
     pub fn report(&self) -> PluginReport {
         let prepared = &self.loaded.prepared;
