@@ -20,5 +20,6 @@ mod reload;
 mod stops;
 mod takeover;
 mod tasks;
+mod tls;
 mod vitals;
 mod workload;
