@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::exit::{Exit, Fault};
 use super::human;
+use super::signals::Signals;
 use crate::api::{self, ApiSettings};
-use crate::config::{self, Loaded, Server};
+use crate::config::{self, Loaded, Server, Settings};
 use crate::daemon::open::{OpenError, Opened};
-use crate::telemetry;
+use crate::daemon::reload::{Follower, Source};
+use crate::telemetry::{self, Level};
 
 /// How long requests that are being answered may take when the daemon stops.
 const REQUEST_GRACE: Duration = Duration::from_secs(5);
@@ -39,17 +42,19 @@ pub async fn execute(args: ServeArgs, context: &Context) -> Result<Exit, Fault> 
     if args.no_worker {
         loaded.settings.worker.enabled = false;
     }
-    telemetry::init(&loaded.settings.logging).map_err(|error| Fault::usage(error.to_string()))?;
+    let level = telemetry::init(&loaded.settings.logging).map_err(|error| Fault::usage(error.to_string()))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    daemon(&loaded, context).await?;
+    let source = Source { file: args.config, env: context.env.clone() };
+    daemon(&loaded, source, &level, context).await?;
     Ok(Exit::Done)
 }
 
 /// Opens the daemon, serves its API until the first signal and stops it.
-async fn daemon(loaded: &Loaded, context: &Context) -> Result<(), Fault> {
+async fn daemon(loaded: &Loaded, source: Source, level: &Level, context: &Context) -> Result<(), Fault> {
     let settings = &loaded.settings;
+    let hangups = Signals::hangups()?;
     let (listeners, addresses) = listen(&settings.server).await?;
     let opened = tokio::select! {
         opened = Opened::open(loaded) => opened.map_err(fault_of)?,
@@ -71,10 +76,21 @@ async fn daemon(loaded: &Loaded, context: &Context) -> Result<(), Fault> {
     tracing::info!(addresses = told, worker = settings.worker.enabled, "ready");
     let closing = CancellationToken::new();
     let api = tokio::spawn(api::serve(listeners, router, closing.clone(), REQUEST_GRACE));
-    context.signals.asked().cancelled_owned().await;
+    let grace = Mutex::new(settings.worker.shutdown_grace);
+    let took = |settings: &Settings| {
+        *grace.lock().unwrap_or_else(PoisonError::into_inner) = settings.worker.shutdown_grace;
+        if let Err(error) = level.change(&settings.logging) {
+            tracing::warn!("{error}");
+        }
+    };
+    tokio::select! {
+        () = context.signals.asked().cancelled_owned() => {}
+        never = Follower::new(&opened, loaded, source).follow(hangups, took) => match never {},
+    }
+    let grace = grace.into_inner().unwrap_or_else(PoisonError::into_inner);
     tracing::info!("stopping");
     // The API stays open, and not ready, so that whoever waits for the last attempts can watch or cancel them.
-    opened.stop(settings.worker.shutdown_grace.duration(), context.signals.hurry()).await;
+    opened.stop(grace.duration(), context.signals.hurry()).await;
     closing.cancel();
     api.await.map_err(|error| Fault::failed(format!("the API ended in a panic ({error}); what was acknowledged is kept")))?;
     tracing::info!("stopped");

@@ -34,6 +34,7 @@ pub mod open;
 mod outage;
 mod owed;
 mod recovery;
+pub mod reload;
 mod removal;
 mod renewals;
 mod retention;
