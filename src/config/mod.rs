@@ -7,6 +7,7 @@
 mod agents;
 mod bounds;
 mod bucket;
+pub mod changes;
 mod client;
 mod document;
 mod environment;

@@ -35,6 +35,7 @@ pub mod open;
 mod outage;
 mod owed;
 mod recovery;
+pub mod reload;
 mod removal;
 mod renewals;
 mod retention;

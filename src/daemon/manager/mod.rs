@@ -11,12 +11,14 @@ mod why;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 
 use super::agents::Agents;
 use super::error::ManagerError;
 use super::idempotency::{Answered, Once};
 use super::inner::{DaemonSettings, Inner};
+use super::reload::ConfigurationReport;
 use super::transitions::Step;
 use super::txn::{Known, Txn};
 use crate::domain::id::RunId;
@@ -45,6 +47,7 @@ struct Shared {
     inner: Arc<Inner>,
     agents: Option<Arc<Agents>>,
     running: AtomicBool,
+    configuration: ArcSwap<ConfigurationReport>,
 }
 
 /// A page of something, and how much of it there is in all.
@@ -60,11 +63,26 @@ pub struct Listing<T> {
 
 impl Manager {
     pub(super) fn new(inner: Arc<Inner>, agents: Option<Arc<Agents>>) -> Self {
-        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true) }))
+        let none = ConfigurationReport { file: None, read_at: inner.clock.now(), faults: Vec::new(), next_start: Vec::new() };
+        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true), configuration: ArcSwap::from_pointee(none) }))
     }
 
     pub(super) fn stop_running(&self) {
         self.0.running.store(false, Ordering::Release);
+    }
+
+    /// How the configuration stands.
+    pub fn configuration(&self) -> Arc<ConfigurationReport> {
+        self.0.configuration.load_full()
+    }
+
+    pub(super) fn note_configuration(&self, report: ConfigurationReport) {
+        self.0.configuration.store(Arc::new(report));
+    }
+
+    /// Puts other settings into force, as far as a running daemon takes them.
+    pub(super) fn configure(&self, settings: DaemonSettings) {
+        self.inner().configure(settings);
     }
 
     fn is_running(&self) -> bool {
@@ -92,7 +110,7 @@ impl Manager {
     async fn once(&self, key: IdempotencyKey) -> Once {
         let inner = self.inner();
         inner.admission.refresh(&*inner.store, &*inner.clock).await;
-        Once::new(key, inner.entropy.hex_name(), inner.settings.bounds.idempotency, Arc::clone(&inner.admission))
+        Once::new(key, inner.entropy.hex_name(), inner.settings().bounds.idempotency, Arc::clone(&inner.admission))
     }
 
     /// What was answered to a request before, if anything.

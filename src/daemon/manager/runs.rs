@@ -116,7 +116,7 @@ impl Manager {
         inner.admission.refresh(&*inner.store, &*inner.clock).await;
         let run_id = RunId::manual(inner.clock.now(), inner.entropy.id_bytes());
         let made = RecordId::run(&run_id);
-        let mut draft = inner.settings.draft(run_id, Trigger::Manual, None, None);
+        let mut draft = inner.settings().draft(run_id, Trigger::Manual, None, None);
         draft.query = query;
         draft.by = wish.by;
         draft.trigger_metadata = wish.metadata;
@@ -158,7 +158,7 @@ impl Manager {
         loop {
             let now = self.run(run).await?;
             // The poll stands in for a commit of another daemon.
-            let poll = tokio::time::Instant::now() + self.inner().settings.poll;
+            let poll = tokio::time::Instant::now() + self.inner().settings().poll;
             if now.status.is_settled() || tokio::time::Instant::now() >= deadline {
                 return Ok(now);
             }

@@ -5,6 +5,7 @@
 
 mod bucket;
 mod chaos;
+mod configuration;
 pub mod daemon;
 mod disk;
 mod events;
