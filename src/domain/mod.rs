@@ -9,6 +9,7 @@ pub mod input;
 pub mod lifecycle;
 pub mod policy;
 pub mod http;
+pub mod role;
 pub mod run;
 pub mod schedule;
 pub mod secret;

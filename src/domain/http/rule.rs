@@ -87,6 +87,12 @@ impl Allowed {
         &self.addresses
     }
 
+    /// The entry as it is written for people: its URL, or a table where it says more.
+    pub fn shown(&self) -> String {
+        let toml = self.toml(None, None);
+        toml.trim_matches('"').to_owned()
+    }
+
     /// The entry as TOML, with what is added to it.
     pub(super) fn toml(&self, method: Option<&str>, address: Option<IpAddr>) -> String {
         let url = self.url.as_str();
