@@ -10,8 +10,8 @@ use crate::domain::agent::Limits;
 use crate::domain::id::{AgentId, TaskId};
 
 use super::document::{Node, Table, Value};
-use super::http::{self, Credentials};
 use super::fault::{ConfigFault, Origin, shown};
+use super::http::{self, Credentials};
 use super::section::{Reading, Section, file_key, key, seconds_json, seconds_of, text_of, whole_of};
 use super::settings::{AgentSettings, TaskEntry};
 
@@ -81,7 +81,12 @@ pub(super) fn agents<'a>(
     agents
 }
 
-fn agent<'a>(reading: &mut Reading<'a>, id: &AgentId, node: Option<&'a Node>, (base, credentials): (&Limits, &Credentials)) -> AgentSettings {
+fn agent<'a>(
+    reading: &mut Reading<'a>,
+    id: &AgentId,
+    node: Option<&'a Node>,
+    (base, credentials): (&Limits, &Credentials),
+) -> AgentSettings {
     let path = format!("agents.{id}");
     let mut section = reading.open(node, path.clone());
     let own_plugin = if id.as_str() == DEFAULT_AGENT { DEFAULT_PLUGIN } else { id.as_str() };

@@ -122,7 +122,8 @@ fn host_of(node: &Node) -> Result<String, String> {
 
 fn header_of(node: &Node) -> Result<String, String> {
     let text = text_of(node)?;
-    Credential::header_of(text).ok_or_else(|| format!("must be a header's name such as `authorization` or `x-api-key`, not `{}`", shown(text)))
+    Credential::header_of(text)
+        .ok_or_else(|| format!("must be a header's name such as `authorization` or `x-api-key`, not `{}`", shown(text)))
 }
 
 fn prefix_of(node: &Node) -> Result<String, String> {
@@ -147,16 +148,21 @@ pub(super) fn policy<'a>(reading: &mut Reading<'a>, node: Option<&'a Node>, path
     let mut section = reading.open(node, path).file_only();
     let show = |allow: &Vec<Allowed>| allow.iter().map(Allowed::shown).collect::<Vec<_>>().into();
     let allow = given(&mut section, "allow", show, allow_of).unwrap_or_default();
-    let names = given(&mut section, "credentials", |names: &Vec<String>| names.clone().into(), |node| {
-        let names = texts(node)?;
-        match names.iter().find(|name| !known.contains_key(*name)) {
-            None => Ok(names),
-            Some(name) => {
-                let near = suggestion(name, known.keys().map(String::as_str));
-                Err(format!("names the credential `{}`, and there is no `[credentials.{}]`: {near}", shown(name), shown(name)))
+    let names = given(
+        &mut section,
+        "credentials",
+        |names: &Vec<String>| names.clone().into(),
+        |node| {
+            let names = texts(node)?;
+            match names.iter().find(|name| !known.contains_key(*name)) {
+                None => Ok(names),
+                Some(name) => {
+                    let near = suggestion(name, known.keys().map(String::as_str));
+                    Err(format!("names the credential `{}`, and there is no `[credentials.{}]`: {near}", shown(name), shown(name)))
+                }
             }
-        }
-    });
+        },
+    );
     let base = HttpLimits::default();
     let limits = HttpLimits {
         calls: section.whole(file_key("max_calls"), base.calls, 1..=10_000_000),

@@ -30,11 +30,11 @@ use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
 
+pub use crate::domain::secret::{Secret, TokenHash};
 pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use named_store::{NamedStore, named_store, shows_password};
-pub use crate::domain::secret::{Secret, TokenHash};
 pub use section::Entry;
 pub use settings::{
     AgentSettings, BucketSettings, LogFormat, Logging, NamedToken, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings,

@@ -16,8 +16,8 @@ use crate::domain::task::Task;
 use crate::domain::time::{Seconds, Timestamp};
 
 use super::fault::{ConfigFault, ConfigFaults, Origin};
-use crate::domain::secret::{Secret, TokenHash};
 use super::store_url::ServerUrl;
+use crate::domain::secret::{Secret, TokenHash};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]

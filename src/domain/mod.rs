@@ -3,12 +3,12 @@
 pub mod agent;
 pub mod event;
 pub mod filter;
+pub mod http;
 pub mod id;
 pub mod idempotency;
 pub mod input;
 pub mod lifecycle;
 pub mod policy;
-pub mod http;
 pub mod role;
 pub mod run;
 pub mod schedule;

@@ -88,7 +88,9 @@ fn hex(bytes: &[u8]) -> String {
 /// The trace of a run: the 32 digits of its id.
 fn trace_of(run: &str) -> String {
     let digits = run.strip_prefix("run_").unwrap_or(run);
-    let is_one = digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) && digits.bytes().any(|byte| byte != b'0');
+    let is_one = digits.len() == 32
+        && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && digits.bytes().any(|byte| byte != b'0');
     if is_one { digits.to_owned() } else { hex(Sha256::digest(run.as_bytes()).get(..16).unwrap_or_default()) }
 }
 
@@ -292,20 +294,15 @@ impl Exchange<'_> {
         if of_body != Some(HttpFault::RequestTooLarge) {
             self.call.failed(client::told(error));
         }
-        let io = cause_of::<std::io::Error>(error);
         match of_body {
             Some(fault) => fault,
-            None if cause_of::<rustls::Error>(error).is_some() || io.is_some_and(is_tls) => HttpFault::Tls,
+            None if cause_of::<rustls::Error>(error).is_some() => HttpFault::Tls,
             None if error.is_timeout() => HttpFault::ConnectTimeout,
             None if !error.is_connect() => HttpFault::Broken,
             None if client::told(error).contains("dns error") => HttpFault::NameUnknown,
             None => HttpFault::ConnectionRefused,
         }
     }
-}
-
-fn is_tls(error: &std::io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some())
 }
 
 fn mask(headers: &mut HeaderMap, redactor: &super::Redactor) {

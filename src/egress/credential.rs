@@ -153,7 +153,8 @@ async fn printed(argv: &[String]) -> Result<Secret, String> {
     let shown = crate::domain::text::printable(program, 200);
     let mut command = tokio::process::Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("the command `{shown}` cannot be started ({error}); install it or name another"))?;
+    let mut child =
+        command.spawn().map_err(|error| format!("the command `{shown}` cannot be started ({error}); install it or name another"))?;
     let Some(out) = child.stdout.take() else { return Err(format!("the command `{shown}` has no output")) };
     let reading = async {
         let mut bytes = Vec::new();
@@ -271,7 +272,10 @@ mod tests {
         let script = format!("echo x >> {}; echo value-$(wc -l < {})-long", counter.display(), counter.display());
         let (values, kept) = (values(), command(&script, 1000));
         let both = tokio::join!(values.header(&kept), values.header(&kept));
-        assert_eq!((both.0.unwrap(), both.1.unwrap()), (HeaderValue::from_static("Bearer value-1-long"), HeaderValue::from_static("Bearer value-1-long")));
+        assert_eq!(
+            (both.0.unwrap(), both.1.unwrap()),
+            (HeaderValue::from_static("Bearer value-1-long"), HeaderValue::from_static("Bearer value-1-long"))
+        );
         values.refuse(&kept);
         assert_eq!(values.header(&kept).await.unwrap(), "Bearer value-2-long");
         let at_once = command(&script, 0);

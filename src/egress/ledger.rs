@@ -144,7 +144,14 @@ impl Ledger {
         state.open.extend(slot.map(|slot| (slot, now)));
         let number = state.calls.total;
         drop(state);
-        let call = Call { ledger: Arc::clone(self), number, slot, told: told.all.clone(), begun: now, deadline: now.checked_add(left).unwrap_or(now) };
+        let call = Call {
+            ledger: Arc::clone(self),
+            number,
+            slot,
+            told: told.all.clone(),
+            begun: now,
+            deadline: now.checked_add(left).unwrap_or(now),
+        };
         Ok((ruled, call))
     }
 }

@@ -174,7 +174,10 @@ mod tests {
         assert!(!third.is_finished());
         drop(first);
         let third = third.await.unwrap();
-        assert!(tokio::time::timeout(Duration::from_secs(1000), pace.begin(&credential)).await.is_err(), "who gave up leaves no place taken");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1000), pace.begin(&credential)).await.is_err(),
+            "who gave up leaves no place taken"
+        );
         drop(third);
         pace.begin(&credential).await;
     }

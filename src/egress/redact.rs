@@ -35,15 +35,24 @@ pub struct Redactor {
 }
 
 fn forms_of(value: &str) -> Vec<Vec<u8>> {
-    let percent: String =
-        value.bytes().map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect();
-    let mild: String = value
+    let percent: String = value
         .bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect();
+    let mild: String =
+        value
+            .bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+            })
+            .collect();
     let json = serde_json::to_string(value).unwrap_or_default();
     let mut forms = vec![value.as_bytes().to_vec(), percent.to_lowercase().into_bytes(), percent.into_bytes()];
-    forms.extend([mild.to_lowercase().into_bytes(), mild.into_bytes(), json.get(1..json.len().saturating_sub(1)).unwrap_or_default().as_bytes().to_vec()]);
+    forms.extend([
+        mild.to_lowercase().into_bytes(),
+        mild.into_bytes(),
+        json.get(1..json.len().saturating_sub(1)).unwrap_or_default().as_bytes().to_vec(),
+    ]);
     for before in 0..3usize {
         // Of the signs at both ends, neighbours of the value decide a part.
         let first = (before * 8).div_ceil(6);

@@ -173,15 +173,8 @@ async fn run_guest(
     let attempt = Attempt { context, host, signals: Arc::clone(&signals), meter: Arc::clone(&meter), deadline };
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits.handles as usize);
-    let state = State {
-        attempt,
-        limiter: Limiter::new(&limits, Arc::clone(&meter)),
-        table,
-        wasi,
-        http: http::context(),
-        outgoing_http,
-        disk,
-    };
+    let state =
+        State { attempt, limiter: Limiter::new(&limits, Arc::clone(&meter)), table, wasi, http: http::context(), outgoing_http, disk };
     let mut store = new_store(prepared, state, &limits, Arc::clone(&signals), deadline);
     // From here on the guest's own code runs: a component's start functions come first.
     let instance = match prepared.instance().instantiate_async(&mut store).await {

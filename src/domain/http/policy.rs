@@ -90,11 +90,21 @@ impl Credential {
     /// A header's name in small letters; none for what is no name, or no credential's.
     pub fn header_of(text: &str) -> Option<String> {
         const NOT: [&str; 11] = [
-            "connection", "content-length", "content-type", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+            "connection",
+            "content-length",
+            "content-type",
+            "expect",
+            "host",
+            "keep-alive",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
             "traceparent",
         ];
         let name = text.to_ascii_lowercase();
-        let is_name = !name.is_empty() && name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        let is_name =
+            !name.is_empty() && name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         (is_name && !NOT.contains(&name.as_str())).then_some(name)
     }
 

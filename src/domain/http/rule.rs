@@ -60,13 +60,16 @@ impl Allowed {
         let text = url.host_str().unwrap_or_default();
         let host = match text.strip_prefix("*.") {
             Some(rest) if rest.contains('.') && !rest.contains('*') => Name::EndsIn(format!(".{rest}")),
-            _ if text.contains('*') => return Err(say("whose host has a `*`; only `*.` before a name of two parts or more can stand for others")),
+            _ if text.contains('*') => {
+                return Err(say("whose host has a `*`; only `*.` before a name of two parts or more can stand for others"));
+            }
             _ => Name::Is(text.to_owned()),
         };
         if has_path && !is_plain(url.path()) {
             return Err(say("whose path holds encoded slashes or dots; write it plainly"));
         }
-        let methods = methods.iter().map(|method| method_of(method).ok_or_else(|| say("with a method that is none; write one such as `GET`")));
+        let methods =
+            methods.iter().map(|method| method_of(method).ok_or_else(|| say("with a method that is none; write one such as `GET`")));
         let methods = methods.collect::<Result<BTreeSet<String>, String>>()?;
         let addresses = addresses.iter().map(|text| {
             let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
@@ -78,7 +81,7 @@ impl Allowed {
         }
         addresses.sort_unstable();
         addresses.dedup();
-        let port = url.port_or_known_default().unwrap_or(if is_https { 443 } else { 80 });
+        let port = url.port_or_known_default().unwrap_or(own_port(is_https));
         Ok(Allowed { url, is_https, host, port, methods: (!methods.is_empty()).then_some(methods), addresses })
     }
 
@@ -124,8 +127,9 @@ impl Allowed {
         if !is_host {
             Some(Rule::Host)
         } else if self.port != target.port {
-            // A scheme of its own has a port of its own where none is given.
-            Some(if self.is_https == target.is_https { Rule::Port } else { Rule::Scheme })
+            // Where neither says a port, another one is another scheme's.
+            let own = self.port == own_port(self.is_https) && target.port == own_port(target.is_https);
+            Some(if own { Rule::Scheme } else { Rule::Port })
         } else if self.is_https != target.is_https {
             Some(Rule::Scheme)
         } else if !self.has_path(target.url.path()) {
@@ -145,6 +149,11 @@ impl Allowed {
         let Some(rest) = path.strip_prefix(prefix) else { return false };
         (prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')) && is_plain(path)
     }
+}
+
+/// The port of a scheme where none is given.
+const fn own_port(is_https: bool) -> u16 {
+    if is_https { 443 } else { 80 }
 }
 
 fn loopback() -> Vec<IpNet> {
@@ -237,7 +246,7 @@ impl Target {
         let text = format!("{scheme}://{authority}{}{path}", if path.starts_with('/') { "" } else { "/" });
         let url = Url::parse(&text).map_err(|error| refused(&format!("has a URL that is none ({error})")))?;
         let Some(host) = url.host_str().map(str::to_owned) else { return Err(refused("names no host")) };
-        let port = url.port_or_known_default().unwrap_or(if is_https { 443 } else { 80 });
+        let port = url.port_or_known_default().unwrap_or(own_port(is_https));
         Ok(Target { method, url, is_https, host, port })
     }
 
@@ -338,10 +347,26 @@ mod tests {
             assert_eq!(against(entry, &format!("https://h{path}")), None, "{path}");
         }
         for path in [
-            "", "/", "/repos/acme", "/repos/acmeevil", "/repos/acme/../other", "/repos/acme/%2e%2e/other", "/repos/acme/%2E./other",
-            "/repos//acme/x", "//repos/acme/x", "/repos/acme/..%2fother", "/repos/acme/..%5cother", "/repos/acme/..\\other",
-            "/repos/acme/%252e%252e/other", "/repos/acme/..;/other", "/repos/acme/..;a=b/other", "/repos/acme/%00", "/REPOS/acme/x",
-            "/repos/acme/x%2fy", "/repos%2facme/x", "/repos/acme/%25252e%25252e/x",
+            "",
+            "/",
+            "/repos/acme",
+            "/repos/acmeevil",
+            "/repos/acme/../other",
+            "/repos/acme/%2e%2e/other",
+            "/repos/acme/%2E./other",
+            "/repos//acme/x",
+            "//repos/acme/x",
+            "/repos/acme/..%2fother",
+            "/repos/acme/..%5cother",
+            "/repos/acme/..\\other",
+            "/repos/acme/%252e%252e/other",
+            "/repos/acme/..;/other",
+            "/repos/acme/..;a=b/other",
+            "/repos/acme/%00",
+            "/REPOS/acme/x",
+            "/repos/acme/x%2fy",
+            "/repos%2facme/x",
+            "/repos/acme/%25252e%25252e/x",
         ] {
             assert_eq!(against(entry, &format!("https://h{path}")), Some(Rule::Path), "{path}");
         }

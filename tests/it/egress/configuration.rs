@@ -39,7 +39,10 @@ fn what_is_written_is_what_holds_and_no_value_is_shown() {
     assert_eq!(shown[0], "https://api.example.com/v1/");
     assert_eq!(shown[1], "{ url = \"http://localhost:11434\", methods = [\"GET\"], addresses = [\"10.0.0.0/8\", \"fd00::1/128\"] }");
     let credential = &http.credentials[0];
-    assert_eq!((credential.host.as_str(), credential.port, credential.header.as_str(), credential.prefix.as_str()), ("api.example.com", 443, "x-api-key", ""));
+    assert_eq!(
+        (credential.host.as_str(), credential.port, credential.header.as_str(), credential.prefix.as_str()),
+        ("api.example.com", 443, "x-api-key", "")
+    );
     assert!(matches!(&credential.source, Source::Variable { name, value: Some(_) } if name == "ANY_NAME"));
     assert!(!format!("{:?} {:?}", loaded.settings, loaded.entries).contains("tiger"));
     assert_eq!(loaded.settings.agents.values().filter(|agent| agent.http.allow.is_empty()).count(), 1, "the default agent asks nobody");
@@ -56,7 +59,10 @@ fn every_fault_is_told_at_its_line_with_the_mend() {
         ("[agents.a.http]\nallow = [{ url = \"https://x.example\", methods = [] }]", ["`methods` is empty", "leave it out"]),
         ("[agents.a.http]\nalow = []", ["`agents.a.http.alow`", "did you mean `allow`?"]),
         ("[agents.a.http]\nmax_calls = 0", ["`agents.a.http.max_calls`", "from 1 to"]),
-        ("[agents.a.http]\ncredentials = [\"on\"]\n[credentials.one]\nhost = \"h\"\nfile = \"f\"", ["no `[credentials.on]`", "did you mean `one`?"]),
+        (
+            "[agents.a.http]\ncredentials = [\"on\"]\n[credentials.one]\nhost = \"h\"\nfile = \"f\"",
+            ["no `[credentials.on]`", "did you mean `one`?"],
+        ),
         ("[credentials.one]\nfile = \"f\"", ["`credentials.one` has no `host`", "name the one host"]),
         ("[credentials.one]\nhost = \"h\"", ["`credentials.one` must name exactly one", "`env`, `file` and `command`"]),
         ("[credentials.one]\nhost = \"h\"\nfile = \"f\"\nenv = \"E\"", ["must name exactly one", "`env`, `file` and `command`"]),

@@ -23,7 +23,12 @@ fn forms() -> Vec<String> {
         let whole = BASE64_STANDARD.encode(format!("Bearer {secret}"));
         // Without the signs that the neighbours decide.
         let inner = whole.trim_end_matches('=');
-        vec![secret.to_owned(), json[1..json.len() - 1].to_owned(), encoded[..encoded.len() - 1].to_owned(), inner[12..inner.len() - 2].to_owned()]
+        vec![
+            secret.to_owned(),
+            json[1..json.len() - 1].to_owned(),
+            encoded[..encoded.len() - 1].to_owned(),
+            inner[12..inner.len() - 2].to_owned(),
+        ]
     };
     [OF_FILE, OF_ENV, OF_COMMAND].into_iter().flat_map(of).collect()
 }
@@ -31,7 +36,8 @@ fn forms() -> Vec<String> {
 fn clean(what: &str, bytes: &[u8]) {
     for form in forms() {
         let at = bytes.windows(form.len()).position(|window| window == form.as_bytes());
-        let around = at.map(|at| String::from_utf8_lossy(&bytes[at.saturating_sub(200)..(at + form.len() + 50).min(bytes.len())]).into_owned());
+        let around =
+            at.map(|at| String::from_utf8_lossy(&bytes[at.saturating_sub(200)..(at + form.len() + 50).min(bytes.len())]).into_owned());
         assert!(at.is_none(), "{what} has {form}: {around:?}");
     }
 }
@@ -99,7 +105,13 @@ async fn answers(daemon: &Daemon, run: &Value) {
         let bytes = daemon.client.get(&path).send().await.unwrap().bytes().await.unwrap();
         clean(&path, &bytes);
     }
-    for line in [&["why-denied", id][..], &["why-denied", id, "--json"], &["runs", "show", id, "--json"], &["runs", "attempts", id, "--json"], &["runs", "logs", id]] {
+    for line in [
+        &["why-denied", id][..],
+        &["why-denied", id, "--json"],
+        &["runs", "show", id, "--json"],
+        &["runs", "attempts", id, "--json"],
+        &["runs", "logs", id],
+    ] {
         let ended = daemon.verb(Path::new("/"), line).await;
         clean(&format!("{line:?}"), format!("{}{}", ended.out, ended.err).as_bytes());
     }
@@ -114,7 +126,11 @@ async fn a_secret_is_found_nowhere_after_runs_that_used_it_failed_with_it_and_we
     let secure = |path: &str| format!("G s {t} {path} - - 0 r\n");
     let queries = [
         ("used", "fetch", format!("O\n{}{}{}", secure("/echo"), secure("/status/500"), secure("/status/429"))),
-        ("used-plainly", "fetch", format!("O\n{}G h {p} /last - - 0 r\nP h {p} /echo authorization own 2 r\n", get(&p.to_string(), "/echo"))),
+        (
+            "used-plainly",
+            "fetch",
+            format!("O\n{}G h {p} /last - - 0 r\nP h {p} /echo authorization own 2 r\n", get(&p.to_string(), "/echo")),
+        ),
         ("failed", "fetch", format!("P\n{}G s {b} /echo - - 0 r\n", secure("/last"))),
         ("trapped", "fetch", format!("T\n{}G s {b} /echo - - 0 r\n", secure("/encoded"))),
         ("refused", "fetch", format!("P\n{}G h {t} /echo - - 0 r\n{}", secure("/echo"), get("127.0.0.1:1", "/"))),
@@ -144,13 +160,20 @@ async fn a_secret_is_found_nowhere_after_runs_that_used_it_failed_with_it_and_we
         clean(path, &daemon.client.get(format!("{}{path}", daemon.url)).send().await.unwrap().bytes().await.unwrap());
     }
     let denied = daemon.get(&format!("/background/runs/{}/why-denied", runs[4]["run_id"].as_str().unwrap())).await;
-    assert_eq!((&denied["total"], &denied["denied"][0]["rule"], &denied["denied"][1]["rule"]), (&json!(2), &json!("scheme"), &json!("port")));
+    assert_eq!(
+        (&denied["total"], &denied["denied"][0]["rule"], &denied["denied"][1]["rule"]),
+        (&json!(2), &json!("scheme"), &json!("port"))
+    );
     let attempts = daemon.attempts(&runs[0]).await;
     assert_eq!(attempts[0]["http"]["calls"][2]["status"], 429);
     assert_eq!(attempts[0]["http"]["calls"][0]["credentials"], json!(["of_file"]));
     clean("the log", daemon.log().join("\n").as_bytes());
     daemon.terminate();
-    for line in [&["config", "show", "--config", "sandclock.toml"][..], &["config", "check", "--config", "sandclock.toml"], &["check", "plugins/fetch.wasm", "--config", "sandclock.toml"]] {
+    for line in [
+        &["config", "show", "--config", "sandclock.toml"][..],
+        &["config", "check", "--config", "sandclock.toml"],
+        &["check", "plugins/fetch.wasm", "--config", "sandclock.toml"],
+    ] {
         let mut command = sandclock(world.home.0.path(), line);
         command.env("ANY_NAME", OF_ENV);
         let ended = ended(command).await;
