@@ -85,6 +85,12 @@ impl Foreground {
         Ok(Foreground { sandbox, gateway, loaded, settings: settings.clone() })
     }
 
+    /// The same with another gateway, such as one with a resolver of its own.
+    #[must_use]
+    pub fn with_gateway(self, gateway: Arc<Gateway>) -> Foreground {
+        Foreground { gateway, ..self }
+    }
+
     /// What the plugin is, and what it can ask for as this agent; as the one of its own name where none is given.
     pub fn report(&self, agent: Option<&AgentId>) -> PluginReport {
         let prepared = &self.loaded.prepared;

@@ -203,7 +203,7 @@ impl Call {
     }
 
     fn note(&self, state: &mut State, change: impl FnOnce(&mut HttpCall)) {
-        if let Some(call) = self.slot.and_then(|slot| state.calls.calls.get_mut(slot)) {
+        if let Some(call) = state.calls.at(self.slot) {
             change(call);
         }
     }
@@ -237,14 +237,7 @@ impl Call {
     /// Records that it was refused after it had begun; gives the refusal back.
     pub fn refuse(&self, refusal: Refusal) -> Refusal {
         let mut state = self.ledger.state();
-        let mut is_first = false;
-        self.note(&mut state, |call| {
-            is_first = call.refused.is_none();
-            call.refused.get_or_insert_with(|| refusal.clone());
-        });
-        if is_first || self.slot.is_none() {
-            state.calls.refused = state.calls.refused.saturating_add(1);
-        }
+        state.calls.refuse(self.slot, refusal.clone());
         state.denied = Some(format!("{}: {}", self.told, refusal.sentence));
         refusal
     }

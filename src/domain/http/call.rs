@@ -9,6 +9,8 @@ use crate::domain::time::{Seconds, Timestamp};
 const KEPT: usize = 200;
 /// How many refused calls are kept after these.
 const REFUSED_KEPT: usize = 50;
+/// The most that the texts of an attempt's calls may take, in bytes: an attempt's record has at most a megabyte.
+const TEXT_BYTES: usize = 192 * 1024;
 
 /// What stopped a call. A closed list, ordered by how far a request comes before it meets the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,18 +100,55 @@ pub struct HttpCalls {
     pub refused: u64,
     /// The first of them, and refused ones beyond these, in order.
     pub calls: Vec<HttpCall>,
+    /// What the texts of these take.
+    #[serde(skip)]
+    text_bytes: usize,
 }
 
 impl HttpCalls {
     /// Adds a call; says where it is kept, if it is.
-    pub fn add(&mut self, call: HttpCall) -> Option<usize> {
+    pub fn add(&mut self, mut call: HttpCall) -> Option<usize> {
         self.total = self.total.saturating_add(1);
-        let is_kept = self.calls.len() < if call.refused.is_some() { KEPT + REFUSED_KEPT } else { KEPT };
-        self.refused = self.refused.saturating_add(u64::from(call.refused.is_some()));
-        is_kept.then(|| {
+        let refused = call.refused.take();
+        let most = if refused.is_some() { KEPT + REFUSED_KEPT } else { KEPT };
+        let texts = [call.method.len(), call.origin.len(), call.path.len(), call.credentials.iter().map(String::len).sum()];
+        let slot = (self.calls.len() < most && self.has_room(texts.iter().sum())).then(|| {
             self.calls.push(call);
             self.calls.len() - 1
-        })
+        });
+        if let Some(refusal) = refused {
+            self.refuse(slot, refusal);
+        }
+        slot
+    }
+
+    /// Counts a call that was added as refused, and keeps why where it is kept.
+    pub fn refuse(&mut self, slot: Option<usize>, mut refusal: Refusal) {
+        if self.at(slot).is_some_and(|call| call.refused.is_some()) {
+            return;
+        }
+        self.refused = self.refused.saturating_add(1);
+        if slot.is_none() || !self.has_room(refusal.sentence.len()) {
+            return;
+        }
+        refusal.toml = refusal.toml.filter(|toml| self.has_room(toml.len()));
+        if let Some(call) = self.at(slot) {
+            call.refused = Some(refusal);
+        }
+    }
+
+    /// A call that is kept.
+    pub fn at(&mut self, slot: Option<usize>) -> Option<&mut HttpCall> {
+        slot.and_then(|slot| self.calls.get_mut(slot))
+    }
+
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let taken = self.text_bytes.saturating_add(bytes);
+        let fits = taken <= TEXT_BYTES;
+        if fits {
+            self.text_bytes = taken;
+        }
+        fits
     }
 }
 
@@ -140,4 +179,53 @@ pub struct WhyDenied {
     pub total: u64,
     /// They, as far as they are kept.
     pub denied: Vec<Denied>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(path: usize, refusal: Option<usize>) -> HttpCall {
+        let text = |bytes| "x".repeat(bytes);
+        HttpCall {
+            at: Timestamp::from_seconds(0),
+            method: "GET".to_owned(),
+            origin: "https://h".to_owned(),
+            path: text(path),
+            status: None,
+            bytes_out: 0,
+            bytes_in: 0,
+            seconds: Seconds::default(),
+            credentials: Vec::new(),
+            refused: refusal.map(|bytes| Refusal { rule: Rule::Host, sentence: text(100), toml: Some(text(bytes)) }),
+            failed: None,
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_longest_calls_fits_into_the_store() {
+        let mut calls = HttpCalls::default();
+        for _ in 0..1000 {
+            calls.add(call(256, Some(4096)));
+        }
+        assert_eq!((calls.total, calls.refused), (1000, 1000));
+        assert!(serde_json::to_vec(&calls).unwrap().len() < 512 * 1024);
+        assert!(calls.calls[0].refused.as_ref().unwrap().toml.is_some());
+    }
+
+    #[test]
+    fn refused_calls_are_kept_beyond_the_others() {
+        let mut calls = HttpCalls::default();
+        for _ in 0..300 {
+            calls.add(call(10, None));
+        }
+        assert_eq!(calls.add(call(10, Some(10))), Some(KEPT));
+        assert_eq!(calls.add(call(10, None)), None);
+        calls.refuse(Some(3), Refusal { rule: Rule::MaxSeconds, sentence: String::new(), toml: None });
+        calls.refuse(Some(3), Refusal { rule: Rule::MaxSeconds, sentence: String::new(), toml: None });
+        calls.refuse(None, Refusal { rule: Rule::MaxSeconds, sentence: String::new(), toml: None });
+        assert_eq!((calls.total, calls.refused, calls.calls.len()), (302, 3, KEPT + 1));
+        let back: HttpCalls = serde_json::from_str(&serde_json::to_string(&calls).unwrap()).unwrap();
+        assert_eq!(back.calls, calls.calls);
+    }
 }

@@ -10,6 +10,8 @@ use crate::domain::secret::Secret;
 use crate::domain::time::Seconds;
 
 const MIB: u64 = 1024 * 1024;
+/// The longest list that is written out, in bytes.
+const LONGEST_TOML: usize = 2048;
 
 /// What the calls of one attempt may use, all of them together. Every limit has a guest in the tests that trips it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +181,12 @@ impl HttpPolicy {
     fn toml(&self, agent: &str, entry: Option<&Allowed>, by: Option<&str>) -> String {
         let mut list: Vec<String> = self.allow.iter().filter(|other| Some(*other) != entry).map(|other| other.toml(None, None)).collect();
         list.extend(by.map(str::to_owned));
-        format!("[agents.{agent}.http]\nallow = [{}]", list.join(", "))
+        let all = list.join(", ");
+        match list.last() {
+            // A long list is the reader's own to add to.
+            Some(last) if all.len() > LONGEST_TOML => format!("# in `allow` of [agents.{agent}.http]\n{last}"),
+            _ => format!("[agents.{agent}.http]\nallow = [{all}]"),
+        }
     }
 }
 
