@@ -66,8 +66,8 @@ enum Verb {
     Plugins(plugins::PluginsArgs),
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
-    WhyDenied(why_denied::WhyDeniedArgs),
     Token(token::TokenArgs),
+    WhyDenied(why_denied::WhyDeniedArgs),
 }
 
 /// What every verb works in.
@@ -133,8 +133,8 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Plugins(args) => plugins::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
-        Verb::WhyDenied(args) => why_denied::execute(args, context).await,
         Verb::Token(args) => token::execute(args, context),
+        Verb::WhyDenied(args) => why_denied::execute(args, context).await,
     }
 }
 

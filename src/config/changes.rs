@@ -31,6 +31,7 @@ const NEXT_START: [&str; 14] = [
 
 /// What a running daemon takes: whole tables, and single settings.
 const LIVE: [&str; 17] = [
+    "credentials",
     "tokens",
     "server.token",
     "server.token_file",
@@ -44,7 +45,6 @@ const LIVE: [&str; 17] = [
     "queue",
     "retention",
     "agents",
-    "credentials",
     "limits",
     "tasks",
     "logging.level",

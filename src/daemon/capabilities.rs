@@ -6,7 +6,6 @@
 use serde::Serialize;
 
 use crate::config::AgentSettings;
-use crate::domain::http::Allowed;
 use crate::domain::id::AgentId;
 
 /// What becomes of a plugin that asks.
@@ -121,23 +120,27 @@ impl Asker<'_> {
     }
 
     fn http(&self) -> Option<Capability> {
-        const NAME: &str = "outgoing HTTP";
-        let http = &self.settings.http;
-        let list: Vec<String> = http.allow.iter().map(Allowed::shown).collect();
-        match (self.of(&["wasi:http/outgoing-handler"]), list.is_empty()) {
+        let name = "HTTP";
+        let policy = &self.settings.http;
+        let allowed: Vec<String> = policy.allow.iter().map(|entry| entry.toml(None, None)).collect();
+        let used = policy.credentials.iter().map(|credential| credential.name.as_str()).collect::<Vec<_>>().join(", ");
+        let says = match (allowed.join(", "), used.as_str()) {
+            (allowed, "") => format!("requests to {allowed}"),
+            (allowed, used) => format!("requests to {allowed}, with the credentials {used}"),
+        };
+        match (self.of(&["wasi:http/outgoing-handler"]), allowed.is_empty()) {
             (None, true) => None,
-            (Some(imports), true) => {
-                let toml = Some(format!("[agents.{}.http]\nallow = [\"https://api.example.com\"]", key(self.agent)));
-                Some(Capability { name: NAME, imports, grant: Grant::Missing, says: "no host".to_owned(), toml })
-            }
-            (Some(imports), false) => {
-                let names: Vec<&str> = http.credentials.iter().map(|credential| credential.name.as_str()).collect();
-                let with = if names.is_empty() { String::new() } else { format!(", with the credentials {}", names.join(", ")) };
-                Some(granted(NAME, imports, format!("{}{with}, at most {} calls", list.join(", "), http.limits.calls)))
-            }
+            (Some(imports), true) => Some(Capability {
+                name,
+                imports,
+                grant: Grant::Missing,
+                says: "every request is refused".to_owned(),
+                toml: Some(format!("[agents.{}.http]\nallow = [\"https://api.example.com\"]", key(self.agent))),
+            }),
+            (Some(imports), false) => Some(granted(name, imports, says)),
             (None, false) => {
-                let says = format!("{} are allowed, and the plugin cannot ask", list.join(", "));
-                Some(Capability { name: NAME, imports: Vec::new(), grant: Grant::Unused, says, toml: None })
+                let says = format!("{says} are allowed, and the plugin cannot make any");
+                Some(Capability { name, imports: Vec::new(), grant: Grant::Unused, says, toml: None })
             }
         }
     }

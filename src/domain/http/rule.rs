@@ -97,7 +97,7 @@ impl Allowed {
     }
 
     /// The entry as TOML, with what is added to it.
-    pub(super) fn toml(&self, method: Option<&str>, address: Option<IpAddr>) -> String {
+    pub fn toml(&self, method: Option<&str>, address: Option<IpAddr>) -> String {
         let url = self.url.as_str();
         let url = if self.url.path() == "/" { url.trim_end_matches('/') } else { url };
         let mut methods: Vec<&str> = self.methods.iter().flatten().map(String::as_str).collect();
