@@ -250,6 +250,10 @@ impl Exchange<'_> {
         for name in OURS.into_iter().chain(self.ruled.credentials.iter().map(|credential| credential.header.as_str())) {
             headers.remove(name);
         }
+        if !self.ruled.credentials.is_empty() {
+            // What is repeated of a credential is masked, and nothing is found in what is compressed.
+            headers.remove("accept-encoding");
+        }
         if let Ok(value) = HeaderValue::from_str(traceparent) {
             headers.insert("traceparent", value);
         }
