@@ -14,6 +14,7 @@ mod error;
 mod health;
 mod idempotency;
 mod layers;
+mod memory;
 mod mend;
 mod pages;
 mod params;
@@ -92,6 +93,7 @@ fn background() -> Router<Api> {
         .route("/plugins", get(agents::plugins))
         .route("/agents", get(agents::list).post(agents::register))
         .route("/agents/{id}", get(agents::show).delete(agents::delete))
+        .route("/agents/{id}/memory", get(memory::show).delete(memory::clear))
         .route("/tasks", get(tasks::list).post(tasks::register))
         .route("/tasks/{id}", get(tasks::show).patch(tasks::update).delete(tasks::delete))
         .route("/tasks/{id}/status", get(tasks::status))

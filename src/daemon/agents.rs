@@ -179,7 +179,8 @@ impl Agents {
             let loaded = self.catalogue.serving(&settings.plugin)?;
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
             let env = settings.env.into_iter().collect();
-            let start = SandboxStart { sandbox: Arc::clone(&self.sandbox), loaded, limits: settings.limits, env };
+            let config = config_texts(&settings.config);
+            let start = SandboxStart { sandbox: Arc::clone(&self.sandbox), loaded, limits: settings.limits, env, config };
             Some(Offered { claim, start: Arc::new(start) })
         });
         Arc::new(offered.collect())
@@ -206,6 +207,13 @@ struct SandboxStart {
     loaded: Arc<Loaded<Prepared>>,
     limits: Limits,
     env: Vec<(String, String)>,
+    config: Arc<[(String, String)]>,
+}
+
+/// The values of an agent's configuration as its guests read them: texts as they are, all else as JSON.
+pub(super) fn config_texts(values: &BTreeMap<String, Value>) -> Arc<[(String, String)]> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    values.iter().map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
 #[async_trait]
@@ -217,6 +225,7 @@ impl Start for SandboxStart {
     async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
         spec.limits = self.limits.clone();
         spec.env.clone_from(&self.env);
+        spec.config = Arc::clone(&self.config);
         self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await
     }
 }

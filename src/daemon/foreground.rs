@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agents::SandboxPreparer;
+use super::agents::{SandboxPreparer, config_texts};
+pub use super::memory::RunMemory;
 use super::open::sandbox_settings;
 use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
@@ -102,6 +103,7 @@ impl Foreground {
         let agent = agent.map_or_else(|| self.loaded.stem.clone(), |agent| agent.to_string());
         let limits = configured.map_or_else(|| self.settings.limits.clone(), |agent| agent.limits.clone());
         let env = configured.map(|agent| agent.env.clone().into_iter().collect()).unwrap_or_default();
+        let config = configured.map(|agent| config_texts(&agent.config)).unwrap_or_default();
         let task = "foreground";
         let session = match (AgentId::parse(&agent), TaskId::parse(task)) {
             (Ok(agent), Ok(task)) => SessionPolicy::default().session_of(&agent, &task, &run.run_id),
@@ -125,6 +127,7 @@ impl Foreground {
             found: None,
             limits,
             env,
+            config,
             time_limit: Some(timeout.unwrap_or_else(|| self.settings.worker.timeout.duration())),
         };
         self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::memory::KeyValues;
 use super::signals::Stop;
 use crate::domain::agent::Limits;
 use crate::domain::policy::ErrorKind;
@@ -59,6 +60,8 @@ pub struct AttemptSpec {
     pub limits: Limits,
     /// Environment variables that the guest sees.
     pub env: Vec<(String, String)>,
+    /// What the guest reads through `wasi:config`.
+    pub config: Arc<[(String, String)]>,
     /// How long the attempt may take, instantiation included.
     pub time_limit: Option<Duration>,
 }
@@ -136,6 +139,34 @@ pub enum LogStream {
     Stderr,
 }
 
+/// How much a line of a guest's log matters, as the guest says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// The flow of control.
+    Trace,
+    /// For whoever looks for a fault.
+    Debug,
+    /// For whoever watches.
+    Info,
+    /// Something may be wrong.
+    Warn,
+    /// Something is wrong.
+    Error,
+    /// It cannot go on.
+    Critical,
+}
+
+/// A line that a guest gives the log through `wasi:logging`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// What it belongs to, at most 256 bytes.
+    pub context: String,
+    /// The text, which may have several lines.
+    pub message: String,
+}
+
 /// Why nothing outside may be changed for an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EffectsRefused {
@@ -163,6 +194,12 @@ pub trait GuestHost: Send + Sync {
     fn emit(&self, name: String, payload: String);
     /// Bytes of the guest's output, cut anywhere.
     fn log(&self, stream: LogStream, bytes: &[u8]);
+    /// A line for the log.
+    fn log_entry(&self, entry: LogEntry);
+    /// What is kept from run to run; none where nothing is.
+    fn key_values(&self) -> Option<&dyn KeyValues> {
+        None
+    }
 }
 
 /// The longest error message that leaves the sandbox.

@@ -3,6 +3,7 @@
 mod bulk;
 mod configured;
 mod files;
+mod memory;
 mod runs;
 mod status;
 mod tasks;

@@ -16,6 +16,7 @@ fn texts(lines: &[LogLine]) -> Vec<(LogStream, &str)> {
         .iter()
         .map(|line| match line {
             LogLine::Text { stream, text, .. } => (*stream, text.as_str()),
+            LogLine::Entry { .. } => panic!("nothing had a level"),
             LogLine::Truncated { .. } => panic!("nothing was dropped"),
         })
         .collect()
