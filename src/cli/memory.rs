@@ -55,8 +55,9 @@ pub(super) async fn execute(caller: &Caller<'_>, args: MemoryArgs) -> Result<Exi
 }
 
 fn cleared(answer: &Value) -> String {
-    let bytes = human::bytes(view::count(answer, "bytes").unwrap_or(0));
-    format!("cleared {} keys of {bytes} in {} buckets\n", view::shown(answer, "keys"), view::shown(answer, "buckets"))
+    let [keys, bytes, buckets] = ["keys", "bytes", "buckets"].map(|name| view::count(answer, name).unwrap_or(0));
+    let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    format!("cleared {} of {} in {}\n", counted(keys, "key"), human::bytes(bytes), counted(buckets, "bucket"))
 }
 
 fn value(answer: &Value) -> String {

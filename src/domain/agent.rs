@@ -21,7 +21,7 @@ pub struct Limits {
     pub disk_files: u64,
     /// Bytes of the answer.
     pub output_bytes: u64,
-    /// Bytes of stdout and stderr together; what is beyond is dropped and counted.
+    /// Bytes of stdout, stderr and `wasi:logging` together; what is beyond is dropped and counted.
     pub log_bytes: u64,
     /// Progress reports and events of the agent's own; what is beyond is dropped and counted.
     pub events: u32,

@@ -63,10 +63,11 @@ async fn all_keys(guest: &Guest, bucket: BucketName) -> BTreeSet<String> {
 
 /// Runs a task whose guest the test holds.
 async fn guest_of(world: &World, daemon: &TestDaemon, task: &str, fields: Value) -> Guest {
-    let mut of_task = json!({"task_id": task});
-    of_task.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    let task = daemon.task(of_task).await;
-    let run = daemon.fire(&task).await.run_id;
+    let mut body =
+        json!({"task_id": task, "agent_id": "guest", "query": "x", "schedule": {"type": "manual"}, "overlap_policy": "allow_parallel"});
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let task = daemon.register_task(body, true, None).await.unwrap();
+    let run = daemon.fire(&task.task_id).await.run_id;
     let guest = world.stage.guest().await;
     assert_eq!(guest.run_id(), run);
     guest
@@ -120,6 +121,7 @@ async fn what_one_run_keeps_the_next_one_finds() {
 #[tokio::test]
 async fn no_key_and_no_session_leads_into_another_bucket() {
     let world = World::new().await;
+    world.stage.steer("other");
     let daemon = world.start().await;
     let hostile = ["a/guest", "s/guest/x", "../other", "/", "\0", "a\0b", "n/x/00", "v/x", "r/run", "é/\u{202e}", " ", ".", "k"];
     let session = |id: &str| json!({"session_policy": {"mode": "fixed", "session_id": id}});

@@ -4,6 +4,7 @@ mod answers;
 mod examples;
 mod files;
 mod hostile;
+mod memory;
 mod signals;
 
 use std::path::Path;
