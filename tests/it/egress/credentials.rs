@@ -90,16 +90,16 @@ async fn a_file_that_is_replaced_is_read_again_without_a_restart() {
 
 #[tokio::test]
 async fn a_429_reaches_the_guest_and_holds_up_the_next_call_until_its_time() {
-    let server = Server::raw(b"HTTP/1.1 429 Slow down\r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n".to_vec(), Vec::new()).await;
+    let server = Server::start().await;
     let port = server.port();
     let http = format!(
         "allow = [\"http://127.0.0.1:{port}\"]\ncredentials = [\"key\"]\nmax_seconds = 0.3\n\
          [credentials.key]\nhost = \"127.0.0.1\"\nport = {port}\nallow_http_loopback = true\nenv = \"THE_KEY\""
     );
     let stage = Stage::with(&http, &[("THE_KEY", KEY)]).await;
-    let came = stage.run(&format!("O\n{0}{0}", get(&server.address.to_string(), "/"))).await;
-    assert_eq!(came.lines(), ["429 ", "E33"], "the second waits until its attempt's own time is over");
-    assert_eq!((came.rules(), server.connections()), (vec![None, Some(Rule::MaxSeconds)], 1));
+    let came = stage.run(&format!("O\n{0}{0}", get(&server.address.to_string(), "/later"))).await;
+    assert_eq!(came.lines(), ["429 hello", "E33"], "the second waits until its attempt's own time is over");
+    assert_eq!((came.rules(), server.seen().len()), (vec![None, Some(Rule::MaxSeconds)], 1));
 }
 
 #[tokio::test]

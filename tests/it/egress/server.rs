@@ -160,7 +160,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, lo
     }
 }
 
-/// `/echo` tells the request's headers, `/status/N` has that status and the headers too, `/last` tells every `authorization` that was ever
+/// `/echo` tells the request's headers, `/status/N` has that status and the headers too, `/later` asks for an
+/// hour's patience, `/last` tells every `authorization` that was ever
 /// sent, `/encoded` the same in base64 and JSON, `/to/URL` redirects; everything else is "hello".
 async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
@@ -180,6 +181,8 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<Fu
     } else if let Some(status) = path.strip_prefix("/status/") {
         response = response.status(status.parse::<u16>().unwrap()).header("retry-after", "0");
         text = told;
+    } else if path == "/later" {
+        response = response.status(429).header("retry-after", "3600");
     } else if path == "/last" {
         let seen = log.seen.lock().unwrap();
         text = seen.iter().flat_map(|seen| seen.header("authorization")).collect::<Vec<_>>().join("\n");
