@@ -10,6 +10,7 @@
 mod agents;
 mod auth;
 mod body;
+mod deploy;
 mod error;
 mod health;
 mod idempotency;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde_json::Value;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -91,7 +92,13 @@ fn background() -> Router<Api> {
         .route("/daemons", get(health::daemons))
         .route("/plugins", get(agents::plugins))
         .route("/agents", get(agents::list).post(agents::register))
-        .route("/agents/{id}", get(agents::show).delete(agents::delete))
+        .route("/agents/{id}", get(agents::show).patch(agents::update).delete(agents::delete))
+        .route("/agents/{id}/plugin", put(deploy::push))
+        .route("/agents/{id}/history", get(deploy::history))
+        .route("/agents/{id}/rollback", post(deploy::roll_back))
+        .route("/agents/{id}/pause", post(deploy::pause))
+        .route("/agents/{id}/resume", post(deploy::resume))
+        .route("/agents/{id}/release", post(deploy::release))
         .route("/tasks", get(tasks::list).post(tasks::register))
         .route("/tasks/{id}", get(tasks::show).patch(tasks::update).delete(tasks::delete))
         .route("/tasks/{id}/status", get(tasks::status))

@@ -14,6 +14,7 @@ mod guest_output;
 mod human;
 pub mod init;
 mod plugins;
+mod push;
 mod remote;
 mod run;
 mod runs;
@@ -62,6 +63,7 @@ enum Verb {
     Daemons(daemons::DaemonsArgs),
     Agents(agents::AgentsArgs),
     Plugins(plugins::PluginsArgs),
+    Push(push::PushArgs),
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
 }
@@ -127,6 +129,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Daemons(args) => daemons::execute(args, context).await,
         Verb::Agents(args) => agents::execute(args, context).await,
         Verb::Plugins(args) => plugins::execute(args, context).await,
+        Verb::Push(args) => push::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
     }

@@ -80,7 +80,8 @@ pub(super) fn agents<'a>(
     agents
 }
 
-fn agent<'a>(reading: &mut Reading<'a>, id: &AgentId, node: Option<&'a Node>, base: &Limits) -> AgentSettings {
+/// Reads one agent's settings.
+pub(super) fn agent<'a>(reading: &mut Reading<'a>, id: &AgentId, node: Option<&'a Node>, base: &Limits) -> AgentSettings {
     let path = format!("agents.{id}");
     let mut section = reading.open(node, path.clone());
     let own_plugin = if id.as_str() == DEFAULT_AGENT { DEFAULT_PLUGIN } else { id.as_str() };

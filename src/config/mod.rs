@@ -12,6 +12,7 @@ mod document;
 mod environment;
 mod fault;
 mod named_store;
+mod registered;
 mod secret;
 mod section;
 mod seed;
@@ -31,6 +32,7 @@ pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use named_store::{NamedStore, named_store, shows_password};
+pub use registered::registered_agent;
 pub use secret::Secret;
 pub use section::Entry;
 pub use settings::{
@@ -50,7 +52,7 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "default_agent",
     "server",
     "store",
@@ -60,6 +62,7 @@ const SECTIONS: [&str; 13] = [
     "scheduler",
     "queue",
     "retention",
+    "plugins",
     "agents",
     "limits",
     "tasks",
@@ -155,13 +158,29 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let scheduler = scheduler(reading.section(root, "scheduler"));
     let queue = bounds::queue(reading.section(root, "queue"));
     let retention = bounds::retention(reading.section(root, "retention"));
+    let quarantine_after = plugins(reading.section(root, "plugins"));
     let logging = logging(reading.section(root, "logging"));
     let mut section = reading.section(root, "limits");
     let limits = agents::limits(&mut section, &Limits::default());
     section.finish();
     let agents = agents::agents(reading, root.get("agents"), &default_agent, &limits);
     let tasks = agents::tasks(reading, root.get("tasks"));
-    Settings { server, store, paths, bucket, worker, scheduler, queue, retention, default_agent, agents, limits, tasks, logging }
+    Settings {
+        server,
+        store,
+        paths,
+        bucket,
+        worker,
+        scheduler,
+        queue,
+        retention,
+        default_agent,
+        agents,
+        limits,
+        quarantine_after,
+        tasks,
+        logging,
+    }
 }
 
 fn default_agent<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> AgentId {
@@ -249,6 +268,12 @@ fn scheduler(mut section: Section<'_, '_>) -> Scheduler {
     let poll = section.seconds(key("poll_seconds", "SANDCLOCK_POLL_SECONDS"), Seconds::whole(5), 0.05..=3600.0);
     section.finish();
     Scheduler { dispatch_batch, misfire_grace, poll }
+}
+
+fn plugins(mut section: Section<'_, '_>) -> u32 {
+    let quarantine_after = section.whole(key("quarantine_after", "SANDCLOCK_QUARANTINE_AFTER"), 5, 0..=1_000_000);
+    section.finish();
+    quarantine_after
 }
 
 fn logging(mut section: Section<'_, '_>) -> Logging {

@@ -42,6 +42,8 @@ pub struct Settings {
     pub agents: BTreeMap<AgentId, AgentSettings>,
     /// What one attempt of an agent may use when its entry does not say otherwise.
     pub limits: Limits,
+    /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
+    pub quarantine_after: u32,
     /// The tasks of the file, in its order, each with a valid id of its own and otherwise unjudged.
     pub tasks: Vec<TaskEntry>,
     /// What the daemon says of itself.

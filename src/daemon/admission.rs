@@ -5,6 +5,7 @@
 //!
 //! How it fails: while the store does not answer, the last counts stand.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +79,24 @@ impl Admission {
         let keys = bounds.idempotency_keys.map(|most| room(What::Keys, most));
         let rooms = all.into_iter().chain(agents).chain(keys).collect();
         Arc::new(Admission(Mutex::new(State { rooms, read_at: None })))
+    }
+
+    /// Bounds the runs of these agents that may wait from now on, and of no others.
+    pub fn bound_agents(&self, bounds: BTreeMap<AgentId, u64>) {
+        let mut state = self.state();
+        for room in &mut state.rooms {
+            // Places that were taken know their rooms by number, so none is removed.
+            if let What::RunsOf(agent) = &room.what {
+                room.most = bounds.get(agent).copied().unwrap_or(u64::MAX);
+            }
+        }
+        for (agent, most) in bounds {
+            let what = What::RunsOf(agent);
+            if state.rooms.iter().all(|room| room.what != what) {
+                state.rooms.push(Room { what, most, there: 0, since: 0, open: 0, full: false });
+                state.read_at = None;
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

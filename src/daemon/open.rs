@@ -20,6 +20,7 @@ use super::identity::{Identity, IdentityError};
 use super::manager::{Manager, Registered};
 use super::run::{Daemon, DaemonParts};
 use super::spawn::OnRuntime;
+use super::upload;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{ConfigFaults, Loaded, Settings};
 use crate::domain::id::TaskId;
@@ -148,8 +149,9 @@ impl Opened {
             Ok(summary) => report(&summary),
             Err(_) => tracing::info!("plugins are still being compiled; their agents serve when they are ready"),
         }
-        let roster = Roster { configured: settings.agents.clone(), limits: settings.limits.clone() };
-        let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), roster, &*clock));
+        let pushed = settings.paths.data.join("pushed");
+        upload::make_folder(&pushed).map_err(|source| OpenError::Folder { path: pushed.clone(), source })?;
+        let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), roster(settings), &*clock).with_pushes(pushed));
         let mut daemon = Daemon::open(DaemonParts {
             store,
             clock,
@@ -157,11 +159,19 @@ impl Opened {
             workspaces,
             executor: Arc::<Agents>::clone(&agents),
             offers: catalogue.changes(),
-            agents: Some(agents),
+            agents: Some(Arc::clone(&agents)),
             spawner: Arc::new(OnRuntime),
             settings: daemon_settings(settings, &identity),
         })
         .await?;
+        // Pushed plugins that are compiled already serve at once, too.
+        let pushes = async {
+            agents.seen_once().await;
+            agents.all_here().await;
+        };
+        if tokio::time::timeout(FIRST_SCAN, pushes).await.is_err() {
+            tracing::info!("pushed plugins are still on their way; their agents serve when they are ready");
+        }
         // A schedule that the configuration has changed must not fire once more as it was.
         apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
         daemon.take_up_work();
@@ -196,6 +206,11 @@ impl Opened {
         }
         self.daemon.stop(grace, hurry).await;
     }
+}
+
+/// What is set for agents.
+pub fn roster(settings: &Settings) -> Roster {
+    Roster { configured: settings.agents.clone(), limits: settings.limits.clone(), quarantine_after: settings.quarantine_after }
 }
 
 fn report(summary: &crate::plugins::ScanSummary) {

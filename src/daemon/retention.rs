@@ -1,4 +1,5 @@
-//! Deletes what has been kept for long enough: ended runs by status and age, and by number a task; skip ranges; idempotency keys.
+//! Deletes what has been kept for long enough: ended runs by status and age, and by number a task; skip ranges; idempotency keys; the
+//! bytes of pushed plugins that no agent keeps.
 //!
 //! Invariants: only what has ended is deleted, judged again in the commit that deletes it; the store's clock tells how long ago it
 //! ended; the totals of schedules are not touched. The work is done in small changes with a rest after each as long as it took, so
@@ -16,6 +17,7 @@ use super::error::ManagerError;
 use super::fleet;
 use super::inner::Inner;
 use super::outage::tell_unless_out;
+use super::pushed;
 use super::removal;
 use super::sweep;
 use super::transitions::Step;
@@ -91,6 +93,7 @@ impl Pass<'_> {
         }
         more |= self.records_that(DueKind::Aged { kind: Kind::Idempotency, for_at_least: Duration::ZERO }).await?;
         more |= self.records_that(DueKind::Aged { kind: Kind::Daemon, for_at_least: fleet::KEPT }).await?;
+        more |= pushed::sweep_unused(self.inner).await?;
         Ok(more && !self.stop.is_cancelled())
     }
 

@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod policy;
 pub mod run;
 pub mod schedule;
+pub mod secrets;
 pub mod task;
 pub mod text;
 pub mod time;

@@ -128,6 +128,11 @@ impl<P: Preparer> Catalogue<P> {
         self.0.version.send_modify(|version| *version += 1);
     }
 
+    /// The largest plugin file, in bytes.
+    pub fn max_file_bytes(&self) -> u64 {
+        self.0.settings.max_file_bytes
+    }
+
     /// Why the folder cannot be read, if so. What serves is then what served before.
     pub fn fault(&self) -> Option<String> {
         self.0.fault.load().as_ref().clone()

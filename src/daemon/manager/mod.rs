@@ -2,7 +2,9 @@
 
 mod bulk;
 mod configured;
+mod deploy;
 mod files;
+mod registered;
 mod runs;
 mod status;
 mod tasks;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use super::agents::Agents;
 use super::error::ManagerError;
@@ -26,14 +29,20 @@ use crate::domain::run::Trigger;
 use crate::domain::time::Timestamp;
 use crate::store::{PageRequest, Record, RecordId, Scope, StoreError};
 
+pub use super::deployment::{Back, Wish};
 pub use super::signals::RunWatch;
+pub use super::upload::Upload;
 pub use bulk::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
+pub use deploy::Deployed;
 pub use files::{FileContent, WorkspaceFile, WorkspaceListing};
+pub use registered::refuse_secrets;
 pub use runs::RunWish;
 pub use tasks::Registered;
 
 /// How many records are read at a time.
 const PAGE_PART: usize = 100;
+/// How many components may come in at once.
+const UPLOADS: usize = 4;
 /// A page ends with the record that passes this many bytes.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -45,6 +54,8 @@ struct Shared {
     inner: Arc<Inner>,
     agents: Option<Arc<Agents>>,
     running: AtomicBool,
+    /// How many more components may come in at once.
+    uploads: Arc<Semaphore>,
 }
 
 /// A page of something, and how much of it there is in all.
@@ -60,7 +71,7 @@ pub struct Listing<T> {
 
 impl Manager {
     pub(super) fn new(inner: Arc<Inner>, agents: Option<Arc<Agents>>) -> Self {
-        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true) }))
+        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true), uploads: Arc::new(Semaphore::new(UPLOADS)) }))
     }
 
     pub(super) fn stop_running(&self) {

@@ -6,6 +6,7 @@
 mod bucket;
 mod chaos;
 pub mod daemon;
+mod deploy;
 mod disk;
 mod events;
 mod fleet;
