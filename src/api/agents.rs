@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+use super::auth::Caller;
 use super::body::{JsonBody, OptionalBody};
 use super::error::Problem;
 use super::params::{NoParams, Params, PathId};
@@ -40,7 +41,7 @@ pub(super) async fn delete(State(api): State<Api>, PathId(id): PathId<AgentId>, 
 
 /// `POST /background/agents`: registers an agent with the keys of `[agents.NAME]`. Without any of them it means the default agent, which
 /// is answered as if it had been registered when the daemon started.
-pub(super) async fn register(State(api): State<Api>, _: NoParams, OptionalBody(body): OptionalBody) -> Answer {
+pub(super) async fn register(State(api): State<Api>, caller: Caller, _: NoParams, OptionalBody(body): OptionalBody) -> Answer {
     let body = body.unwrap_or_else(|| json!({}));
     // Before anything else looks at it: other refusals repeat what was given.
     refuse_secrets(&body)?;
@@ -69,7 +70,9 @@ pub(super) async fn register(State(api): State<Api>, _: NoParams, OptionalBody(b
     }
     faults.into_result(())?;
     match agent {
-        Some(agent) if !settings.is_empty() => Ok(Json(api.manager.register_agent(&agent, settings, replace, None).await?)),
+        Some(agent) if !settings.is_empty() => {
+            Ok(Json(api.manager.register_agent(&agent, settings, replace, caller.name().map(str::to_owned)).await?))
+        }
         _ => {
             let agent = api.manager.agent(default_agent)?;
             if !replace {
@@ -81,10 +84,16 @@ pub(super) async fn register(State(api): State<Api>, _: NoParams, OptionalBody(b
 }
 
 /// `PATCH /background/agents/{id}`: changes the given keys of a registered agent; a null takes one away.
-pub(super) async fn update(State(api): State<Api>, PathId(id): PathId<AgentId>, _: NoParams, JsonBody(body): JsonBody) -> Answer {
+pub(super) async fn update(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<AgentId>,
+    _: NoParams,
+    JsonBody(body): JsonBody,
+) -> Answer {
     refuse_secrets(&body)?;
     let Value::Object(patch) = body else {
         return Err(Faults::one("", "must be an object with keys of `[agents.NAME]`").into());
     };
-    Ok(Json(api.manager.update_agent(&id, patch, None).await?))
+    Ok(Json(api.manager.update_agent(&id, patch, caller.name().map(str::to_owned)).await?))
 }

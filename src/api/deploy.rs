@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
+use super::auth::Caller;
 use super::body::{NoBody, OptionalBody};
 use super::error::Problem;
 use super::params::{NoParams, Params, PathId};
@@ -24,12 +25,22 @@ const SILENT_FOR: Duration = Duration::from_secs(30);
 /// How many bytes too many are still read, so that whoever sends them sees the answer and not a connection that breaks.
 const TOO_MANY: u64 = 256 << 20;
 
+fn who(caller: &Caller) -> Option<String> {
+    caller.name().map(str::to_owned)
+}
+
 fn shown(deployed: Deployed) -> Json<Value> {
     Json(json!({"changed": deployed.changed, "digest": deployed.digest, "agent": deployed.agent}))
 }
 
 /// `PUT /background/agents/{id}/plugin?digest=&note=`, the component's bytes as the body.
-pub(super) async fn push(State(api): State<Api>, PathId(agent): PathId<AgentId>, mut params: Params, request: Request) -> Answer {
+pub(super) async fn push(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(agent): PathId<AgentId>,
+    mut params: Params,
+    request: Request,
+) -> Answer {
     let expected = params.of("digest", "64 hexadecimal digits, with or without `sha256:` before them", |text| Digest::parse(text).ok());
     let note = params.text("note");
     params.finish()?;
@@ -42,7 +53,7 @@ pub(super) async fn push(State(api): State<Api>, PathId(agent): PathId<AgentId>,
         return Err(too_large(&upload));
     }
     take(&mut upload, body).await?;
-    let who = None;
+    let who = who(&caller);
     Ok(shown(api.manager.push(&agent, upload, expected, Wish { who, note }).await?))
 }
 
@@ -107,6 +118,7 @@ async fn drain(mut body: Body) {
 /// `POST /background/agents/{id}/rollback`, `{"to": DIGEST or "folder", "note"}`.
 pub(super) async fn roll_back(
     State(api): State<Api>,
+    caller: Caller,
     PathId(agent): PathId<AgentId>,
     _: NoParams,
     OptionalBody(body): OptionalBody,
@@ -127,7 +139,7 @@ pub(super) async fn roll_back(
     let note: Option<String> = fields.optional("note");
     fields.refuse_rest(&["note", "to"]);
     faults.into_result(())?;
-    Ok(shown(api.manager.roll_back(&agent, back, Wish { who: None, note }).await?))
+    Ok(shown(api.manager.roll_back(&agent, back, Wish { who: who(&caller), note }).await?))
 }
 
 /// `GET /background/agents/{id}/history`.
@@ -136,13 +148,19 @@ pub(super) async fn history(State(api): State<Api>, PathId(agent): PathId<AgentI
 }
 
 /// `POST /background/agents/{id}/pause`, `{"reason"}`.
-pub(super) async fn pause(State(api): State<Api>, PathId(agent): PathId<AgentId>, _: NoParams, OptionalBody(body): OptionalBody) -> Answer {
+pub(super) async fn pause(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(agent): PathId<AgentId>,
+    _: NoParams,
+    OptionalBody(body): OptionalBody,
+) -> Answer {
     let mut faults = Faults::new();
     let mut fields = Fields::open("", body.unwrap_or_else(|| json!({})), &mut faults);
     let reason: Option<String> = fields.optional("reason");
     fields.refuse_rest(&["reason"]);
     faults.into_result(())?;
-    Ok(Json(api.manager.pause_agent(&agent, None, reason).await?))
+    Ok(Json(api.manager.pause_agent(&agent, who(&caller), reason).await?))
 }
 
 /// `POST /background/agents/{id}/resume`.

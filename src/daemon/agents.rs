@@ -57,7 +57,11 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// The settings of an agent that nothing names.
+    /// What is set for an agent: what the configuration says, or else every default.
+    pub fn settings_of(&self, agent: &AgentId) -> AgentSettings {
+        self.configured.get(agent).cloned().unwrap_or_else(|| self.unnamed(agent))
+    }
+
     fn unnamed(&self, agent: &AgentId) -> AgentSettings {
         AgentSettings {
             plugin: agent.as_str().to_owned(),
@@ -128,13 +132,12 @@ impl Agents {
     }
 
     fn settings_of(&self, agent: &AgentId) -> AgentSettings {
-        let roster = self.roster.load();
-        if let Some(settings) = roster.configured.get(agent) {
-            return settings.clone();
-        }
-        let said = self.told.said.load();
+        let (roster, said) = (self.roster.load(), self.told.said.load());
         let registered = said.registered.get(agent).and_then(|(_, registered)| registered.settings.as_ref().ok());
-        registered.cloned().unwrap_or_else(|| roster.unnamed(agent))
+        match registered.filter(|_| !roster.configured.contains_key(agent)) {
+            Some(settings) => settings.clone(),
+            None => roster.settings_of(agent),
+        }
     }
 
     /// Whether the configuration of this daemon names the agent.

@@ -53,7 +53,7 @@ pub async fn follow(inner: Arc<Inner>, agents: Arc<Agents>, stop: CancellationTo
                 tell_unless_out!(error, warn, %error, "what the store says of agents could not be read; what was known stands");
             }
         }
-        let next = tokio::time::Instant::now() + inner.settings.poll;
+        let next = tokio::time::Instant::now() + inner.settings().poll;
         loop {
             agents.warn_overridden(&mut warned);
             tokio::select! {

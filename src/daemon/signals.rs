@@ -17,6 +17,8 @@ pub struct Wakeups {
     pub schedules: Notify,
     /// What the store says of agents changed.
     pub agents: Notify,
+    /// What is kept, and for how long, changed.
+    pub bounds: Notify,
     /// What the store's other daemons are to hear.
     pub(super) others: Teller,
     runs: Mutex<HashMap<RunId, watch::Sender<u64>>>,

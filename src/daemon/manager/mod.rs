@@ -13,6 +13,7 @@ mod why;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
@@ -20,6 +21,7 @@ use super::agents::Agents;
 use super::error::ManagerError;
 use super::idempotency::{Answered, Once};
 use super::inner::{DaemonSettings, Inner};
+use super::reload::ConfigurationReport;
 use super::transitions::Step;
 use super::txn::{Known, Txn};
 use crate::domain::id::RunId;
@@ -56,6 +58,7 @@ struct Shared {
     running: AtomicBool,
     /// How many more components may come in at once.
     uploads: Arc<Semaphore>,
+    configuration: ArcSwap<ConfigurationReport>,
 }
 
 /// A page of something, and how much of it there is in all.
@@ -71,11 +74,27 @@ pub struct Listing<T> {
 
 impl Manager {
     pub(super) fn new(inner: Arc<Inner>, agents: Option<Arc<Agents>>) -> Self {
-        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true), uploads: Arc::new(Semaphore::new(UPLOADS)) }))
+        let none = ConfigurationReport { file: None, read_at: inner.clock.now(), faults: Vec::new(), next_start: Vec::new() };
+        let (running, uploads) = (AtomicBool::new(true), Arc::new(Semaphore::new(UPLOADS)));
+        Manager(Arc::new(Shared { inner, agents, running, uploads, configuration: ArcSwap::from_pointee(none) }))
     }
 
     pub(super) fn stop_running(&self) {
         self.0.running.store(false, Ordering::Release);
+    }
+
+    /// How the configuration stands.
+    pub fn configuration(&self) -> Arc<ConfigurationReport> {
+        self.0.configuration.load_full()
+    }
+
+    pub(super) fn note_configuration(&self, report: ConfigurationReport) {
+        self.0.configuration.store(Arc::new(report));
+    }
+
+    /// Puts other settings into force, as far as a running daemon takes them.
+    pub(super) fn configure(&self, settings: DaemonSettings) {
+        self.inner().configure(settings);
     }
 
     fn is_running(&self) -> bool {
@@ -103,7 +122,7 @@ impl Manager {
     async fn once(&self, key: IdempotencyKey) -> Once {
         let inner = self.inner();
         inner.admission.refresh(&*inner.store, &*inner.clock).await;
-        Once::new(key, inner.entropy.hex_name(), inner.settings.bounds.idempotency, Arc::clone(&inner.admission))
+        Once::new(key, inner.entropy.hex_name(), inner.settings().bounds.idempotency, Arc::clone(&inner.admission))
     }
 
     /// What was answered to a request before, if anything.
@@ -164,6 +183,7 @@ impl DaemonSettings {
             due_at,
             occurrence_id,
             query: None,
+            by: None,
             trigger_metadata: serde_json::Map::new(),
             default_timeout: self.timeout,
             default_cancel_grace: self.cancel_grace,
