@@ -30,7 +30,9 @@ const NEXT_START: [&str; 14] = [
 ];
 
 /// What a running daemon takes: whole tables, and single settings.
-const LIVE: [&str; 16] = [
+const LIVE: [&str; 18] = [
+    "plugins",
+    "credentials",
     "tokens",
     "server.token",
     "server.token_file",

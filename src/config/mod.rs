@@ -12,9 +12,9 @@ mod client;
 mod document;
 mod environment;
 mod fault;
+mod http;
 mod named_store;
 mod registered;
-mod secret;
 mod section;
 mod seed;
 mod server;
@@ -30,12 +30,12 @@ use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
 
+pub use crate::domain::secret::{Secret, TokenHash};
 pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use named_store::{NamedStore, named_store, shows_password};
 pub use registered::registered_agent;
-pub use secret::{Secret, TokenHash};
 pub use section::Entry;
 pub use settings::{
     AgentSettings, BucketSettings, LogFormat, Logging, NamedToken, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings,
@@ -55,7 +55,7 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "default_agent",
     "server",
     "tokens",
@@ -68,6 +68,7 @@ const SECTIONS: [&str; 15] = [
     "retention",
     "plugins",
     "agents",
+    "credentials",
     "limits",
     "tasks",
     "logging",
@@ -168,7 +169,8 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let mut section = reading.section(root, "limits");
     let limits = agents::limits(&mut section, &Limits::default());
     section.finish();
-    let agents = agents::agents(reading, root.get("agents"), &default_agent, &limits);
+    let credentials = http::credentials(reading, root.get("credentials"));
+    let agents = agents::agents(reading, root.get("agents"), &default_agent, (&limits, &credentials));
     let tasks = agents::tasks(reading, root.get("tasks"));
     Settings {
         server,
@@ -182,6 +184,7 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
         default_agent,
         agents,
         limits,
+        credentials: credentials.into_iter().filter_map(|(name, credential)| Some((name, credential?))).collect(),
         quarantine_after,
         tasks,
         logging,

@@ -2,7 +2,8 @@
 //!
 //! It fails with all that is wrong at once, each at its field.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
@@ -14,19 +15,27 @@ use super::section::Reading;
 use super::seed::Seed;
 use super::settings::AgentSettings;
 use crate::domain::agent::Limits;
+use crate::domain::http::Credential;
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
 
-/// Reads the settings of an agent from JSON as the file has them in `[agents.NAME]`; `base` are the limits for what is not given.
+/// Reads the settings of an agent from JSON as the file has them in `[agents.NAME]`; `base` are the limits for what is not given, `credentials`
+/// those that it may name.
 ///
 /// # Errors
 /// All that is wrong with them.
-pub fn registered_agent(id: &AgentId, table: &Map<String, Json>, base: &Limits) -> Result<AgentSettings, Faults> {
+pub fn registered_agent(
+    id: &AgentId,
+    table: &Map<String, Json>,
+    base: &Limits,
+    credentials: &BTreeMap<String, Arc<Credential>>,
+) -> Result<AgentSettings, Faults> {
+    let credentials = credentials.iter().map(|(name, credential)| (name.clone(), Some(Arc::clone(credential)))).collect();
     let env = Environment::default();
     let (seed, faults, entries) = (Seed::default(), Vec::new(), Vec::new());
     let node = node(&Json::Object(table.clone()));
     let mut reading = Reading { env: &env, seed, faults, entries, variables: BTreeSet::new() };
-    let settings = agents::agent(&mut reading, id, Some(&node), base);
+    let settings = agents::agent(&mut reading, id, Some(&node), (base, &credentials));
     let (all, mut faults) = (format!("agents.{id}"), Faults::new());
     for fault in reading.faults {
         let key = fault.key.unwrap_or_default();
@@ -63,7 +72,7 @@ mod tests {
 
     fn read(table: Json) -> Result<AgentSettings, Faults> {
         let Json::Object(table) = table else { panic!("an object") };
-        registered_agent(&AgentId::parse("a.b").unwrap(), &table, &Limits::default())
+        registered_agent(&AgentId::parse("a.b").unwrap(), &table, &Limits::default(), &BTreeMap::new())
     }
 
     #[test]

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::agent::Limits;
+use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::role::Roles;
 use crate::domain::task::Task;
 use crate::domain::time::{Seconds, Timestamp};
 
 use super::fault::{ConfigFault, ConfigFaults, Origin};
-use super::secret::{Secret, TokenHash};
 use super::store_url::ServerUrl;
+use crate::domain::secret::{Secret, TokenHash};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +44,8 @@ pub struct Settings {
     pub agents: BTreeMap<AgentId, AgentSettings>,
     /// What one attempt of an agent may use when its entry does not say otherwise.
     pub limits: Limits,
+    /// What is put into requests to one host, by the names that agents use.
+    pub credentials: BTreeMap<String, Arc<Credential>>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
     /// The tasks of the file, in its order, each with a valid id of its own and otherwise unjudged.
@@ -232,6 +235,8 @@ pub struct AgentSettings {
     pub config: BTreeMap<String, serde_json::Value>,
     /// What one attempt may use.
     pub limits: Limits,
+    /// What it may ask of others over HTTP, with the credentials that are put in.
+    pub http: Arc<HttpPolicy>,
     /// Free for the user.
     pub metadata: BTreeMap<String, serde_json::Value>,
 }

@@ -14,14 +14,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::egress;
 use super::executor::{Executor, Offer, Offered, Start, Tripped};
 use crate::clock::Clock;
-use crate::config::AgentSettings;
+use crate::config::{AgentSettings, registered_agent};
 use crate::domain::agent::{Agent, Limits};
+use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
+use crate::domain::input::Faults;
 use crate::domain::time::Timestamp;
+use crate::egress::Gateway;
 use crate::plugins::{Catalogue, Loaded, PluginStatus, Preparer};
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, Prepared, Sandbox};
 use crate::store::ClaimAgent;
@@ -52,6 +56,8 @@ pub struct Roster {
     pub configured: BTreeMap<AgentId, AgentSettings>,
     /// The limits of agents that the configuration does not name.
     pub limits: Limits,
+    /// The credentials that agents may name.
+    pub credentials: BTreeMap<String, Arc<Credential>>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
 }
@@ -60,6 +66,14 @@ impl Roster {
     /// What is set for an agent: what the configuration says, or else every default.
     pub fn settings_of(&self, agent: &AgentId) -> AgentSettings {
         self.configured.get(agent).cloned().unwrap_or_else(|| self.unnamed(agent))
+    }
+
+    /// Reads the settings of an agent that is registered.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub(super) fn read(&self, agent: &AgentId, settings: &Map<String, Value>) -> Result<AgentSettings, Faults> {
+        registered_agent(agent, settings, &self.limits, &self.credentials)
     }
 
     fn unnamed(&self, agent: &AgentId) -> AgentSettings {
@@ -72,6 +86,7 @@ impl Roster {
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             limits: self.limits.clone(),
+            http: Arc::default(),
             metadata: BTreeMap::new(),
         }
     }
@@ -80,6 +95,7 @@ impl Roster {
 /// The daemon's agents.
 pub struct Agents {
     sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
     catalogue: Catalogue<SandboxPreparer>,
     roster: ArcSwap<Roster>,
     started_at: Timestamp,
@@ -93,9 +109,15 @@ pub struct Agents {
 
 impl Agents {
     /// The agents of a catalogue and a configuration.
-    pub fn new(sandbox: Arc<Sandbox>, catalogue: Catalogue<SandboxPreparer>, roster: Roster, clock: &dyn Clock) -> Self {
+    pub fn new(
+        (sandbox, gateway): (Arc<Sandbox>, Arc<Gateway>),
+        catalogue: Catalogue<SandboxPreparer>,
+        roster: Roster,
+        clock: &dyn Clock,
+    ) -> Self {
         Agents {
             sandbox,
+            gateway,
             catalogue,
             roster: ArcSwap::from_pointee(roster),
             started_at: clock.now(),
@@ -245,7 +267,8 @@ impl Agents {
             }
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
             let env = settings.env.into_iter().collect();
-            let start = SandboxStart { sandbox: Arc::clone(&self.sandbox), loaded, limits: settings.limits, env };
+            let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
+            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, http: settings.http };
             Some(Offered { claim, start: Arc::new(start) })
         });
         let offer = Arc::new(offered.collect());
@@ -279,6 +302,8 @@ impl Executor for Agents {
 
 struct SandboxStart {
     sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
+    http: Arc<HttpPolicy>,
     loaded: Arc<Loaded<Prepared>>,
     limits: Limits,
     env: Vec<(String, String)>,
@@ -293,6 +318,6 @@ impl Start for SandboxStart {
     async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
         spec.limits = self.limits.clone();
         spec.env.clone_from(&self.env);
-        self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), host, signals).await
     }
 }

@@ -29,6 +29,7 @@ use super::transitions;
 use super::txn::{Known, Stop as TxnStop, Txn};
 use crate::clock::BootInstant;
 use crate::domain::event::Event;
+use crate::domain::http::HttpCalls;
 use crate::domain::id::RunId;
 use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
 use crate::domain::policy::ErrorKind;
@@ -107,6 +108,8 @@ struct Remains {
     attempt: (u64, Arc<Attempt>),
     /// What the guest told that is not kept yet.
     told: Vec<Event>,
+    /// What it asked of others.
+    http: Option<HttpCalls>,
     /// Where it worked; none when it did not come to that.
     workspace: Option<Workspace>,
     /// That its digest has crashed too often, if it has.
@@ -128,11 +131,12 @@ impl Work<'_> {
                 let tripped = self.tripped(&report.ended);
                 let mut told = host.take();
                 told.extend(tripped.as_ref().map(|tripped| self.quarantine_event(tripped)));
-                (self.word_of(report), Remains { attempt: host.attempt(), told, workspace, tripped })
+                let http = Some(report.usage.http.clone()).filter(|http| http.total > 0);
+                (self.word_of(report), Remains { attempt: host.attempt(), told, http, workspace, tripped })
             }
             Err(word) => {
                 let attempt = (CLAIMED, Arc::new(self.claimed.attempt.clone()));
-                (word, Remains { attempt, told: Vec::new(), workspace: None, tripped: None })
+                (word, Remains { attempt, told: Vec::new(), http: None, workspace: None, tripped: None })
             }
         };
         drop(slot);
@@ -257,9 +261,13 @@ impl Work<'_> {
         }
         let chance = self.inner.entropy.fraction();
         let fence = self.fence;
-        let decide = Arc::new(move |run: Run, attempt, now| match &word {
-            Word::Outcome(outcome, usage) => lifecycle::finish(run, attempt, fence, outcome.clone(), usage.clone(), chance, now),
-            Word::HandBack(why) => lifecycle::hand_back(run, attempt, fence, why, now),
+        let http = remains.http.clone();
+        let decide = Arc::new(move |run: Run, attempt: Attempt, now| match &word {
+            Word::Outcome(outcome, usage) => {
+                let attempt = Attempt { http: http.clone(), ..attempt };
+                lifecycle::finish(run, attempt, fence, outcome.clone(), usage.clone(), chance, now)
+            }
+            Word::HandBack(why) => lifecycle::hand_back(run, Attempt { http: http.clone(), ..attempt }, fence, why, now),
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());

@@ -71,9 +71,9 @@ pub async fn follow(inner: Arc<Inner>, agents: Arc<Agents>, stop: CancellationTo
 
 /// Reads all that the store says of agents; what has not changed is taken as it was.
 async fn see(inner: &Inner, agents: &Agents) -> Result<Said, StoreError> {
-    let (known, limits) = (agents.known(), agents.base_limits());
+    let (known, roster) = (agents.known(), agents.roster());
     let deployments = all(inner, Kind::Deployment, &known.deployments, |record| record.decode::<Deployment>().map(Arc::new)).await?;
-    let read = |record: &Record| record.decode::<StoredAgent>().map(|stored| Arc::new(Registered::read(stored, &limits)));
+    let read = |record: &Record| record.decode::<StoredAgent>().map(|stored| Arc::new(Registered::read(stored, &roster)));
     let registered = all(inner, Kind::Agent, &known.registered, read).await?;
     Ok(Said { deployments, registered })
 }

@@ -18,6 +18,7 @@ pub mod capabilities;
 pub mod committer;
 pub mod deployment;
 pub mod doctor;
+mod egress;
 mod entities;
 pub mod error;
 pub mod executor;

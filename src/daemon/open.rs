@@ -28,6 +28,7 @@ use crate::domain::agent::Limits;
 use crate::domain::id::TaskId;
 use crate::domain::task::Task;
 use crate::domain::time::Seconds;
+use crate::egress::Gateway;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 #[cfg(feature = "sqlite")]
@@ -157,7 +158,9 @@ impl Opened {
         }
         let pushed = settings.paths.data.join("pushed");
         upload::make_folder(&pushed).map_err(|source| OpenError::Folder { path: pushed.clone(), source })?;
-        let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), roster(settings), &*clock).with_pushes(pushed));
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::clone(&clock));
+        let agents = Agents::new((sandbox, gateway), catalogue.clone(), roster(settings), &*clock).with_pushes(pushed);
+        let agents = Arc::new(agents);
         let mut daemon = Daemon::open(DaemonParts {
             store,
             clock,
@@ -232,7 +235,12 @@ impl Opened {
 
 /// What is set for agents.
 pub fn roster(settings: &Settings) -> Roster {
-    Roster { configured: settings.agents.clone(), limits: settings.limits.clone(), quarantine_after: settings.quarantine_after }
+    Roster {
+        configured: settings.agents.clone(),
+        limits: settings.limits.clone(),
+        credentials: settings.credentials.clone(),
+        quarantine_after: settings.quarantine_after,
+    }
 }
 
 /// Brings limits down to what the sandbox was built for, and names those that had to be.

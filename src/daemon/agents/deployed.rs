@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::{Agents, Here, Registered, Said};
+use super::{Agents, Here, Registered, Roster, Said};
 use crate::daemon::deployment::Deployment;
 use crate::daemon::executor::Tripped;
 use crate::domain::id::AgentId;
@@ -312,19 +312,19 @@ impl Agents {
 
     /// Reads the registered agents again under other settings.
     pub(super) fn read_registered_again(&self) {
-        let limits = self.roster.load().limits.clone();
+        let roster = self.roster.load();
         self.told.said.rcu(|told| {
             let mut told = Said::clone(told);
             for (_, registered) in told.registered.values_mut() {
-                *registered = Arc::new(Registered::read(registered.stored.clone(), &limits));
+                *registered = Arc::new(Registered::read(registered.stored.clone(), &roster));
             }
             told
         });
     }
 
-    /// The limits of what says nothing of its own.
-    pub(in crate::daemon) fn base_limits(&self) -> crate::domain::agent::Limits {
-        self.roster.load().limits.clone()
+    /// What is set for agents.
+    pub(in crate::daemon) fn roster(&self) -> Arc<Roster> {
+        self.roster.load_full()
     }
 
     pub(super) fn note_crash(&self, agent: &AgentId, digest: &str, ended: &Ended) -> Option<Tripped> {

@@ -5,9 +5,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{AgentSettings, registered_agent};
+use super::Roster;
+use crate::config::AgentSettings;
 use crate::daemon::txn::Entity;
-use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
 use crate::domain::time::Timestamp;
 use crate::store::{Index, Kind, RecordId};
@@ -50,9 +50,9 @@ pub struct Registered {
 }
 
 impl Registered {
-    /// Reads what the store keeps; `limits` are those for what it does not say.
-    pub(in crate::daemon) fn read(stored: StoredAgent, limits: &Limits) -> Self {
-        let settings = registered_agent(&stored.agent_id, &stored.settings, limits).map_err(|faults| faults.to_string());
+    /// Reads what the store keeps, under what this daemon has for all agents.
+    pub(in crate::daemon) fn read(stored: StoredAgent, roster: &Roster) -> Self {
+        let settings = roster.read(&stored.agent_id, &stored.settings).map_err(|faults| faults.to_string());
         Registered { stored, settings }
     }
 }

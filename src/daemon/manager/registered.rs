@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::Manager;
-use crate::config::registered_agent;
 use crate::daemon::agents::{Agents, StoredAgent, registered_id_of};
 use crate::daemon::deployment::{self, Deployment};
 use crate::daemon::error::ManagerError;
@@ -13,7 +12,7 @@ use crate::daemon::transitions::Step;
 use crate::daemon::txn::Txn;
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
-use crate::domain::secrets::secrets_in;
+use crate::domain::secret_search::secrets_in;
 use crate::store::{PageRequest, Scope};
 
 /// The mend for a secret in a body.
@@ -99,13 +98,13 @@ impl Manager {
         settings: impl Fn(Option<&StoredAgent>) -> Result<Map<String, Value>, ManagerError> + Send + 'static,
     ) -> Result<Value, ManagerError> {
         let agents = self.registrable(agent)?;
-        let (of, limits) = (agent.clone(), agents.base_limits());
+        let (of, roster) = (agent.clone(), agents.roster());
         let decide = move |txn: &mut Txn<'_>| -> Step<()> {
             let id = registered_id_of(&of);
             let before = txn.get::<StoredAgent, ManagerError>(&id)?;
             let settings = settings(before.as_deref())?;
             refuse_secrets(&Value::Object(settings.clone())).map_err(ManagerError::from)?;
-            registered_agent(&of, &settings, &limits).map_err(ManagerError::from)?;
+            roster.read(&of, &settings).map_err(ManagerError::from)?;
             let now = txn.now();
             let created_at = before.as_ref().map_or(now, |before| before.created_at);
             if before.as_ref().is_some_and(|before| before.settings == settings) {
