@@ -15,6 +15,7 @@ mod error;
 mod health;
 mod idempotency;
 mod layers;
+mod memory;
 mod mend;
 mod pages;
 mod params;
@@ -32,7 +33,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, patch, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use serde_json::Value;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -103,6 +104,7 @@ fn reading() -> Router<Api> {
         .route("/agents", get(agents::list))
         .route("/agents/{id}", get(agents::show))
         .route("/agents/{id}/history", get(deploy::history))
+        .route("/agents/{id}/memory", get(memory::show))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/status", get(tasks::status))
@@ -136,6 +138,7 @@ fn operating() -> Router<Api> {
         .route("/runs/{id}/resume", post(runs::resume))
         .route("/runs/{id}/rerun", post(mend::rerun))
         .route("/runs/{id}/mirror", post(runs::mirror))
+        .route("/agents/{id}/memory", delete(memory::clear))
 }
 
 fn deploying() -> Router<Api> {

@@ -9,6 +9,7 @@ use super::Context;
 use super::caller::Caller;
 use super::exit::{Exit, Fault};
 use super::human;
+use super::memory::{self, MemoryArgs};
 use super::remote::ClientArgs;
 use super::table::{Cell, Sheet, Table};
 use super::view;
@@ -72,7 +73,9 @@ enum Verb {
         #[arg(value_parser = AgentId::parse)]
         agent: AgentId,
     },
-    /// Take a registered or pushed agent out, with its pushes; its tasks stay
+    /// Show what an agent keeps from run to run, or clear it
+    Memory(MemoryArgs),
+    /// Take a registered or pushed agent out, with its pushes; its tasks stay, and what it keeps
     Delete {
         /// Its id
         #[arg(value_parser = AgentId::parse)]
@@ -103,10 +106,11 @@ pub async fn execute(args: AgentsArgs, context: &Context) -> Result<Exit, Fault>
         Verb::Pause { agent, reason } => deploy::pause(&caller, &agent, reason).await,
         Verb::Resume { agent } => deploy::resume(&caller, &agent).await,
         Verb::Release { agent } => deploy::release(&caller, &agent).await,
+        Verb::Memory(args) => memory::execute(&caller, args).await,
         Verb::Delete { agent, force } => {
             let query: &[_] = if force { &[("force", "true".to_owned())] } else { &[] };
             let answer = caller.remote.delete(&["agents", agent.as_str()], query).await?;
-            caller.show(&answer, |_| format!("deleted agent {agent}\n"))
+            caller.show(&answer, |_| format!("deleted agent {agent}; what it keeps stays, see `sandclock agents memory {agent}`\n"))
         }
     }
 }

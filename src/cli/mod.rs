@@ -13,6 +13,7 @@ pub mod exit;
 mod guest_output;
 mod human;
 pub mod init;
+mod memory;
 mod plugins;
 mod push;
 mod remote;

@@ -168,7 +168,11 @@ fn tell_refused(context: &Context, http: &HttpCalls) {
         let asked = format!("refused {} {}{}: {}", call.method, call.origin, call.path, refusal.sentence);
         if told.insert(asked.clone()) {
             context.screen.note(&human::one_line(&asked));
-            refusal.toml.iter().flat_map(|toml| toml.lines()).for_each(|line| context.screen.note(&format!("    {}", human::one_line(line))));
+            refusal
+                .toml
+                .iter()
+                .flat_map(|toml| toml.lines())
+                .for_each(|line| context.screen.note(&format!("    {}", human::one_line(line))));
         }
     }
 }

@@ -210,8 +210,12 @@ pub struct Retention {
     pub cancelled: Option<Seconds>,
     /// Skipped runs and skip ranges.
     pub skipped: Option<Seconds>,
+    /// The key-values of sessions, since something was written last.
+    pub sessions: Option<Seconds>,
     /// How many ended runs of a task are kept; 0 for any number.
     pub runs_per_task: u64,
+    /// The bytes of pushed plugins that no agent keeps.
+    pub plugins: Seconds,
     /// How often to look for what is to go.
     pub pass: Seconds,
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
+use crate::domain::time::Seconds;
 use crate::plugins::Digest;
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost};
 use crate::store::ClaimAgent;
@@ -44,6 +45,11 @@ pub type Offer = Arc<Vec<Offered>>;
 pub trait Executor: Send + Sync + 'static {
     /// The agents whose runs may be claimed now.
     fn offer(&self) -> Offer;
+
+    /// The time limit of an attempt of this agent whose task gives none, where the agent gives one.
+    fn timeout_of(&self, _agent: &AgentId) -> Option<Seconds> {
+        None
+    }
 
     /// Takes note of how an attempt of a digest ended; answers where the digest has crashed too often in a row. It is offered no more
     /// from then on, and whoever asked says with [`Executor::settle`] whether the store keeps that.

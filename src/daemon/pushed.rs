@@ -5,7 +5,7 @@
 //! upload the same one at once help each other.
 //!
 //! How it fails: an upload that broke off leaves a record that no agent names; retention takes it, and what is no longer kept, after
-//! [`UNUSED_FOR`], a few parts at a time.
+//! a while, a few parts at a time.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -30,8 +30,6 @@ use crate::store::{DueKind, Index, Kind, RecordId, When};
 
 /// How many bytes a part has: in base64 they fit a record.
 const PART_BYTES: u64 = 512 * 1024;
-/// How long bytes are kept that no agent names: longer than an upload may take.
-const UNUSED_FOR: Duration = Duration::from_secs(3600);
 /// How many parts go in one change; they are read for it.
 const PARTS: u32 = 4;
 /// How many plugins one pass of retention looks at.
@@ -271,7 +269,8 @@ fn unwritable(digest: &Digest, error: &std::io::Error) -> ManagerError {
 
 /// Removes the bytes of plugins that nobody has kept for a while; answers whether some are left for another turn.
 pub(super) async fn sweep_unused(inner: &Inner) -> Result<bool, ManagerError> {
-    let due = inner.store.due(DueKind::Aged { kind: Kind::Plugin, for_at_least: UNUSED_FOR }, PLUGINS).await?;
+    let for_at_least = inner.settings().bounds.retention.plugins;
+    let due = inner.store.due(DueKind::Aged { kind: Kind::Plugin, for_at_least }, PLUGINS).await?;
     for record in &due.records {
         if let Ok(digest) = Digest::parse(&record.id.key) {
             sweep(inner, digest).await?;

@@ -5,6 +5,7 @@ mod configured;
 mod denied;
 mod deploy;
 mod files;
+mod memory;
 mod registered;
 mod runs;
 mod status;

@@ -18,7 +18,8 @@ async fn the_value_is_put_in_and_what_the_host_repeats_of_it_is_masked() {
     let server = Server::start().await;
     let stage = stage(&server, "allow_http_loopback = true\nenv = \"THE_KEY\"").await;
     let here = server.address;
-    let came = stage.run(&format!("O\nG h {here} /echo?a=1 authorization Bearer-of-its-own 0 r\nG h {here} /echo AUTHORIZATION x 0 r\n")).await;
+    let came =
+        stage.run(&format!("O\nG h {here} /echo?a=1 authorization Bearer-of-its-own 0 r\nG h {here} /echo AUTHORIZATION x 0 r\n")).await;
     for seen in server.seen() {
         assert_eq!(seen.header("authorization"), [format!("Bearer {KEY}")], "the guest's own is dropped");
     }
@@ -57,7 +58,9 @@ async fn without_tls_it_is_not_sent() {
 #[tokio::test]
 async fn one_that_cannot_be_read_fails_the_call_with_its_name_and_the_mend() {
     let server = Server::start().await;
-    for (source, word) in [("env = \"NO_KEY\"", "NO_KEY is not set"), ("file = \"/nowhere/key\"", "/nowhere/key"), ("command = [\"false\"]", "failed")] {
+    for (source, word) in
+        [("env = \"NO_KEY\"", "NO_KEY is not set"), ("file = \"/nowhere/key\"", "/nowhere/key"), ("command = [\"false\"]", "failed")]
+    {
         let stage = stage(&server, &format!("allow_http_loopback = true\n{source}")).await;
         let came = stage.run(&format!("O\n{}", get(&server.address.to_string(), "/"))).await;
         assert_eq!((came.lines(), came.rules()), (vec![DENIED], vec![Some(Rule::Credential)]));

@@ -28,7 +28,8 @@ async fn what_is_listed_is_reached_and_recorded() {
     let server = Server::start().await;
     let port = server.port();
     let stage = Stage::new(&format!("allow = [\"http://127.0.0.1:{port}\"]")).await;
-    let came = stage.run(&format!("O\n{}P h 127.0.0.1:{port} /a/b?secret=1 x-own yes 3 r\n", get(&format!("127.0.0.1:{port}"), "/ok"))).await;
+    let came =
+        stage.run(&format!("O\n{}P h 127.0.0.1:{port} /a/b?secret=1 x-own yes 3 r\n", get(&format!("127.0.0.1:{port}"), "/ok"))).await;
     assert_eq!(came.lines(), ["200 hello", "200 hello"]);
     let seen = server.seen();
     assert_eq!((seen[1].method.as_str(), seen[1].path.as_str(), seen[1].body), ("POST", "/a/b?secret=1", 3 * 4096));
@@ -69,8 +70,18 @@ async fn another_host_port_scheme_method_or_path_is_refused() {
     refused(&format!("allow = [\"http://{here}\"]"), &format!("G s {here} / - - 0 r"), Rule::Scheme, &server).await;
     refused(&format!("allow = [\"http://{here}\"]"), &format!("C h {here} / - - 0 r"), Rule::Url, &server).await;
     for path in [
-        "/", "/in", "/out", "/in/../out", "/in/%2e%2e/out", "/in/.%2E/out", "//in/a", "/in/..%2fout", "/in/..%5cout", "/in/%252e%252e/out",
-        "/in/..;/out", "/in/x/../../out",
+        "/",
+        "/in",
+        "/out",
+        "/in/../out",
+        "/in/%2e%2e/out",
+        "/in/.%2E/out",
+        "//in/a",
+        "/in/..%2fout",
+        "/in/..%5cout",
+        "/in/%252e%252e/out",
+        "/in/..;/out",
+        "/in/x/../../out",
     ] {
         refused(allow, &get(&here, path), Rule::Path, &server).await;
     }
@@ -97,8 +108,23 @@ async fn a_name_that_stands_for_an_address_inside_is_refused() {
     let server = Server::start().await;
     let line = get(&format!("name.test:{}", server.port()), "/");
     for inside in [
-        "127.0.0.1", "169.254.169.254", "10.0.0.1", "192.168.0.1", "172.16.0.1", "100.64.0.1", "0.0.0.0", "224.0.0.1", "::1", "::",
-        "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "fd00:ec2::254", "fe80::1", "ff02::1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "10.0.0.1",
+        "192.168.0.1",
+        "172.16.0.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "::1",
+        "::",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "fd00:ec2::254",
+        "fe80::1",
+        "ff02::1",
     ] {
         let stage = Stage::new(&format!("allow = [\"http://name.test:{}\"]", server.port())).await;
         stage.names.answers("name.test", &[&[inside]]);

@@ -57,11 +57,9 @@ async fn an_answer_that_never_ends_ends_at_the_limit() {
 
 #[tokio::test]
 async fn a_server_that_dawdles_ends_with_the_attempt_s_time_for_calls() {
-    for (first, told) in [
-        (&b"HTTP/1.1 200 OK\r\nx-sl"[..], "E33"),
-        (b"", "E33"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nab", "200 ab!999"),
-    ] {
+    for (first, told) in
+        [(&b"HTTP/1.1 200 OK\r\nx-sl"[..], "E33"), (b"", "E33"), (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nab", "200 ab!999")]
+    {
         let server = Server::raw(first.to_vec(), Vec::new()).await;
         let stage = stage(&server, "max_seconds = 0.3").await;
         let came = stage.run(&format!("O\n{0}{0}", get(&server.address.to_string(), "/"))).await;

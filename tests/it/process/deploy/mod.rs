@@ -1,5 +1,6 @@
 //! Components that are pushed, rolled back, paused and held back, and agents that are registered, on the real daemon.
 
+mod fleet;
 mod pauses;
 mod pushes;
 mod quarantine;

@@ -1,5 +1,10 @@
 //! Pushes and rollbacks.
 
+use std::sync::Arc;
+
+use sandclock::clock::SystemClock;
+use sandclock::store::sql::sqlite::SqliteStore;
+use sandclock::store::{CountScope, Kind, Store as _};
 use serde_json::{Value, json};
 
 use super::{answer, answered, digest, done, good, left_over, post, put, saved, verb, why};
@@ -175,5 +180,53 @@ async fn the_newest_ten_digests_are_kept_and_the_history_is_bounded() {
     let daemon = home.start(&[]).await;
     assert_eq!(answer(&daemon, "t").await, answered("answer 2", &pushed[2]));
     assert_eq!(answer(&daemon, "other").await, answered("answer 0", &pushed[0]));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_that_no_agent_keeps_go_and_those_that_one_keeps_stay() {
+    let home = Home::new("[retention]\nplugins_seconds = 1\npass_seconds = 0.1\n", &[]);
+    let daemon = home.start(&[]).await;
+    let pushed: Vec<Vec<u8>> = (0..12).map(|number| answers(&format!("answer {number}"))).collect();
+    good(&daemon, "other", pushed[0].clone()).await;
+    for bytes in &pushed {
+        good(&daemon, "a", bytes.clone()).await;
+    }
+    daemon.logged("a plugin that no agent keeps were removed").await;
+    assert!(daemon.logged(&format!("digest={}", digest(&pushed[1]))).await.contains("digest"));
+    // The same bytes can come again.
+    good(&daemon, "a", pushed[1].clone()).await;
+    daemon.task("t", "a", json!({})).await;
+    assert_eq!(answer(&daemon, "t").await, answered("answer 1", &pushed[1]));
+    daemon.stop().await;
+    let store = SqliteStore::open(&home.path(".sandclock/sandclock.db"), Arc::new(SystemClock)).await.unwrap();
+    // Ten of the agent, and the one that another keeps; what was pushed out just now may be there yet.
+    for kind in [Kind::Plugin, Kind::PluginPart] {
+        let count = store.counts(CountScope::All(kind)).await.unwrap().total;
+        assert!((11..=12).contains(&count), "{kind:?}: {count}");
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_history_says_who_by_the_name_of_their_token_and_only_who_may_deploy_can_push() {
+    let hash = |token: &str| format!("sha256:{}", digest(token.as_bytes()));
+    let config = format!(
+        "[tokens.ann]\nhash = \"{}\"\nroles = [\"deploy\"]\n[tokens.bob]\nhash = \"{}\"\nroles = [\"operate\"]\n",
+        hash("ann's token"),
+        hash("bob's token")
+    );
+    let home = Home::new(&config, &[]);
+    let daemon = home.spawn(&[]).listening().await;
+    let ask = async |token: &str, request: reqwest::RequestBuilder| daemon.ask(request.bearer_auth(token)).await;
+    let at = |path: &str| format!("{}/background/agents/a/{path}", daemon.url);
+    let push = || daemon.client.put(at("plugin")).header("content-type", "application/wasm").body(answers("one"));
+    assert_eq!(ask("bob's token", push()).await.0, 403);
+    assert_eq!(ask("ann's token", push()).await.0, 200);
+    let pause = daemon.client.post(at("pause")).json(&json!({"reason": "lunch"}));
+    let (status, told) = ask("bob's token", pause).await;
+    assert_eq!((status, &told["paused"]["by"]), (200, &json!("bob")), "{told}");
+    let (_, history) = ask("bob's token", daemon.client.get(at("history"))).await;
+    assert_eq!((&history["history"][0]["by"], &history["paused"]["by"]), (&json!("ann"), &json!("bob")));
     daemon.stop().await;
 }
