@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::exit::{Exit, Fault};
 use super::human;
-use crate::api::{self, ApiSettings};
-use crate::config::{self, Loaded, Server};
+use super::signals::Signals;
+use crate::api::{self, Access, ApiSettings, ListenerTls};
+use crate::config::{self, Loaded, Server, Settings};
 use crate::daemon::open::{OpenError, Opened};
-use crate::telemetry;
+use crate::daemon::reload::{Follower, Source};
+use crate::telemetry::{self, Level};
 
 /// How long requests that are being answered may take when the daemon stops.
 const REQUEST_GRACE: Duration = Duration::from_secs(5);
@@ -39,46 +42,76 @@ pub async fn execute(args: ServeArgs, context: &Context) -> Result<Exit, Fault> 
     if args.no_worker {
         loaded.settings.worker.enabled = false;
     }
-    telemetry::init(&loaded.settings.logging).map_err(|error| Fault::usage(error.to_string()))?;
+    let level = telemetry::init(&loaded.settings.logging).map_err(|error| Fault::usage(error.to_string()))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    daemon(&loaded, context).await?;
+    let source = Source { file: args.config, env: context.env.clone() };
+    daemon(&loaded, source, &level, context).await?;
     Ok(Exit::Done)
 }
 
 /// Opens the daemon, serves its API until the first signal and stops it.
-async fn daemon(loaded: &Loaded, context: &Context) -> Result<(), Fault> {
+async fn daemon(loaded: &Loaded, source: Source, level: &Level, context: &Context) -> Result<(), Fault> {
     let settings = &loaded.settings;
+    let hangups = Signals::hangups()?;
     let (listeners, addresses) = listen(&settings.server).await?;
+    let tls = tls(&settings.server, &addresses)?;
     let opened = tokio::select! {
         opened = Opened::open(loaded) => opened.map_err(fault_of)?,
         () = context.signals.asked().cancelled_owned() => return Ok(()),
     };
-    let router = api::router(
-        opened.manager().clone(),
-        ApiSettings {
-            api_prefix: settings.server.api_prefix.clone(),
-            token: settings.server.token.clone(),
-            request_timeout: settings.server.request_timeout.duration(),
-            max_body_bytes: usize::try_from(settings.server.max_body_bytes).unwrap_or(usize::MAX),
-            default_agent: settings.default_agent.clone(),
-        },
-    );
-    let told = addresses.iter().map(|address| format!("http://{address}{}", settings.server.api_prefix)).collect::<Vec<_>>().join(", ");
+    let access = Arc::new(Access::new(settings.server.token.clone(), settings.server.tokens.clone()));
+    let router = api::router(opened.manager().clone(), api_settings(settings, Arc::clone(&access)));
+    let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
+    let told = addresses.iter().map(|address| format!("{scheme}://{address}{}", settings.server.api_prefix)).collect::<Vec<_>>().join(", ");
     // Nobody may read stdout, which is no reason not to serve.
     let _ = context.screen.line(&format!("sandclock {} listens on {told}", env!("CARGO_PKG_VERSION")));
     tracing::info!(addresses = told, worker = settings.worker.enabled, "ready");
     let closing = CancellationToken::new();
-    let api = tokio::spawn(api::serve(listeners, router, closing.clone(), REQUEST_GRACE));
-    context.signals.asked().cancelled_owned().await;
+    let api = tokio::spawn(api::serve(listeners, tls, router, closing.clone(), REQUEST_GRACE));
+    let grace = Mutex::new(settings.worker.shutdown_grace);
+    let took = |settings: &Settings| {
+        access.exchange(settings.server.token.clone(), settings.server.tokens.clone());
+        *grace.lock().unwrap_or_else(PoisonError::into_inner) = settings.worker.shutdown_grace;
+        if let Err(error) = level.change(&settings.logging) {
+            tracing::warn!("{error}");
+        }
+    };
+    tokio::select! {
+        () = context.signals.asked().cancelled_owned() => {}
+        never = Follower::new(&opened, loaded, source).follow(hangups, took) => match never {},
+    }
+    let grace = grace.into_inner().unwrap_or_else(PoisonError::into_inner);
     tracing::info!("stopping");
     // The API stays open, and not ready, so that whoever waits for the last attempts can watch or cancel them.
-    opened.stop(settings.worker.shutdown_grace.duration(), context.signals.hurry()).await;
+    opened.stop(grace.duration(), context.signals.hurry()).await;
     closing.cancel();
     api.await.map_err(|error| Fault::failed(format!("the API ended in a panic ({error}); what was acknowledged is kept")))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn api_settings(settings: &Settings, access: Arc<Access>) -> ApiSettings {
+    ApiSettings {
+        api_prefix: settings.server.api_prefix.clone(),
+        access,
+        request_timeout: settings.server.request_timeout.duration(),
+        max_body_bytes: usize::try_from(settings.server.max_body_bytes).unwrap_or(usize::MAX),
+        default_agent: settings.default_agent.clone(),
+    }
+}
+
+/// What the listeners prove themselves with, where they do.
+fn tls(server: &Server, addresses: &[SocketAddr]) -> Result<Option<ListenerTls>, Fault> {
+    let tls = server.tls.clone().map(ListenerTls::open).transpose().map_err(|error| Fault::usage(error.to_string()))?;
+    if let (None, Some(address)) = (&tls, addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())) {
+        tracing::warn!(
+            %address,
+            "tokens travel unprotected to this address: set server.tls_cert_file, or let only a proxy that speaks TLS reach it"
+        );
+    }
+    Ok(tls)
 }
 
 fn fault_of(error: OpenError) -> Fault {

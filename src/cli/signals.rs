@@ -27,6 +27,14 @@ impl Signals {
         Ok(signals)
     }
 
+    /// SIGHUP, which ends the process no more from now on.
+    ///
+    /// # Errors
+    /// The system gives no signals.
+    pub fn hangups() -> Result<Signal, Fault> {
+        signal(SignalKind::hangup()).map_err(|error| Fault::failed(format!("signals cannot be listened for ({error}); start it again")))
+    }
+
     /// Is cancelled by the first signal.
     pub fn asked(&self) -> CancellationToken {
         self.asked.clone()

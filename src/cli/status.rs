@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Context;
 use super::caller::Caller;
 use super::exit::{Exit, Fault};
+use super::human;
 use super::remote::ClientArgs;
 use super::table::Sheet;
 use super::view;
@@ -36,6 +37,7 @@ fn text(caller: &Caller<'_>, status: &Value) -> String {
     sheet.entry("runs", format!("{}, {} of them active", view::shown(status, "runs"), view::shown(status, "active_runs")));
     sheet.entry("by status", view::counts(status, "status_counts"));
     sheet.maybe("lease", view::text(status, "lease_seconds").map(|seconds| format!("{seconds} s")));
+    configuration(&mut sheet, status);
     let known = ["running", "initialized", "worker_id", "agents", "tasks", "runs", "active_runs", "status_counts", "lease_seconds"];
     let more: Vec<String> = status
         .as_object()
@@ -46,4 +48,17 @@ fn text(caller: &Caller<'_>, status: &Value) -> String {
         .collect();
     sheet.maybe("more", (!more.is_empty()).then(|| more.join(", ")));
     sheet.render(&caller.context.screen)
+}
+
+/// When the configuration was read, what is wrong with it, and what of it waits for the next start.
+fn configuration(sheet: &mut Sheet, status: &Value) {
+    let Some(told) = status.get("configuration").filter(|told| told.is_object()) else { return };
+    let of = view::text(told, "file").map(|file| format!(" from {}", human::one_line(&file))).unwrap_or_default();
+    sheet.maybe("configuration", view::text(told, "read_at").map(|at| format!("read at {at}{of}")));
+    for (title, field) in [("faults", "faults"), ("at next start", "next_start")] {
+        let lines: Vec<String> =
+            told.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(human::one_line).collect();
+        // A value of several lines is set below its name.
+        sheet.maybe(title, (!lines.is_empty()).then(|| lines.join("\n")));
+    }
 }

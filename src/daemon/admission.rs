@@ -55,16 +55,15 @@ pub struct Admission(Mutex<State>);
 /// Room that was taken. It is kept until the commit is over, so that no count misses it.
 pub struct Place {
     admission: Arc<Admission>,
-    rooms: Vec<usize>,
+    rooms: Vec<What>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.admission.state();
-        for at in &self.rooms {
-            if let Some(room) = state.rooms.get_mut(*at) {
-                room.open = room.open.saturating_sub(1);
-            }
+        // Other bounds may have come meanwhile, so the rooms are known by what they count.
+        for room in state.rooms.iter_mut().filter(|room| self.rooms.contains(&room.what)) {
+            room.open = room.open.saturating_sub(1);
         }
     }
 }
@@ -72,12 +71,20 @@ impl Drop for Place {
 impl Admission {
     /// Nothing is counted yet.
     pub fn new(bounds: &Bounds) -> Arc<Self> {
-        let room = |what, most| Room { what, most, there: 0, since: 0, open: 0, full: false };
-        let all = bounds.max_queued_runs.map(|most| room(What::Runs, most));
-        let agents = bounds.max_queued_of_agent.iter().map(|(agent, most)| room(What::RunsOf(agent.clone()), *most));
-        let keys = bounds.idempotency_keys.map(|most| room(What::Keys, most));
-        let rooms = all.into_iter().chain(agents).chain(keys).collect();
-        Arc::new(Admission(Mutex::new(State { rooms, read_at: None })))
+        Arc::new(Admission(Mutex::new(State { rooms: rooms(bounds), read_at: None })))
+    }
+
+    /// Bounds by other numbers from now on. What is counted already stays counted; what is new is counted with the next look.
+    pub fn configure(&self, bounds: &Bounds) {
+        let mut state = self.state();
+        let mut kept = std::mem::take(&mut state.rooms);
+        state.rooms = rooms(bounds);
+        for room in &mut state.rooms {
+            if let Some(at) = kept.iter().position(|before| before.what == room.what) {
+                *room = Room { most: room.most, full: false, ..kept.swap_remove(at) };
+            }
+        }
+        state.read_at = None;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -102,10 +109,10 @@ impl Admission {
             }
             state.rooms.iter().map(|room| room.what.clone()).collect()
         };
-        for (at, what) in asked.into_iter().enumerate() {
+        for what in asked {
             match count(store, &what).await {
                 Ok(count) => {
-                    if let Some(room) = self.state().rooms.get_mut(at) {
+                    if let Some(room) = self.state().rooms.iter_mut().find(|room| room.what == what) {
                         room.there = count;
                     }
                 }
@@ -137,7 +144,7 @@ impl Admission {
     fn take(self: &Arc<Self>, wanted: impl Fn(&What) -> bool) -> Result<Place, ManagerError> {
         let mut state = self.state();
         let mut rooms = Vec::new();
-        for (at, room) in state.rooms.iter_mut().enumerate().filter(|(_, room)| wanted(&room.what)) {
+        for room in state.rooms.iter_mut().filter(|room| wanted(&room.what)) {
             if room.there.saturating_add(room.since) >= room.most {
                 if !std::mem::replace(&mut room.full, true) {
                     tracing::warn!("{}", room.refusal());
@@ -145,13 +152,11 @@ impl Admission {
                 return Err(ManagerError::Full { message: room.refusal(), retry_after: RETRY_AFTER });
             }
             room.full = false;
-            rooms.push(at);
+            rooms.push(room.what.clone());
         }
-        for at in &rooms {
-            if let Some(room) = state.rooms.get_mut(*at) {
-                room.since += 1;
-                room.open += 1;
-            }
+        for room in state.rooms.iter_mut().filter(|room| rooms.contains(&room.what)) {
+            room.since += 1;
+            room.open += 1;
         }
         drop(state);
         Ok(Place { admission: Arc::clone(self), rooms })
@@ -175,6 +180,14 @@ impl Room {
             }
         }
     }
+}
+
+fn rooms(bounds: &Bounds) -> Vec<Room> {
+    let room = |what, most| Room { what, most, there: 0, since: 0, open: 0, full: false };
+    let all = bounds.max_queued_runs.map(|most| room(What::Runs, most));
+    let agents = bounds.max_queued_of_agent.iter().map(|(agent, most)| room(What::RunsOf(agent.clone()), *most));
+    let keys = bounds.idempotency_keys.map(|most| room(What::Keys, most));
+    all.into_iter().chain(agents).chain(keys).collect()
 }
 
 async fn count(store: &dyn Store, what: &What) -> Result<u64, StoreError> {

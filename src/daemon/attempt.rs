@@ -313,7 +313,7 @@ impl Work<'_> {
         let known =
             vec![Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)), Known::at(attempt_key.clone(), *rev, Arc::clone(attempt))];
         let reads = if matches!(left, Left::Nothing) { Vec::new() } else { vec![kept::id_of(&run_id)] };
-        let (left, daemon) = (left.clone(), self.inner.settings.worker.daemon().to_owned());
+        let (left, daemon) = (left.clone(), self.inner.settings().worker.daemon().to_owned());
         let decide = move |txn: &mut Txn<'_>| {
             txn.held(&run_id, fence);
             left.keep(txn, &run_id, &daemon, fence)?;

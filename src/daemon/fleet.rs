@@ -87,12 +87,12 @@ fn row_of(inner: &Inner, period: Duration, started_at: Timestamp, host: Option<&
     let offered =
         |offered: &super::executor::Offered| Offered { agent_id: offered.claim.agent.clone(), digest: offered.claim.digest.clone() };
     DaemonRow {
-        worker_id: inner.settings.worker.clone(),
+        worker_id: inner.settings().worker.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host.map(str::to_owned),
         started_at,
-        executes: inner.settings.executes,
-        max_running: inner.settings.max_running,
+        executes: inner.settings().executes,
+        max_running: inner.settings().max_running,
         running: inner.live.len(),
         period_seconds: period.as_secs_f64(),
         agents: offer.iter().map(offered).collect(),
@@ -101,7 +101,7 @@ fn row_of(inner: &Inner, period: Duration, started_at: Timestamp, host: Option<&
 
 /// Writes the record, or takes it away unless a later incarnation has written it.
 async fn write(inner: &Inner, row: Option<DaemonRow>) -> Result<(), ManagerError> {
-    let worker = inner.settings.worker.clone();
+    let worker = inner.settings().worker.clone();
     let id = id_of(&worker);
     let decide = move |txn: &mut Txn<'_>| -> Step<()> {
         let before = txn.get::<DaemonRow, _>(&id)?;

@@ -46,7 +46,7 @@ pub async fn tell(inner: Arc<Inner>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = inner.wakeups.others.told.notified() => {}
         }
-        let hint = Hint { from: Some(inner.settings.worker.clone()), ..inner.wakeups.others.take() };
+        let hint = Hint { from: Some(inner.settings().worker.clone()), ..inner.wakeups.others.take() };
         if let Err(error) = inner.store.tell(&hint).await {
             tracing::debug!(%error, "the other daemons were not told of a change; they find it when they look");
         }
@@ -64,7 +64,7 @@ pub async fn listen(inner: Arc<Inner>, stop: CancellationToken) {
                     look(&inner, Hint { ready: true, schedules: true, ..Hint::default() });
                     while let Some(hint) = hints.next().await {
                         wait = AGAIN.0;
-                        if hint.from.as_ref() != Some(&inner.settings.worker) {
+                        if hint.from.as_ref() != Some(&inner.settings().worker) {
                             look(&inner, hint);
                         }
                     }

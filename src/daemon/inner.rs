@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use super::admission::Admission;
@@ -75,7 +76,8 @@ pub struct Inner {
     pub(super) workspaces: Workspaces,
     pub(super) admission: Arc<Admission>,
     pub(super) spawner: Arc<dyn Spawner>,
-    pub(super) settings: DaemonSettings,
+    /// Read through [`Inner::settings`]: they change while the daemon runs.
+    pub(super) told: ArcSwap<DaemonSettings>,
 }
 
 /// The files that tell of a run in its workspace.
@@ -104,9 +106,32 @@ impl Mirrors {
 }
 
 impl Inner {
+    /// What the daemon is told to do, as it stands now.
+    pub(super) fn settings(&self) -> Arc<DaemonSettings> {
+        self.told.load_full()
+    }
+
+    /// Puts other settings into force, but for what a running daemon keeps: who it is, what it executes, its lease and its hints.
+    pub(super) fn configure(&self, told: DaemonSettings) {
+        let kept = self.settings();
+        self.admission.configure(&told.bounds);
+        self.told.store(Arc::new(DaemonSettings {
+            worker: kept.worker.clone(),
+            executes: kept.executes,
+            max_running: kept.max_running,
+            lease: kept.lease,
+            announce: kept.announce,
+            hints: kept.hints,
+            heartbeat_events: kept.heartbeat_events,
+            ..told
+        }));
+        self.wakeups.schedules.notify_one();
+        self.wakeups.bounds.notify_one();
+    }
+
     /// When a guest whose lease was asked for at that time must have stopped, by the clock that runs through suspend.
     pub(super) fn lease_end(&self, asked_at: BootInstant) -> u64 {
-        let lease = self.settings.lease;
+        let lease = self.settings().lease;
         let margin = Duration::from_secs(2).max(lease / 6).min(lease / 2);
         let span = u64::try_from(lease.saturating_sub(margin).as_nanos()).unwrap_or(u64::MAX);
         asked_at.0.saturating_add(span)

@@ -172,7 +172,7 @@ impl Inner {
         }
         let (workspaces, path) = (self.workspaces.clone(), path.to_owned());
         let mark = self.blocking(move || workspaces.marked(&path)).await?;
-        Ok(mark.is_some_and(|mark| kept.is_in(&mark, self.settings.worker.daemon())))
+        Ok(mark.is_some_and(|mark| kept.is_in(&mark, self.settings().worker.daemon())))
     }
 
     /// Removes what a manifest that counts now made superfluous. What cannot be removed goes with the run.

@@ -18,10 +18,12 @@ use super::doctor;
 use super::error::ManagerError;
 use super::identity::{Identity, IdentityError};
 use super::manager::{Manager, Registered};
+use super::reload::ConfigurationReport;
 use super::run::{Daemon, DaemonParts};
 use super::spawn::OnRuntime;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{ConfigFaults, Loaded, Settings};
+use crate::domain::agent::Limits;
 use crate::domain::id::TaskId;
 use crate::domain::task::Task;
 use crate::domain::time::Seconds;
@@ -84,10 +86,13 @@ pub enum OpenError {
 pub struct Opened {
     daemon: Daemon,
     catalogue: Catalogue<SandboxPreparer>,
+    agents: Arc<Agents>,
+    /// What the sandbox has room for.
+    sandbox: SandboxSettings,
     watching: (CancellationToken, JoinHandle<()>),
     /// Tells in the log what the store can lose.
     telling: JoinHandle<()>,
-    _identity: Identity,
+    identity: Identity,
 }
 
 /// How the sandbox is built for these settings.
@@ -140,7 +145,8 @@ impl Opened {
             Some(settings) => workspaces.with_bucket(bucket::open(settings, &identity).await?),
             None => workspaces,
         };
-        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
+        let rooms = sandbox_settings(settings);
+        let sandbox = Arc::new(Sandbox::new(&rooms)?);
         let plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
         let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
         // What is compiled already serves at once; what has to be compiled must not keep the daemon from starting.
@@ -157,19 +163,35 @@ impl Opened {
             workspaces,
             executor: Arc::<Agents>::clone(&agents),
             offers: catalogue.changes(),
-            agents: Some(agents),
+            agents: Some(Arc::clone(&agents)),
             spawner: Arc::new(OnRuntime),
             settings: daemon_settings(settings, &identity),
         })
         .await?;
         // A schedule that the configuration has changed must not fire once more as it was.
         apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
+        daemon.manager().note_configuration(ConfigurationReport::at_start(loaded));
         daemon.take_up_work();
         let cancel = CancellationToken::new();
         let watcher = catalogue.watch(cancel.clone());
         // The store is asked on a connection of its own, which must not keep the daemon from starting.
         let telling = tokio::spawn(doctor::tell(settings.store.clone()));
-        Ok(Opened { daemon, catalogue, watching: (cancel, watcher), telling, _identity: identity })
+        Ok(Opened { daemon, catalogue, agents, sandbox: rooms, watching: (cancel, watcher), telling, identity })
+    }
+
+    /// Puts another configuration into force, as far as a running daemon can take it, and names the limits that it cannot take whole.
+    /// Attempts that run keep what they started with.
+    ///
+    /// # Errors
+    /// A task is faulty, and then nothing has changed; or the store does not take the tasks, and the rest is in force.
+    pub async fn reload(&self, loaded: &Loaded) -> Result<Vec<String>, OpenError> {
+        let mut settings = loaded.settings.clone();
+        let tasks = tasks_of(&settings, &SystemClock)?;
+        let beyond = within(&self.sandbox, &mut settings);
+        self.manager().configure(daemon_settings(&settings, &self.identity));
+        self.agents.configure(Roster { configured: settings.agents, limits: settings.limits });
+        apply_tasks(self.manager(), tasks, loaded.file.as_deref()).await?;
+        Ok(beyond)
     }
 
     /// The façade.
@@ -196,6 +218,28 @@ impl Opened {
         }
         self.daemon.stop(grace, hurry).await;
     }
+}
+
+/// Brings limits down to what the sandbox was built for, and names those that had to be.
+fn within(sandbox: &SandboxSettings, settings: &mut Settings) -> Vec<String> {
+    let mut beyond = Vec::new();
+    let mut bring = |path: String, limits: &mut Limits| {
+        let both = [
+            ("memory_bytes", &mut limits.memory_bytes, sandbox.max_memory_bytes),
+            ("table_elements", &mut limits.table_elements, sandbox.max_table_elements),
+        ];
+        for (name, limit, most) in both {
+            if *limit > most {
+                beyond.push(format!("{path}.{name} {limit}, and {most} until then, for which this daemon was started"));
+                *limit = most;
+            }
+        }
+    };
+    bring("limits".to_owned(), &mut settings.limits);
+    for (id, agent) in &mut settings.agents {
+        bring(format!("agents.{id}.limits"), &mut agent.limits);
+    }
+    beyond
 }
 
 fn report(summary: &crate::plugins::ScanSummary) {

@@ -136,10 +136,10 @@ async fn is_back(inner: &Inner) -> bool {
     inner.entropy.fill(&mut token);
     let claim = ClaimRequest {
         token: ChangeId(u128::from_ne_bytes(token)),
-        worker: inner.settings.worker.clone(),
+        worker: inner.settings().worker.clone(),
         agents: Vec::new(),
         limit: 0,
-        lease: inner.settings.lease,
+        lease: inner.settings().lease,
     };
     inner.store.due(DueKind::Ready, 0).await.is_ok() && inner.store.claim(claim).await.is_ok()
 }

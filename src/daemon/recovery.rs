@@ -30,7 +30,7 @@ const BATCH: usize = 256;
 /// # Errors
 /// The store does not answer.
 pub async fn take_back(inner: &Inner) -> Result<bool, StoreError> {
-    let worker = &inner.settings.worker;
+    let worker = &inner.settings().worker;
     let mut taken = 0;
     let is_all = loop {
         let what = DueKind::OlderIncarnations { daemon: worker.daemon().to_owned(), current: worker.clone() };
@@ -59,7 +59,7 @@ pub async fn watch(inner: Arc<Inner>, mut are_back: bool, stop: CancellationToke
             Ok(wait) => wait,
             Err(error) => {
                 tell_unless_out!(error, warn, %error, "lost runs could not be looked for");
-                inner.settings.poll
+                inner.settings().poll
             }
         };
         inner.pay_mirrors().await;
@@ -85,7 +85,7 @@ async fn pass(inner: &Inner) -> Result<Duration, StoreError> {
     }
     let until = |due: &Due| due.next.map(|next| next.since(due.now).max(Duration::from_millis(10)));
     let wait = [until(&leases), until(&waits)].into_iter().flatten().min();
-    Ok(wait.unwrap_or(inner.settings.poll).min(inner.settings.poll))
+    Ok(wait.unwrap_or(inner.settings().poll).min(inner.settings().poll))
 }
 
 /// Takes the runs of these records from their workers, together: a store that syncs each commit can sync many in one.

@@ -51,7 +51,7 @@ struct Work {
 
 /// Renews until it is told to stop. Runs that live are told to `heartbeats`, which may be full: then they are told later.
 pub async fn renew(inner: Arc<Inner>, heartbeats: mpsc::Sender<Heartbeat>, stop: CancellationToken) {
-    let period = inner.settings.lease / 4;
+    let period = inner.settings().lease / 4;
     let mut work = Work { inner, heartbeats, told: HashMap::new() };
     let mut calls = FuturesUnordered::new();
     let mut asked = Instant::now();
@@ -89,9 +89,9 @@ pub async fn renew(inner: Arc<Inner>, heartbeats: mpsc::Sender<Heartbeat>, stop:
 
 async fn ask(inner: Arc<Inner>, leases: Vec<(RunId, u64)>) -> Answer {
     let asked_at = inner.clock.boot();
-    let lease = inner.settings.lease;
+    let lease = inner.settings().lease;
     // Later than that it tells of a time that has passed.
-    let renewals = tokio::time::timeout(lease, inner.store.renew(&inner.settings.worker, &leases, lease)).await.ok();
+    let renewals = tokio::time::timeout(lease, inner.store.renew(&inner.settings().worker, &leases, lease)).await.ok();
     Answer { leases, asked_at, renewals }
 }
 
@@ -132,7 +132,7 @@ impl Work {
             Renewal::Lost => return live.signals.trap_now(Stop::LeaseLost),
         }
         let since = |before: &BootInstant| Duration::from_nanos(asked_at.0.saturating_sub(before.0));
-        if self.told.get(run).is_some_and(|before| since(before) < self.inner.settings.heartbeat_events) {
+        if self.told.get(run).is_some_and(|before| since(before) < self.inner.settings().heartbeat_events) {
             return;
         }
         live.note_heartbeat();

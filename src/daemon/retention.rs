@@ -52,10 +52,11 @@ pub async fn keep_bounds(inner: Arc<Inner>, stop: CancellationToken) {
                 false
             }
         };
-        let wait = if more { Duration::ZERO } else { inner.settings.bounds.retention.pass };
+        let wait = if more { Duration::ZERO } else { inner.settings().bounds.retention.pass };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            () = inner.wakeups.bounds.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -85,16 +86,16 @@ impl Pass<'_> {
     async fn run(&mut self) -> Result<bool, ManagerError> {
         removal::clear_noted(self.inner).await?;
         let mut more = false;
-        for (status, for_at_least) in self.inner.settings.bounds.retention.of_statuses() {
+        for (status, for_at_least) in self.inner.settings().bounds.retention.of_statuses() {
             more |= self.runs_that(DueKind::Ended { status, for_at_least: for_at_least.max(LEAST) }).await?;
         }
         more |= self.runs_beyond_the_number().await?;
-        if let Some(for_at_least) = self.inner.settings.bounds.retention.skipped {
+        if let Some(for_at_least) = self.inner.settings().bounds.retention.skipped {
             more |= self.records_that(DueKind::Aged { kind: Kind::SkipRange, for_at_least }).await?;
         }
         more |= self.records_that(DueKind::Aged { kind: Kind::Idempotency, for_at_least: Duration::ZERO }).await?;
         more |= self.records_that(DueKind::Aged { kind: Kind::Daemon, for_at_least: fleet::KEPT }).await?;
-        if let Some(for_at_least) = self.inner.settings.bounds.retention.sessions {
+        if let Some(for_at_least) = self.inner.settings().bounds.retention.sessions {
             more |= self.sessions_that(DueKind::Aged { kind: Kind::KeyValue, for_at_least }).await?;
         }
         Ok(more && !self.stop.is_cancelled())
@@ -138,7 +139,7 @@ impl Pass<'_> {
     /// Deletes the oldest ended runs of tasks that have more than are kept. A pass counts so many tasks and the next goes on behind
     /// them; nothing is counted while all runs together are too few.
     async fn runs_beyond_the_number(&mut self) -> Result<bool, ManagerError> {
-        let Some(most) = self.inner.settings.bounds.retention.runs_per_task else { return Ok(false) };
+        let Some(most) = self.inner.settings().bounds.retention.runs_per_task else { return Ok(false) };
         let store = &self.inner.store;
         if ended(&store.counts(CountScope::All(Kind::Run)).await?) <= most {
             return Ok(false);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -112,7 +113,7 @@ impl Daemon {
             workspaces: parts.workspaces,
             admission,
             spawner: parts.spawner,
-            settings: parts.settings,
+            told: ArcSwap::from_pointee(parts.settings),
         });
         // Whatever works by itself ends when the store is another daemon's.
         let (intake, upkeep) = (inner.outage.gone().child_token(), inner.outage.gone().child_token());
@@ -125,7 +126,7 @@ impl Daemon {
             inner.spawner.spawn(Box::pin(recovery::watch(Arc::clone(&inner), are_back, upkeep.clone()))),
             inner.spawner.spawn(Box::pin(outage::watch(Arc::clone(&inner), upkeep.clone()))),
         ];
-        if inner.settings.hints {
+        if inner.settings().hints {
             keepers.push(inner.spawner.spawn(Box::pin(hints::tell(Arc::clone(&inner), upkeep.clone()))));
             keepers.push(inner.spawner.spawn(Box::pin(hints::listen(Arc::clone(&inner), upkeep.clone()))));
         }
@@ -138,10 +139,10 @@ impl Daemon {
         let spawner = &self.inner.spawner;
         self.takers.push(spawner.spawn(Box::pin(scheduler::dispatch(Arc::clone(&self.inner), self.intake.clone()))));
         self.takers.push(spawner.spawn(Box::pin(retention::keep_bounds(Arc::clone(&self.inner), self.intake.clone()))));
-        if let Some(period) = self.inner.settings.announce {
+        if let Some(period) = self.inner.settings().announce {
             self.keepers.push(spawner.spawn(Box::pin(fleet::announce(Arc::clone(&self.inner), period, self.upkeep.clone()))));
         }
-        if self.inner.settings.executes {
+        if self.inner.settings().executes {
             let (attempts, offers) = (self.attempts.clone(), self.offers.clone());
             self.takers.push(spawner.spawn(Box::pin(worker::work(Arc::clone(&self.inner), attempts, offers, self.intake.clone()))));
         }

@@ -40,7 +40,7 @@ pub async fn dispatch(inner: Arc<Inner>, stop: CancellationToken) {
             Ok(wait) => wait,
             Err(error) => {
                 tell_unless_out!(error, warn, %error, "due schedules could not be looked for");
-                inner.settings.poll
+                inner.settings().poll
             }
         };
         tokio::select! {
@@ -60,16 +60,16 @@ async fn pass(inner: &Arc<Inner>, aside: &mut HashMap<String, BootInstant>, stop
         inner.admission.refresh(&*inner.store, &*inner.clock).await;
         let now = inner.clock.boot();
         aside.retain(|_, since| Duration::from_nanos(now.0.saturating_sub(since.0)) < SET_ASIDE);
-        let batch = inner.settings.dispatch_batch + aside.len();
+        let batch = inner.settings().dispatch_batch + aside.len();
         let due = inner.store.due(DueKind::Schedules, batch).await?;
         let ready: Vec<Record> = due.records.into_iter().filter(|record| !aside.contains_key(&*record.id.key)).collect();
         if ready.is_empty() {
-            let wait = due.next.map_or(inner.settings.poll, |next| next.since(due.now).max(Duration::from_millis(1)));
-            return Ok(wait.min(inner.settings.poll));
+            let wait = due.next.map_or(inner.settings().poll, |next| next.since(due.now).max(Duration::from_millis(1)));
+            return Ok(wait.min(inner.settings().poll));
         }
         let failed: Vec<(String, ManagerError)> = stream::iter(ready)
             .map(|record| dispatch_one(Arc::clone(inner), record, due.now))
-            .buffer_unordered(inner.settings.dispatch_batch.max(1))
+            .buffer_unordered(inner.settings().dispatch_batch.max(1))
             .filter_map(|failed| async move { failed })
             .collect()
             .await;
@@ -105,7 +105,7 @@ async fn dispatch_one(inner: Arc<Inner>, record: Record, now: Timestamp) -> Opti
         let occurrence = |nominal| RunId::of_occurrence(&task, &state.incarnation, state.schedule_revision, nominal);
         ids.extend(state.next_nominal_at.map(|nominal| RecordId::run(&occurrence(nominal))));
         let known = Known::at(record.id.clone(), record.rev, state);
-        let (settings, mut queue) = (inner.settings.clone(), Queue { admission: Arc::clone(&inner.admission), places: Vec::new() });
+        let (settings, mut queue) = (inner.settings(), Queue { admission: Arc::clone(&inner.admission), places: Vec::new() });
         let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, &settings, &mut queue, now);
         inner.committer.commit(ids, vec![known], decide).await.map_err(ManagerError::from)
     }

@@ -26,7 +26,7 @@ const PAGE: usize = 256;
 /// The store, the disk or the bucket do not do their part.
 pub(super) async fn sweep(inner: &Inner) -> Result<(), ManagerError> {
     let Some(bucket) = inner.workspaces.bucket() else { return Ok(()) };
-    let (workspaces, daemon) = (inner.workspaces.clone(), inner.settings.worker.daemon().to_owned());
+    let (workspaces, daemon) = (inner.workspaces.clone(), inner.settings().worker.daemon().to_owned());
     let marked = inner.blocking(move || workspaces.all_marked(&daemon)).await?;
     for page in marked.chunks(PAGE) {
         let run_of = |path: &str| RunId::parse(path.rsplit('/').next().unwrap_or_default()).ok();
@@ -64,7 +64,8 @@ async fn pay(inner: &Inner, bucket: &Arc<Bucket>, run: &Run, mark: &Mark) -> Res
     if !run.status.is_terminal() {
         return Ok(());
     }
-    let (daemon, fence) = (inner.settings.worker.daemon(), run.lease_generation);
+    let settings = inner.settings();
+    let (daemon, fence) = (settings.worker.daemon(), run.lease_generation);
     let Some(kept) = inner.kept(&run.run_id).await? else { return Ok(()) };
     if !kept.is_in(mark, daemon) {
         if mark.is_before(fence) && inner.live.get(&run.run_id).is_none() {

@@ -26,8 +26,8 @@ const OUTCOMES: usize = 256;
 /// Works until it is told to stop; the attempts that run then are left to `attempts`.
 pub async fn work(inner: Arc<Inner>, attempts: TaskTracker, mut offers: watch::Receiver<u64>, stop: CancellationToken) {
     // A guest's place is free when the guest has ended; its outcome may still wait for its commit, and those that do are bounded too.
-    let slots = Arc::new(Semaphore::new(inner.settings.max_running));
-    let open = Arc::new(Semaphore::new(inner.settings.max_running + OUTCOMES));
+    let slots = Arc::new(Semaphore::new(inner.settings().max_running));
+    let open = Arc::new(Semaphore::new(inner.settings().max_running + OUTCOMES));
     let mut idle: Option<Duration> = None;
     loop {
         let room = tokio::select! {
@@ -82,10 +82,10 @@ async fn claim(inner: &Inner, offer: &Offer, limit: usize, stop: &CancellationTo
     inner.entropy.fill(&mut token);
     let request = ClaimRequest {
         token: ChangeId(u128::from_ne_bytes(token)),
-        worker: inner.settings.worker.clone(),
+        worker: inner.settings().worker.clone(),
         agents: offer.iter().map(|offered| offered.claim.clone()).collect(),
         limit,
-        lease: inner.settings.lease,
+        lease: inner.settings().lease,
     };
     for wait in [Duration::from_millis(50), Duration::from_millis(500), Duration::ZERO] {
         match inner.store.claim(request.clone()).await {
@@ -114,7 +114,7 @@ async fn rest(inner: &Inner, wait: Duration, offers: &mut watch::Receiver<u64>, 
 
 /// How long nothing will be ready that is not ready now.
 async fn next_ready(inner: &Inner) -> Duration {
-    let poll = inner.settings.poll;
+    let poll = inner.settings().poll;
     match inner.store.due(DueKind::Ready, 0).await {
         Ok(due) => due.next.map_or(poll, |next| next.since(due.now).max(Duration::from_millis(1)).min(poll)),
         Err(_) => poll,

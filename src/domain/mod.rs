@@ -9,6 +9,7 @@ pub mod input;
 pub mod lifecycle;
 pub mod memory;
 pub mod policy;
+pub mod role;
 pub mod run;
 pub mod schedule;
 pub mod task;

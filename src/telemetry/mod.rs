@@ -32,21 +32,49 @@ pub enum TelemetryError {
 ///
 /// # Errors
 /// The level is not understood, or logging is set up already.
-pub fn init(logging: &Logging) -> Result<(), TelemetryError> {
+pub fn init(logging: &Logging) -> Result<Level, TelemetryError> {
     let colours = stderr().is_terminal();
-    Ok(subscriber(logging, stderr, colours)?.try_init()?)
+    let (subscriber, level) = subscriber(logging, stderr, colours)?;
+    subscriber.try_init()?;
+    Ok(level)
 }
 
-fn subscriber<W>(logging: &Logging, writer: W, colours: bool) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+/// The level of the log, which can be changed while it is written.
+pub struct Level(Box<dyn Fn(EnvFilter) -> bool + Send + Sync>);
+
+impl Level {
+    /// Tells from now on what the level of these settings lets through; their format plays no part.
+    ///
+    /// # Errors
+    /// The level is not understood.
+    pub fn change(&self, logging: &Logging) -> Result<(), TelemetryError> {
+        let filter = filter(logging)?;
+        // Only a subscriber that is gone takes no filter, and then nobody logs.
+        (self.0)(filter);
+        Ok(())
+    }
+}
+
+fn filter(logging: &Logging) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder().parse(&logging.level).map_err(|source| TelemetryError::Level { level: logging.level.clone(), source })
+}
+
+fn subscriber<W>(logging: &Logging, writer: W, colours: bool) -> Result<(Box<dyn Subscriber + Send + Sync>, Level), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter =
-        EnvFilter::builder().parse(&logging.level).map_err(|source| TelemetryError::Level { level: logging.level.clone(), source })?;
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let format = tracing_subscriber::fmt().with_env_filter(filter(logging)?).with_writer(writer);
     Ok(match logging.format {
-        LogFormat::Text => Box::new(format.with_ansi(colours).finish()),
-        LogFormat::Json => Box::new(format.json().flatten_event(true).with_current_span(false).with_span_list(true).finish()),
+        LogFormat::Text => {
+            let format = format.with_ansi(colours).with_filter_reloading();
+            let handle = format.reload_handle();
+            (Box::new(format.finish()), Level(Box::new(move |filter| handle.reload(filter).is_ok())))
+        }
+        LogFormat::Json => {
+            let format = format.json().flatten_event(true).with_current_span(false).with_span_list(true).with_filter_reloading();
+            let handle = format.reload_handle();
+            (Box::new(format.finish()), Level(Box::new(move |filter| handle.reload(filter).is_ok())))
+        }
     })
 }
 
@@ -74,7 +102,7 @@ mod tests {
         let kept = Kept::default();
         let writer = kept.clone();
         let logging = Logging { level: level.to_owned(), format };
-        let subscriber = subscriber(&logging, move || writer.clone(), false).unwrap();
+        let (subscriber, _) = subscriber(&logging, move || writer.clone(), false).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             let run = tracing::info_span!("attempt", run = "run_1", attempt = "attempt_1", fence = 7);
             let _inside = run.enter();
@@ -106,6 +134,25 @@ mod tests {
     fn the_level_filters() {
         assert!(said("debug", LogFormat::Text).contains("unheard"));
         assert_eq!(said("error", LogFormat::Text), "");
+    }
+
+    #[test]
+    fn the_level_changes_while_the_log_is_written() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let kept = Kept::default();
+            let writer = kept.clone();
+            let logging = |level: &str| Logging { level: level.to_owned(), format };
+            let (subscriber, level) = subscriber(&logging("info"), move || writer.clone(), false).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::debug!("before");
+                level.change(&logging("debug")).unwrap();
+                tracing::debug!("after");
+                assert!(level.change(&logging("no=such=level")).is_err());
+                tracing::debug!("still");
+            });
+            let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+            assert!(!text.contains("before") && text.contains("after") && text.contains("still"), "{text}");
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Work<'_> {
     async fn opened(&self, bucket: &Arc<Bucket>, disk: DiskUse, is_lost_elsewhere: bool) -> Result<Workspace, Fault> {
         let kept = if self.run.attempt == 1 { None } else { self.kept_patiently().await.map_err(|error| Fault::Host(error.into()))? };
         let (workspaces, path) = (self.inner.workspaces.clone(), self.run.workspace_path.clone());
-        let (daemon, fence, is_first) = (self.inner.settings.worker.daemon().to_owned(), self.fence, self.run.attempt == 1);
+        let (daemon, fence, is_first) = (self.inner.settings().worker.daemon().to_owned(), self.fence, self.run.attempt == 1);
         let (of, signals) = (kept.clone(), Arc::clone(&self.live.signals));
         let here = self.inner.blocking(move || {
             if !signals.may_act() {
@@ -181,7 +181,7 @@ impl Work<'_> {
 
     /// Remembers that the attempt has ended, and its directory is as it left it.
     pub(super) async fn mark_left(&self, left: &Left) {
-        let daemon = self.inner.settings.worker.daemon().to_owned();
+        let daemon = self.inner.settings().worker.daemon().to_owned();
         let Some(mark) = left.mark(&daemon, self.fence).filter(|_| self.live.signals.holds_lease()) else { return };
         let (workspaces, path) = (self.inner.workspaces.clone(), self.run.workspace_path.clone());
         if let Err(error) = self.inner.blocking(move || workspaces.mark(&path, &mark)).await {

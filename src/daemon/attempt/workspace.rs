@@ -56,7 +56,8 @@ impl Work<'_> {
         if self.run.attempt == 1 {
             return Ok(None);
         }
-        let daemon = self.inner.settings.worker.daemon();
+        let settings = self.inner.settings();
+        let daemon = settings.worker.daemon();
         let page = PageRequest { after: None, limit: LOOK_BACK, newest_first: true };
         let mut patience = PATIENCE.iter();
         let records = loop {

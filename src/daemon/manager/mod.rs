@@ -12,12 +12,14 @@ mod why;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 
 use super::agents::Agents;
 use super::error::ManagerError;
 use super::idempotency::{Answered, Once};
 use super::inner::{DaemonSettings, Inner};
+use super::reload::ConfigurationReport;
 use super::transitions::Step;
 use super::txn::{Known, Txn};
 use crate::domain::id::RunId;
@@ -46,6 +48,7 @@ struct Shared {
     inner: Arc<Inner>,
     agents: Option<Arc<Agents>>,
     running: AtomicBool,
+    configuration: ArcSwap<ConfigurationReport>,
 }
 
 /// A page of something, and how much of it there is in all.
@@ -61,11 +64,26 @@ pub struct Listing<T> {
 
 impl Manager {
     pub(super) fn new(inner: Arc<Inner>, agents: Option<Arc<Agents>>) -> Self {
-        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true) }))
+        let none = ConfigurationReport { file: None, read_at: inner.clock.now(), faults: Vec::new(), next_start: Vec::new() };
+        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true), configuration: ArcSwap::from_pointee(none) }))
     }
 
     pub(super) fn stop_running(&self) {
         self.0.running.store(false, Ordering::Release);
+    }
+
+    /// How the configuration stands.
+    pub fn configuration(&self) -> Arc<ConfigurationReport> {
+        self.0.configuration.load_full()
+    }
+
+    pub(super) fn note_configuration(&self, report: ConfigurationReport) {
+        self.0.configuration.store(Arc::new(report));
+    }
+
+    /// Puts other settings into force, as far as a running daemon takes them.
+    pub(super) fn configure(&self, settings: DaemonSettings) {
+        self.inner().configure(settings);
     }
 
     fn is_running(&self) -> bool {
@@ -93,7 +111,7 @@ impl Manager {
     async fn once(&self, key: IdempotencyKey) -> Once {
         let inner = self.inner();
         inner.admission.refresh(&*inner.store, &*inner.clock).await;
-        Once::new(key, inner.entropy.hex_name(), inner.settings.bounds.idempotency, Arc::clone(&inner.admission))
+        Once::new(key, inner.entropy.hex_name(), inner.settings().bounds.idempotency, Arc::clone(&inner.admission))
     }
 
     /// What was answered to a request before, if anything.
@@ -154,6 +172,7 @@ impl DaemonSettings {
             due_at,
             occurrence_id,
             query: None,
+            by: None,
             trigger_metadata: serde_json::Map::new(),
             default_timeout: self.timeout,
             default_cancel_grace: self.cancel_grace,

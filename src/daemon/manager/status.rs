@@ -27,18 +27,19 @@ impl Manager {
         Ok(json!({
             "running": self.is_running(),
             "initialized": true,
-            "worker_id": inner.settings.worker,
-            "lease_seconds": inner.settings.lease.as_secs_f64(),
+            "worker_id": inner.settings().worker,
+            "lease_seconds": inner.settings().lease.as_secs_f64(),
             "agents": self.0.agents.as_ref().map_or(0, |agents| agents.ids().len()),
             "tasks": tasks.total,
             "runs": runs.total,
             "active_runs": runs.active(),
             "status_counts": by_status(&runs),
             "version": env!("CARGO_PKG_VERSION"),
-            "executes": inner.settings.executes,
-            "max_running": inner.settings.max_running,
+            "executes": inner.settings().executes,
+            "max_running": inner.settings().max_running,
             "executing_here": inner.live.len(),
             "workspace_root": inner.workspaces.root(),
+            "configuration": *self.configuration(),
         }))
     }
 

@@ -61,7 +61,7 @@ impl Manager {
     }
 
     fn task_of_body(&self, body: Value, source: Option<String>) -> Result<Task, ManagerError> {
-        let task = Task::parse(body, &self.inner().settings.default_agent, source, self.now())?;
+        let task = Task::parse(body, &self.inner().settings().default_agent, source, self.now())?;
         if self.0.agents.as_ref().is_some_and(|agents| !agents.knows(&task.agent_id)) {
             return Err(ManagerError::not_found("Agent", &task.agent_id));
         }

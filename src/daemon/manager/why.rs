@@ -106,9 +106,9 @@ impl Manager {
         };
         Ok(Here {
             is_stopping: !self.is_running(),
-            executes: inner.settings.executes,
+            executes: inner.settings().executes,
             outage: self.outage(),
-            max_running: inner.settings.max_running,
+            max_running: inner.settings().max_running,
             executing: inner.live.len(),
             agent,
             waits: inner.live.get(&run.run_id).filter(|live| live.fence == run.lease_generation).and_then(|live| live.waits()),

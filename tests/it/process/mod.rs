@@ -5,6 +5,7 @@
 
 mod bucket;
 mod chaos;
+mod configuration;
 pub mod daemon;
 mod disk;
 mod events;
@@ -20,5 +21,6 @@ mod reload;
 mod stops;
 mod takeover;
 mod tasks;
+mod tls;
 mod vitals;
 mod workload;
