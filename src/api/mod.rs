@@ -111,6 +111,7 @@ fn reading() -> Router<Api> {
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::show))
         .route("/runs/{id}/why", get(runs::why))
+        .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
         .route("/runs/{id}/result", get(runs::result))
         .route("/runs/{id}/logs", get(runs::logs))
@@ -134,6 +135,7 @@ fn operating() -> Router<Api> {
         .route("/runs/{id}/resume", post(runs::resume))
         .route("/runs/{id}/rerun", post(mend::rerun))
         .route("/runs/{id}/mirror", post(runs::mirror))
+        .route("/agents/{id}/memory", delete(memory::clear))
 }
 
 fn deploying() -> Router<Api> {

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::agents::{Roster, SandboxPreparer, config_texts};
 use super::capabilities::{Capability, capabilities};
+use super::egress;
 pub use super::memory::RunMemory;
 use super::open::sandbox_settings;
 use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::domain::id::{AgentId, RunId, TaskId};
 use crate::domain::policy::SessionPolicy;
+use crate::egress::Gateway;
 use crate::plugins::{Loaded, Loader, PluginError, PluginSettings};
 use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, GuestHost, Prepared, Sandbox, SandboxError};
 
@@ -49,6 +51,7 @@ pub struct PluginReport {
 /// A plugin that is ready for one attempt after the other.
 pub struct Foreground {
     sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
     loaded: Loaded<Prepared>,
     settings: Settings,
 }
@@ -79,7 +82,14 @@ impl Foreground {
         plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
         let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
         let loaded = loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
-        Ok(Foreground { sandbox, loaded, settings: settings.clone() })
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
+        Ok(Foreground { sandbox, gateway, loaded, settings: settings.clone() })
+    }
+
+    /// The same with another gateway, such as one with a resolver of its own.
+    #[must_use]
+    pub fn with_gateway(self, gateway: Arc<Gateway>) -> Foreground {
+        Foreground { gateway, ..self }
     }
 
     /// What the plugin is, and what it can ask for as this agent; as the one of its own name where none is given.
@@ -113,6 +123,7 @@ impl Foreground {
         let agent = agent.map_or_else(|| self.loaded.stem.clone(), |agent| agent.to_string());
         let limits = configured.map_or_else(|| self.settings.limits.clone(), |agent| agent.limits.clone());
         let env = configured.map(|agent| agent.env.clone().into_iter().collect()).unwrap_or_default();
+        let http = configured.map(|agent| Arc::clone(&agent.http)).unwrap_or_default();
         let config = configured.map(|agent| config_texts(&agent.config)).unwrap_or_default();
         let task = "foreground";
         let session = match (AgentId::parse(&agent), TaskId::parse(task)) {
@@ -137,9 +148,10 @@ impl Foreground {
             found: None,
             limits,
             env,
+            egress: None,
             config,
             time_limit: Some(timeout.unwrap_or_else(|| self.settings.worker.timeout.duration())),
         };
-        self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &http), host, signals).await
     }
 }
