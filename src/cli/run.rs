@@ -83,6 +83,9 @@ pub async fn execute(args: RunArgs, context: &Context) -> Result<Exit, Fault> {
         never = cancel(context, &signals, grace) => match never {},
     };
     host.finish();
+    if host.has_kept() {
+        context.screen.note("what the agent kept through wasi:keyvalue ends with this run; a daemon keeps it for the next");
+    }
     if let Ended::Completed(result) = &report.ended {
         keep_result(&workspace, result)?;
     }
