@@ -40,6 +40,37 @@ pub struct PluginReport {
     pub exports: Vec<String>,
 }
 
+/// A sandbox that loads one plugin after the other.
+pub struct Workbench {
+    sandbox: Arc<Sandbox>,
+    loader: Loader<SandboxPreparer>,
+    settings: Settings,
+}
+
+impl Workbench {
+    /// With the configuration's limits and cache.
+    ///
+    /// # Errors
+    /// The sandbox or the compile threads cannot be started.
+    pub fn open(settings: &Settings) -> Result<Workbench, ForegroundError> {
+        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
+        let mut plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
+        // The whole machine waits for this one.
+        plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
+        Ok(Workbench { sandbox, loader, settings: settings.clone() })
+    }
+
+    /// Loads a plugin file.
+    ///
+    /// # Errors
+    /// The daemon would refuse it too, and why.
+    pub async fn load(&self, plugin: &Path) -> Result<Foreground, ForegroundError> {
+        let loaded = self.loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
+        Ok(Foreground { sandbox: Arc::clone(&self.sandbox), loaded, settings: self.settings.clone() })
+    }
+}
+
 /// A plugin that is ready for one attempt after the other.
 pub struct Foreground {
     sandbox: Arc<Sandbox>,
@@ -67,13 +98,7 @@ impl Foreground {
     /// # Errors
     /// The daemon would refuse it too, and why.
     pub async fn load(plugin: &Path, settings: &Settings) -> Result<Foreground, ForegroundError> {
-        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
-        let mut plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
-        // The whole machine waits for this one.
-        plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
-        let loaded = loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
-        Ok(Foreground { sandbox, loaded, settings: settings.clone() })
+        Workbench::open(settings)?.load(plugin).await
     }
 
     /// What the plugin is.
