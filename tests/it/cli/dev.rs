@@ -127,7 +127,7 @@ async fn an_edit_is_built_and_answered_and_an_error_is_shown_as_it_is_until_it_i
     dev.answered(&["one", "two", "two"]).await;
     desk.source(b"this is no component");
     std::fs::remove_file(desk.path("agent/src/broken")).unwrap();
-    dev.told("is not a component", 1).await;
+    dev.told("is not WebAssembly", 1).await;
     desk.source(&answers("three"));
     dev.answered(&["one", "two", "two", "three"]).await;
     // What an editor leaves beside the sources, and a source that is written as it was, build nothing.
