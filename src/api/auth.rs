@@ -1,13 +1,18 @@
-//! Who may ask: with a token, whoever presents it; without one, whoever is on this machine and not a foreign web page.
+//! Who may ask, and for what: with tokens, whoever presents one, for what its roles say; without any, whoever is on this machine and not
+//! a foreign web page, for everything.
 //!
 //! Without a token the daemon listens on loopback only (the configuration sees to that), so the danger left is a browser: a page of
 //! another site that posts to us, or whose name was made to resolve to us (DNS rebinding). A page cannot choose the Host and Origin
 //! headers that its browser sends, and a rebound name is a name: so names other than `localhost` are refused, addresses are not.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use arc_swap::ArcSwap;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -15,21 +20,117 @@ use axum::response::{IntoResponse, Response};
 
 use super::Api;
 use super::error::Problem;
-use crate::config::Secret;
+use crate::config::{NamedToken, Secret};
+use crate::domain::role::{Role, Roles};
 
-/// Lets a request through that may ask.
-pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let allowed = match &api.settings.token {
-        Some(token) => presents(request.headers(), token),
-        None => is_from_here(request.method(), request.uri(), request.headers()),
+/// Who is recorded as having asked when the caller has no name.
+const NAMELESS: &str = "api";
+
+/// The tokens that open the API; they can be exchanged while requests are served.
+#[derive(Debug, Default)]
+pub struct Access(ArcSwap<Tokens>);
+
+/// The tokens of one moment.
+#[derive(Clone, Debug, Default)]
+struct Tokens {
+    /// The one without a name, which has every role.
+    token: Option<Secret>,
+    named: Vec<NamedToken>,
+}
+
+impl Access {
+    /// Opens the API to these tokens; to whoever is on this machine where there is none.
+    pub fn new(token: Option<Secret>, named: Vec<NamedToken>) -> Self {
+        Access(ArcSwap::from_pointee(Tokens { token, named }))
+    }
+
+    /// Exchanges the tokens for the requests that come from now on.
+    pub fn exchange(&self, token: Option<Secret>, named: Vec<NamedToken>) {
+        self.0.store(Arc::new(Tokens { token, named }));
+    }
+}
+
+impl Tokens {
+    fn is_open(&self) -> bool {
+        self.token.is_none() && self.named.is_empty()
+    }
+
+    /// Whose token it is. Every one is compared, so that the time says nothing about which.
+    fn bearer_of(&self, given: &[u8]) -> Option<Caller> {
+        let nameless = self.token.as_ref().filter(|token| token.matches(given)).map(|_| Caller::nameless());
+        let named = |found: Option<Caller>, token: &NamedToken| {
+            let is_its = token.hash.matches(given);
+            found.or_else(|| is_its.then(|| Caller { name: Some(Arc::from(token.name.as_str())), roles: token.roles }))
+        };
+        self.named.iter().fold(nameless, named)
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    name: Option<Arc<str>>,
+    roles: Roles,
+}
+
+impl Caller {
+    /// Whoever has the daemon's one token, or is on its machine where it has none.
+    pub(super) fn nameless() -> Caller {
+        Caller { name: None, roles: Roles::ALL }
+    }
+
+    /// The name of the caller's token, where it has one.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Who is recorded as having asked.
+    pub(super) fn told(&self) -> &str {
+        self.name().unwrap_or(NAMELESS)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let none = || Caller { name: None, roles: Roles::of([]) };
+        Ok(parts.extensions.get::<Caller>().cloned().unwrap_or_else(none))
+    }
+}
+
+/// Lets a request through that may ask, with who asks.
+pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let tokens = api.settings.access.0.load();
+    let allowed = if tokens.is_open() {
+        is_from_here(request.method(), request.uri(), request.headers()).map(|()| Caller::nameless())
+    } else {
+        bearer(request.headers(), &tokens)
     };
+    drop(tokens);
     match allowed {
-        Ok(()) => next.run(request).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller.clone());
+            let mut response = next.run(request).await;
+            response.extensions_mut().insert(caller);
+            response
+        }
         Err(problem) => problem.into_response(),
     }
 }
 
-fn presents(headers: &HeaderMap, token: &Secret) -> Result<(), Problem> {
+/// Lets a request through whose caller has the role.
+pub(super) async fn needs(State(role): State<Role>, caller: Caller, request: Request, next: Next) -> Response {
+    if caller.roles.may(role) {
+        return next.run(request).await;
+    }
+    let name = caller.told();
+    let has = caller.roles;
+    let why = format!("The token `{name}` may {has}; this needs the role {role}: ask with another, or add it to tokens.{name}.roles.");
+    Problem::new(StatusCode::FORBIDDEN, why).with("needs_role", role.as_str()).into_response()
+}
+
+fn bearer(headers: &HeaderMap, tokens: &Tokens) -> Result<Caller, Problem> {
     let refused = |why: &str, challenge: &'static str| {
         Problem::new(StatusCode::UNAUTHORIZED, why).with_header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
     };
@@ -38,10 +139,9 @@ fn presents(headers: &HeaderMap, token: &Secret) -> Result<(), Problem> {
         return Err(refused("Missing or invalid Authorization header: send `Authorization: Bearer <token>`.", "Bearer"));
     };
     let (scheme, rest) = header.as_bytes().split_at_checked("Bearer ".len()).unwrap_or((header.as_bytes(), b""));
-    if scheme.eq_ignore_ascii_case(b"Bearer ") && token.matches(rest.trim_ascii()) {
-        return Ok(());
-    }
-    Err(refused("The token is not the daemon's: present the one that its configuration names.", "Bearer error=\"invalid_token\""))
+    let caller = scheme.eq_ignore_ascii_case(b"Bearer ").then(|| tokens.bearer_of(rest.trim_ascii())).flatten();
+    let unknown = "The token is not the daemon's: present one that its configuration names.";
+    caller.ok_or_else(|| refused(unknown, "Bearer error=\"invalid_token\""))
 }
 
 fn is_from_here(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
@@ -94,6 +194,7 @@ fn is_same_host(origin: &HeaderValue, host: &Authority) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TokenHash;
 
     fn headers(given: &[(&'static str, &str)]) -> HeaderMap {
         given.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<Vec<_>>().into_iter().fold(
@@ -112,14 +213,29 @@ mod tests {
 
     #[test]
     fn only_the_whole_token_opens_and_the_scheme_is_caseless() {
-        let token = Secret::new("t0ken");
-        let opens = |value: &str| presents(&headers(&[("authorization", value)]), &token).is_ok();
+        let tokens = Tokens { token: Some(Secret::new("t0ken")), named: Vec::new() };
+        let opens = |value: &str| bearer(&headers(&[("authorization", value)]), &tokens).is_ok();
         assert!(opens("Bearer t0ken") && opens("bearer  t0ken"));
         for wrong in ["", "t0ken", "Bearer", "Bearer ", "Bearer t0ke", "Bearer t0kenn", "Basic t0ken", "Bearert0ken"] {
             assert!(!opens(wrong), "{wrong:?}");
         }
-        assert!(presents(&headers(&[("authorization", "Bearer t0ken"), ("authorization", "Bearer t0ken")]), &token).is_err());
-        assert!(presents(&HeaderMap::new(), &token).is_err());
+        assert!(bearer(&headers(&[("authorization", "Bearer t0ken"), ("authorization", "Bearer t0ken")]), &tokens).is_err());
+        assert!(bearer(&HeaderMap::new(), &tokens).is_err());
+    }
+
+    #[test]
+    fn a_named_token_is_its_bearers_name_and_roles() {
+        let token = |name: &str, role| NamedToken { name: name.into(), hash: TokenHash::of(name.as_bytes()), roles: Roles::of([role]) };
+        let tokens = Tokens { token: Some(Secret::new("root")), named: vec![token("ann", Role::Operate), token("bob", Role::Deploy)] };
+        assert!(!tokens.is_open() && Tokens::default().is_open());
+        let who = |given: &str| tokens.bearer_of(given.as_bytes()).map(|caller| (caller.told().to_owned(), caller.roles));
+        assert_eq!(who("root"), Some(("api".into(), Roles::ALL)));
+        assert_eq!(who("ann"), Some(("ann".into(), Roles::of([Role::Operate]))));
+        assert_eq!(who("bob"), Some(("bob".into(), Roles::of([Role::Deploy]))));
+        // The hash opens nothing.
+        for other in ["", "eve", "rooT", &TokenHash::of(b"ann").to_string()] {
+            assert_eq!(who(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use tracing::Instrument as _;
 
 use super::Api;
+use super::auth::Caller;
 use super::error::Problem;
 
 /// The longest path that a log line shows, in characters.
@@ -23,12 +24,13 @@ pub(super) async fn traced(request: Request, next: Next) -> Response {
     async {
         let began = Instant::now();
         let response = next.run(request).await;
+        let by = response.extensions().get::<Caller>().and_then(Caller::name);
         let (status, latency_ms) = (response.status(), began.elapsed().as_secs_f64() * 1000.0);
         // A daemon that cannot for the moment has told why, once for all requests.
         if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
             tracing::warn!(status = status.as_u16(), latency_ms, "a request failed");
         } else if changes_something {
-            tracing::info!(status = status.as_u16(), latency_ms, "answered a request");
+            tracing::info!(status = status.as_u16(), latency_ms, by, "answered a request");
         } else {
             tracing::debug!(status = status.as_u16(), latency_ms, "answered a request");
         }

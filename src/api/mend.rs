@@ -5,11 +5,11 @@ use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::auth::Caller;
 use super::body::{JsonBody, OptionalBody};
 use super::error::Problem;
 use super::idempotency::{KeyHeader, told};
 use super::params::{NoParams, PathId};
-use super::runs::CALLER;
 use super::serve::Stopping;
 use super::tasks::{Asked, waited};
 use super::{Answer, Api};
@@ -34,10 +34,11 @@ pub(super) async fn rerun(
     _: NoParams,
     key: KeyHeader,
     stopping: Stopping,
+    caller: Caller,
     OptionalBody(body): OptionalBody,
 ) -> Result<Response, Problem> {
     let key = key.of("run", &format!("runs/{id}/rerun"), body.as_ref())?;
-    let asked = Asked::read(body)?;
+    let asked = Asked::read(body, &caller)?;
     let Answered { answer: run, replayed } = match key {
         Some(key) => api.manager.rerun_once(&id, asked.wish, key).await?,
         None => Answered { answer: api.manager.rerun(&id, asked.wish).await?, replayed: false },
@@ -46,13 +47,13 @@ pub(super) async fn rerun(
 }
 
 /// `POST /background/runs/rerun`.
-pub(super) async fn rerun_many(State(api): State<Api>, _: NoParams, JsonBody(body): JsonBody) -> Answer {
-    many(&api, &BulkVerb::Rerun, body).await
+pub(super) async fn rerun_many(State(api): State<Api>, _: NoParams, caller: Caller, JsonBody(body): JsonBody) -> Answer {
+    many(&api, &BulkVerb::Rerun { by: caller.name().map(str::to_owned) }, body).await
 }
 
 /// `POST /background/runs/cancel`.
-pub(super) async fn cancel_many(State(api): State<Api>, _: NoParams, JsonBody(body): JsonBody) -> Answer {
-    many(&api, &BulkVerb::Cancel { by: CALLER.to_owned() }, body).await
+pub(super) async fn cancel_many(State(api): State<Api>, _: NoParams, caller: Caller, JsonBody(body): JsonBody) -> Answer {
+    many(&api, &BulkVerb::Cancel { by: caller.told().to_owned() }, body).await
 }
 
 async fn many(api: &Api, verb: &BulkVerb, body: Value) -> Answer {
@@ -128,7 +129,7 @@ fn done(verb: &BulkVerb, outcome: BulkDone) -> Value {
         let count = by_status.get(status).and_then(Value::as_u64).unwrap_or(0);
         by_status.insert(status.to_owned(), json!(count + 1));
         runs.push(match verb {
-            BulkVerb::Rerun => json!({"run_id": run.run_id, "rerun_of": of, "status": status}),
+            BulkVerb::Rerun { .. } => json!({"run_id": run.run_id, "rerun_of": of, "status": status}),
             BulkVerb::Cancel { .. } => json!({"run_id": run.run_id, "status": status}),
         });
     }
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_wish_is_read_strictly() {
-        let read = |body: Value| Wish::read(body, &BulkVerb::Rerun);
+        let read = |body: Value| Wish::read(body, &BulkVerb::Rerun { by: None });
         let wish = read(json!({"filter": {"task_id": "t"}})).unwrap();
         assert_eq!((wish.dry_run, wish.limit, wish.cursor), (false, 1000, None), "what is asked for is done unless it says otherwise");
         assert!(read(json!({"all": true, "dry_run": true, "limit": 1, "cursor": "7.0.3", "filter": {}})).is_ok());

@@ -2,8 +2,8 @@
 //! [`Manager`].
 //!
 //! Invariants: nothing here decides about a run, a task or an agent; every refusal is an RFC 9457 problem; no input of any form
-//! makes an answer of 500; no answer carries a secret; no list is unbounded. Everything but `/health` and `/ready` needs the token,
-//! or comes from this machine where there is none.
+//! makes an answer of 500; no answer carries a secret; no list is unbounded. Everything but `/health` and `/ready` needs a token
+//! with the role for it, or comes from this machine where there is none.
 //!
 //! How it fails: a handler that panics, hangs or is too slow costs its own request only; the connection loop goes on.
 
@@ -22,6 +22,7 @@ mod serve;
 mod stall;
 mod stream;
 mod tasks;
+mod tls;
 mod workspace;
 
 use std::sync::Arc;
@@ -30,16 +31,18 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use serde_json::Value;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use auth::Access;
 pub use serve::serve;
+pub use tls::{ListenerTls, TlsFault};
 
-use crate::config::Secret;
 use crate::daemon::Manager;
 use crate::domain::id::AgentId;
+use crate::domain::role::Role;
 use error::Problem;
 
 /// What the API is set to.
@@ -47,8 +50,8 @@ use error::Problem;
 pub struct ApiSettings {
     /// What comes before every path: empty, or `/` and segments without a `/` at the end, as `config` checks it.
     pub api_prefix: String,
-    /// What a caller must present, if anything.
-    pub token: Option<Secret>,
+    /// Who may ask.
+    pub access: Arc<Access>,
     /// How long one request may take until its answer begins.
     pub request_timeout: Duration,
     /// The largest body of a request, in bytes.
@@ -85,29 +88,26 @@ pub fn router(manager: Manager, settings: ApiSettings) -> Router {
         .with_state(api)
 }
 
+/// The routes by what their callers must be able to do. Looking needs no more than a token.
 fn background() -> Router<Api> {
+    let needs = |role: Role| from_fn_with_state(role, auth::needs);
+    reading().merge(operating().route_layer(needs(Role::Operate))).merge(deploying().route_layer(needs(Role::Deploy)))
+}
+
+fn reading() -> Router<Api> {
     Router::new()
         .route("/status", get(health::status))
         .route("/daemons", get(health::daemons))
         .route("/plugins", get(agents::plugins))
-        .route("/agents", get(agents::list).post(agents::register))
-        .route("/agents/{id}", get(agents::show).delete(agents::delete))
-        .route("/tasks", get(tasks::list).post(tasks::register))
-        .route("/tasks/{id}", get(tasks::show).patch(tasks::update).delete(tasks::delete))
+        .route("/agents", get(agents::list))
+        .route("/agents/{id}", get(agents::show))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/status", get(tasks::status))
         .route("/tasks/{id}/next", get(tasks::next))
         .route("/tasks/{id}/skips", get(tasks::skips))
-        .route("/tasks/{id}/run", post(tasks::run))
-        .route("/tasks/{id}/pause", post(tasks::pause))
-        .route("/tasks/{id}/resume", post(tasks::resume))
         .route("/runs", get(runs::list))
-        .route("/runs/rerun", post(mend::rerun_many))
-        .route("/runs/cancel", post(mend::cancel_many))
         .route("/runs/{id}", get(runs::show))
-        .route("/runs/{id}/cancel", post(runs::cancel))
-        .route("/runs/{id}/resume", post(runs::resume))
-        .route("/runs/{id}/rerun", post(mend::rerun))
-        .route("/runs/{id}/mirror", post(runs::mirror))
         .route("/runs/{id}/why", get(runs::why))
         .route("/runs/{id}/attempts", get(runs::attempts))
         .route("/runs/{id}/result", get(runs::result))
@@ -116,6 +116,25 @@ fn background() -> Router<Api> {
         .route("/runs/{id}/events/stream", get(stream::stream))
         .route("/runs/{id}/workspace", get(workspace::list))
         .route("/runs/{id}/workspace/files/{*path}", get(workspace::download))
+}
+
+fn operating() -> Router<Api> {
+    Router::new()
+        .route("/tasks", post(tasks::register))
+        .route("/tasks/{id}", patch(tasks::update).delete(tasks::delete))
+        .route("/tasks/{id}/run", post(tasks::run))
+        .route("/tasks/{id}/pause", post(tasks::pause))
+        .route("/tasks/{id}/resume", post(tasks::resume))
+        .route("/runs/rerun", post(mend::rerun_many))
+        .route("/runs/cancel", post(mend::cancel_many))
+        .route("/runs/{id}/cancel", post(runs::cancel))
+        .route("/runs/{id}/resume", post(runs::resume))
+        .route("/runs/{id}/rerun", post(mend::rerun))
+        .route("/runs/{id}/mirror", post(runs::mirror))
+}
+
+fn deploying() -> Router<Api> {
+    Router::new().route("/agents", post(agents::register)).route("/agents/{id}", delete(agents::delete))
 }
 
 async fn unknown_path(request: Request) -> Problem {

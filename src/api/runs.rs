@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use super::auth::Caller;
 use super::body::NoBody;
 use super::error::Problem;
 use super::params::{Accepts, NoParams, Params, PathId};
@@ -14,9 +15,6 @@ use super::tasks::value;
 use super::{Answer, Api, pages};
 use crate::domain::id::{RunId, TaskId};
 use crate::domain::run::Status;
-
-/// Who is recorded as having asked for a cancel.
-pub(super) const CALLER: &str = "api";
 
 /// `GET /background/runs?task_id=&status=&limit=&cursor=&order=`.
 pub(super) async fn list(State(api): State<Api>, mut params: Params) -> Answer {
@@ -38,14 +36,14 @@ pub(super) async fn show(State(api): State<Api>, PathId(id): PathId<RunId>, _: N
 }
 
 /// `POST /background/runs/{id}/cancel`.
-pub(super) async fn cancel(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, _: NoBody) -> Answer {
-    api.manager.cancel_run(&id, CALLER).await?;
+pub(super) async fn cancel(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, caller: Caller, _: NoBody) -> Answer {
+    api.manager.cancel_run(&id, caller.told()).await?;
     Ok(Json(json!({"status": "cancel_requested"})))
 }
 
 /// `POST /background/runs/{id}/resume`.
-pub(super) async fn resume(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, _: NoBody) -> Answer {
-    api.manager.resume_run(&id).await?;
+pub(super) async fn resume(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, caller: Caller, _: NoBody) -> Answer {
+    api.manager.resume_run(&id, caller.name()).await?;
     Ok(Json(json!({"status": "queued"})))
 }
 

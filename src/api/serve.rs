@@ -15,12 +15,14 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::stall::StallLimit;
+use super::tls::ListenerTls;
 
 /// How many connections are open at once: well below the thousand files that a process may open by default.
 const MOST_CONNECTIONS: usize = 512;
@@ -59,17 +61,19 @@ struct Server {
     over: CancellationToken,
     connections: TaskTracker,
     room: Arc<Semaphore>,
+    tls: Option<Arc<ListenerTls>>,
 }
 
 /// Serves the router on all listeners until `shutdown`. Then it stops accepting, ends event streams and waits, and gives requests
 /// that are being answered `grace` to finish.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, shutdown: CancellationToken, grace: Duration) {
+pub async fn serve(listeners: Vec<TcpListener>, tls: Option<ListenerTls>, router: Router, shutdown: CancellationToken, grace: Duration) {
     let server = Server {
         router: router.layer(Extension(Stopping(shutdown.clone()))),
         shutdown,
         over: CancellationToken::new(),
         connections: TaskTracker::new(),
         room: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+        tls: tls.map(Arc::new),
     };
     futures::future::join_all(listeners.into_iter().map(|listener| server.accept(listener))).await;
     server.shutdown.cancelled().await;
@@ -111,27 +115,58 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps its delay");
         }
-        let io = TokioIo::new(StallLimit::new(stream, STALLED_FOR));
-        let service = TowerToHyperService::new(self.router.clone());
-        let (shutdown, over) = (self.shutdown.clone(), self.over.clone());
+        let stream = StallLimit::new(stream, STALLED_FOR);
+        let connection = Connection { router: self.router.clone(), shutdown: self.shutdown.clone(), over: self.over.clone() };
+        let tls = self.tls.clone();
         self.connections.spawn(async move {
-            let mut builder = http1::Builder::new();
-            let connection = builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).serve_connection(io, service);
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = over.cancelled() => Ok(()),
-                    }
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
+            match tls {
+                None => connection.serve(stream).await,
+                Some(tls) => connection.serve_safely(&tls, stream).await,
             }
             drop(permit);
         });
+    }
+}
+
+/// One caller's connection.
+struct Connection {
+    router: Router,
+    shutdown: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Connection {
+    /// Serves a caller with TLS, who has as long for the handshake as for the head of a request.
+    async fn serve_safely<T: AsyncRead + AsyncWrite + Unpin>(self, tls: &Arc<ListenerTls>, stream: T) {
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)) => shaken,
+            () = self.shutdown.cancelled() => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a caller could not agree on TLS"),
+            Err(_) => tracing::debug!("a caller was too slow with its part of TLS"),
+        }
+    }
+
+    /// Serves requests until the caller or the server has enough.
+    async fn serve<T: AsyncRead + AsyncWrite + Unpin>(self, stream: T) {
+        let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(self.router));
+        let mut builder = http1::Builder::new();
+        let connection = builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).serve_connection(io, service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = self.over.cancelled() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
     }
 }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::auth::Caller;
 use super::body::{JsonBody, NoBody, OptionalBody};
 use super::error::Problem;
 use super::idempotency::{KeyHeader, told};
@@ -113,10 +114,11 @@ pub(super) async fn run(
     _: NoParams,
     key: KeyHeader,
     stopping: Stopping,
+    caller: Caller,
     OptionalBody(body): OptionalBody,
 ) -> Result<Response, Problem> {
     let key = key.of("run", &format!("tasks/{id}/run"), body.as_ref())?;
-    let asked = Asked::read(body)?;
+    let asked = Asked::read(body, &caller)?;
     let Answered { answer: run, replayed } = match key {
         Some(key) => api.manager.run_once(&id, asked.wish, key).await?,
         None => Answered { answer: api.manager.run_now(&id, asked.wish).await?, replayed: false },
@@ -170,8 +172,8 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Reads a body strictly.
-    pub(super) fn read(body: Option<Value>) -> Result<Self, Problem> {
+    /// Reads a caller's body strictly.
+    pub(super) fn read(body: Option<Value>, caller: &Caller) -> Result<Self, Problem> {
         let mut faults = Faults::new();
         let mut fields = Fields::open("", body.unwrap_or_else(|| json!({})), &mut faults);
         // An empty query means the task's own, as it always did.
@@ -183,7 +185,8 @@ impl Asked {
             fields.fault("timeout_seconds", "only has a meaning with wait = true: it bounds the wait, not the run");
         }
         fields.refuse_rest(&["query", "metadata", "wait", "timeout_seconds"]);
-        Ok(faults.into_result(Asked { wish: RunWish { query, metadata }, wait: wait.then_some(limit) })?)
+        let by = caller.name().map(str::to_owned);
+        Ok(faults.into_result(Asked { wish: RunWish { query, metadata, by }, wait: wait.then_some(limit) })?)
     }
 }
 
@@ -206,8 +209,8 @@ mod tests {
 
     #[test]
     fn a_run_request_is_read_strictly() {
-        let read = |body: Value| Asked::read(Some(body));
-        let empty = Asked::read(None).unwrap();
+        let read = |body: Value| Asked::read(Some(body), &Caller::nameless());
+        let empty = Asked::read(None, &Caller::nameless()).unwrap();
         assert!(empty.wait.is_none() && empty.wish.query.is_none() && empty.wish.metadata.is_empty());
         assert!(read(json!({"query": "", "wait": true})).unwrap().wish.query.is_none());
         assert_eq!(read(json!({"wait": true, "timeout_seconds": 2.5})).unwrap().wait, Some(Seconds::from_f64(2.5)));

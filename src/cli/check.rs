@@ -9,9 +9,11 @@ use super::Context;
 use super::exit::{Exit, Fault};
 use super::human;
 use super::screen::{Colour, Screen};
-use super::table::Sheet;
+use super::table::{Cell, Sheet, Table};
 use crate::config::{self, Settings};
+use crate::daemon::capabilities::{Capability, Grant};
 use crate::daemon::foreground::{Foreground, ForegroundError, PluginReport};
+use crate::domain::id::AgentId;
 
 /// Say what a plugin exports and imports, and whether the daemon would accept it
 #[derive(Args, Clone, Debug)]
@@ -19,6 +21,9 @@ pub struct CheckArgs {
     /// The component
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
+    /// The agent that it is looked at as; the one of the file's name when not given
+    #[arg(long, value_parser = AgentId::parse)]
+    agent: Option<AgentId>,
     /// The configuration file, whose limits and cache apply [env: SANDCLOCK_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -37,7 +42,7 @@ pub async fn execute(args: CheckArgs, context: &Context) -> Result<Exit, Fault> 
     let checked = load(&args.plugin, &loaded.settings).await?;
     context.screen.clear_status();
     let (report, refusal) = match &checked {
-        Ok(foreground) => (Some(foreground.report()), None),
+        Ok(foreground) => (Some(foreground.report(args.agent.as_ref())), None),
         Err(refusal) => (None, Some(refusal.as_str())),
     };
     if args.json {
@@ -82,7 +87,30 @@ fn text(screen: &Screen, plugin: &Path, report: Option<&PluginReport>, refusal: 
         None => screen.paint(Colour::Good, "accepted"),
         Some(reason) => format!("{}: {}", screen.paint(Colour::Bad, "refused"), human::one_line(reason)),
     };
-    format!("{}{verdict}\n", sheet.render(screen))
+    let asked = report.map(|report| capabilities(screen, report)).unwrap_or_default();
+    format!("{}{asked}{verdict}\n", sheet.render(screen))
+}
+
+/// What the plugin can ask for, and the lines that would grant what is missing.
+fn capabilities(screen: &Screen, report: &PluginReport) -> String {
+    let mut table = Table::new(&["CAN ASK FOR", "AS THIS AGENT", "WHAT"]);
+    for Capability { name, grant, says, .. } in &report.capabilities {
+        let colour = match grant {
+            Grant::Granted => Colour::Good,
+            Grant::Missing | Grant::Unused => Colour::Busy,
+            Grant::Refused => Colour::Dim,
+        };
+        table.row(vec![Cell::new(name), Cell::new(grant.as_str()).in_colour(colour), Cell::new(human::one_line(says))]);
+    }
+    if table.is_empty() {
+        return String::new();
+    }
+    let lines: Vec<&str> = report.capabilities.iter().filter_map(|capability| capability.toml.as_deref()).collect();
+    let mend = match lines.as_slice() {
+        [] => String::new(),
+        lines => format!("\nWhat is missing is granted by lines such as\n\n{}\n", lines.join("\n\n")),
+    };
+    format!("\n{}{mend}\n", table.render(screen))
 }
 
 fn listed(names: &[String]) -> String {
@@ -104,8 +132,14 @@ mod tests {
     #[test]
     fn names_that_steer_a_terminal_are_made_safe() {
         let screen = Screen::new(Box::new(io::sink()), Box::new(io::sink()), Terminals::default());
-        let report =
-            PluginReport { digest: "d".into(), shape: "agent", imports: vec!["wasi:cli/run".into(), "x\u{1b}[2J".into()], exports: vec![] };
+        let report = PluginReport {
+            digest: "d".into(),
+            shape: "agent",
+            imports: vec!["wasi:cli/run".into(), "x\u{1b}[2J".into()],
+            exports: vec![],
+            agent: "a".into(),
+            capabilities: vec![],
+        };
         let accepted = text(&screen, Path::new("p\u{7}.wasm"), Some(&report), None);
         assert!(!accepted.contains(['\u{1b}', '\u{7}']) && accepted.ends_with("accepted\n"), "{accepted:?}");
         assert!(accepted.contains("imports\n  wasi:cli/run\n  x\\u{1b}[2J\n"), "{accepted}");

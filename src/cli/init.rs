@@ -3,7 +3,6 @@
 //! Invariant: nothing that exists is overwritten; when something stands in the way, nothing is written at all. The token
 //! and the data folder are for their owner only.
 
-use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -68,11 +67,11 @@ impl InitReport {
     }
 }
 
-/// Makes `dir` a place to start a daemon from; `random` becomes the token. Blocks on the file system.
+/// Makes `dir` a place to start a daemon from; `token` is the daemon's. Blocks on the file system.
 ///
 /// # Errors
 /// One of the files exists, the path is not UTF-8, or the file system refuses.
-pub fn init(dir: &Path, random: [u8; 32]) -> Result<InitReport, InitError> {
+pub fn init(dir: &Path, token: &str) -> Result<InitReport, InitError> {
     // Absolute paths let the daemon start from any directory.
     let dir = std::path::absolute(dir).map_err(|source| InitError::Io { path: dir.to_owned(), source })?;
     let report = InitReport {
@@ -89,19 +88,9 @@ pub fn init(dir: &Path, random: [u8; 32]) -> Result<InitReport, InitError> {
     let config = configuration(&report)?;
     make_folder(&report.plugins, 0o755)?;
     make_folder(&report.data, 0o700)?;
-    write_new(&report.token_file, &token(random), 0o600)?;
+    write_new(&report.token_file, &format!("{token}\n"), 0o600)?;
     write_new(&report.config, &config, 0o644)?;
     Ok(report)
-}
-
-fn token(random: [u8; 32]) -> String {
-    let mut text = String::with_capacity(65);
-    for byte in random {
-        // Writing into a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text.push('\n');
-    text
 }
 
 /// The reference with the paths of this directory set.
@@ -161,7 +150,7 @@ mod tests {
     fn a_daemon_can_start_from_what_it_makes() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("new \"place\"");
-        let report = init(&dir, [0xab; 32]).unwrap();
+        let report = init(&dir, &"ab".repeat(32)).unwrap();
         let settings = load(Some(&report.config), &Environment::default()).unwrap().settings;
         assert_eq!(settings.server.token, Some(Secret::new("ab".repeat(32))));
         assert_eq!((settings.paths.data, settings.paths.plugins), (report.data.clone(), report.plugins.clone()));
@@ -178,7 +167,7 @@ mod tests {
         for name in ["sandclock.toml", "token"] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(name), "mine").unwrap();
-            let error = init(folder.path(), [1; 32]).unwrap_err();
+            let error = init(folder.path(), "one").unwrap_err();
             assert!(matches!(&error, InitError::Exists(path) if path.ends_with(name)), "{error}");
             assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), "mine");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{name}");
@@ -189,7 +178,7 @@ mod tests {
     fn a_file_in_the_way_is_a_sentence() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("plugins"), "mine").unwrap();
-        let error = init(folder.path(), [1; 32]).unwrap_err();
+        let error = init(folder.path(), "one").unwrap_err();
         assert!(error.to_string().contains("plugins` cannot be written"), "{error}");
         assert!(!folder.path().join("sandclock.toml").exists());
     }

@@ -27,6 +27,7 @@ mod status;
 mod store;
 mod table;
 mod tasks;
+mod token;
 mod view;
 mod wait;
 mod when;
@@ -66,6 +67,7 @@ enum Verb {
     Plugins(plugins::PluginsArgs),
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
+    Token(token::TokenArgs),
 }
 
 /// What every verb works in.
@@ -133,6 +135,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Plugins(args) => plugins::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
+        Verb::Token(args) => token::execute(args, context),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +13,7 @@ use super::Context;
 use super::exit::{Exit, Fault};
 use super::human;
 use super::signals::Signals;
-use crate::api::{self, ApiSettings};
+use crate::api::{self, Access, ApiSettings, ListenerTls};
 use crate::config::{self, Loaded, Server, Settings};
 use crate::daemon::open::{OpenError, Opened};
 use crate::daemon::reload::{Follower, Source};
@@ -56,28 +56,35 @@ async fn daemon(loaded: &Loaded, source: Source, level: &Level, context: &Contex
     let settings = &loaded.settings;
     let hangups = Signals::hangups()?;
     let (listeners, addresses) = listen(&settings.server).await?;
+    let tls = settings.server.tls.clone().map(ListenerTls::open).transpose().map_err(|error| Fault::usage(error.to_string()))?;
+    if let (None, Some(address)) = (&tls, addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())) {
+        tracing::warn!(%address, "tokens travel unprotected to this address: set server.tls_cert_file, or let a proxy that speaks TLS be the only one to reach it");
+    }
     let opened = tokio::select! {
         opened = Opened::open(loaded) => opened.map_err(fault_of)?,
         () = context.signals.asked().cancelled_owned() => return Ok(()),
     };
+    let access = Arc::new(Access::new(settings.server.token.clone(), settings.server.tokens.clone()));
     let router = api::router(
         opened.manager().clone(),
         ApiSettings {
             api_prefix: settings.server.api_prefix.clone(),
-            token: settings.server.token.clone(),
+            access: Arc::clone(&access),
             request_timeout: settings.server.request_timeout.duration(),
             max_body_bytes: usize::try_from(settings.server.max_body_bytes).unwrap_or(usize::MAX),
             default_agent: settings.default_agent.clone(),
         },
     );
-    let told = addresses.iter().map(|address| format!("http://{address}{}", settings.server.api_prefix)).collect::<Vec<_>>().join(", ");
+    let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
+    let told = addresses.iter().map(|address| format!("{scheme}://{address}{}", settings.server.api_prefix)).collect::<Vec<_>>().join(", ");
     // Nobody may read stdout, which is no reason not to serve.
     let _ = context.screen.line(&format!("sandclock {} listens on {told}", env!("CARGO_PKG_VERSION")));
     tracing::info!(addresses = told, worker = settings.worker.enabled, "ready");
     let closing = CancellationToken::new();
-    let api = tokio::spawn(api::serve(listeners, router, closing.clone(), REQUEST_GRACE));
+    let api = tokio::spawn(api::serve(listeners, tls, router, closing.clone(), REQUEST_GRACE));
     let grace = Mutex::new(settings.worker.shutdown_grace);
     let took = |settings: &Settings| {
+        access.exchange(settings.server.token.clone(), settings.server.tokens.clone());
         *grace.lock().unwrap_or_else(PoisonError::into_inner) = settings.worker.shutdown_grace;
         if let Err(error) = level.change(&settings.logging) {
             tracing::warn!("{error}");

@@ -6,8 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::exit::{Exit, Fault};
 use super::init::{InitError, init};
-use super::{Context, config_check, config_show};
-use crate::clock::{Entropy as _, SystemEntropy};
+use super::{Context, config_check, config_show, token};
 use crate::config;
 
 /// Write a commented configuration, the folders and a token
@@ -26,12 +25,7 @@ pub struct InitArgs {
 /// # Errors
 /// Something is there already, or the file system refuses.
 pub fn execute_init(args: &InitArgs, context: &Context) -> Result<Exit, Fault> {
-    let mut random = [0; 32];
-    SystemEntropy.fill(&mut random);
-    if random == [0; 32] {
-        return Err(Fault::failed("this machine gives no randomness, so there is no token; try again when it does"));
-    }
-    let report = init(&args.dir, random).map_err(|error| {
+    let report = init(&args.dir, &token::random()?).map_err(|error| {
         let exit = if matches!(error, InitError::Exists(_)) { Exit::Conflict } else { Exit::Failed };
         Fault::new(exit, error.to_string())
     })?;

@@ -12,10 +12,12 @@ use super::section::Entry;
 use super::{Loaded, Settings};
 
 /// What a running daemon keeps as it was when it started: whole tables, and single settings.
-const NEXT_START: [&str; 12] = [
+const NEXT_START: [&str; 14] = [
     "default_agent",
     "server.listen",
     "server.api_prefix",
+    "server.tls_cert_file",
+    "server.tls_key_file",
     "server.request_timeout_seconds",
     "server.max_body_bytes",
     "store",
@@ -28,11 +30,12 @@ const NEXT_START: [&str; 12] = [
 ];
 
 /// What a running daemon takes: whole tables, and single settings.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 16] = [
     "server.token",
     "server.token_file",
     "server.idempotency_seconds",
     "server.idempotency_keys",
+    "tokens",
     "worker.shutdown_grace_seconds",
     "worker.cancel_grace_seconds",
     "worker.timeout_seconds",

@@ -20,6 +20,7 @@ mod seed;
 mod server;
 mod settings;
 mod store_url;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -34,14 +35,15 @@ pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use named_store::{NamedStore, named_store, shows_password};
-pub use secret::Secret;
+pub use secret::{Secret, TokenHash};
 pub use section::Entry;
 pub use settings::{
-    AgentSettings, BucketSettings, LogFormat, Logging, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings, TaskEntry,
-    Worker,
+    AgentSettings, BucketSettings, LogFormat, Logging, NamedToken, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings,
+    TaskEntry, TlsFiles, Worker,
 };
 
 pub use store_url::ServerUrl;
+pub use tokens::is_token_name;
 
 use document::{Node, Table, Value};
 use fault::{shown, suggestion};
@@ -53,9 +55,10 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "default_agent",
     "server",
+    "tokens",
     "store",
     "paths",
     "workspace",
@@ -150,7 +153,8 @@ fn unknown_variables(env: &Environment, known: &BTreeSet<&'static str>) -> Vec<S
 fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Settings {
     reading.refuse_unknown(root, "", &SECTIONS);
     let default_agent = default_agent(reading, root, default);
-    let server = server::read(reading.section(root, "server"));
+    let tokens = tokens::read(reading, root.get("tokens"));
+    let server = server::read(reading.section(root, "server"), tokens);
     let paths = paths(reading.section(root, "paths"));
     let store = store(reading.section(root, "store"), &paths.data);
     let bucket = bucket::read(reading.section(root, "workspace"));

@@ -1,7 +1,7 @@
 //! The settings of the HTTP API: addresses, token, prefix and bounds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::domain::time::Seconds;
 
@@ -10,26 +10,29 @@ use super::document::{Node, Value};
 use super::fault::{Origin, shown};
 use super::secret::Secret;
 use super::section::{Key, Section, is_variable, key, text_of, token_of};
-use super::settings::Server;
+use super::settings::{NamedToken, Server, TlsFiles};
 
 const PORT: u16 = 8000;
 const LISTEN: Key = key("listen", "SANDCLOCK_LISTEN");
 const TOKEN: Key = key("token", "SANDCLOCK_TOKEN");
 const TOKEN_FILE: Key = key("token_file", "SANDCLOCK_TOKEN_FILE");
+const TLS_CERTIFICATES: Key = key("tls_cert_file", "SANDCLOCK_TLS_CERT_FILE");
+const TLS_KEY: Key = key("tls_key_file", "SANDCLOCK_TLS_KEY_FILE");
 const MOST_ADDRESSES: usize = 16;
 
 /// Reads `[server]`, and the token's file when there is one.
-pub(super) fn read(mut section: Section<'_, '_>) -> Server {
+pub(super) fn read(mut section: Section<'_, '_>, tokens: Vec<NamedToken>) -> Server {
     let (listen, listen_origin) = listen(&mut section);
     let (token, faulty_token) = token(&mut section);
     let public = listen.iter().find(|address| !is_loopback(address.ip()));
     // A token that could not be read has a fault of its own; there is no second thing to mend.
-    if let (Some(address), None, false) = (public, &token, faulty_token) {
+    if let (Some(address), None, true, false) = (public, &token, tokens.is_empty(), faulty_token) {
         let message = format!(
-            "has the public address {address} and there is no token: set `server.token_file` or SANDCLOCK_TOKEN, or listen on 127.0.0.1"
+            "has the public address {address} and there is no token: set `server.token_file`, SANDCLOCK_TOKEN or `[tokens.NAME]`, or listen on 127.0.0.1"
         );
         section.reading.fault(listen_origin, "server.listen", message);
     }
+    let tls = tls(&mut section);
     let prefix = section.or(key("api_prefix", "SANDCLOCK_API_PREFIX"), String::new(), |text| text.as_str().into(), prefix_of);
     let request_timeout =
         section.seconds(key("request_timeout_seconds", "SANDCLOCK_REQUEST_TIMEOUT_SECONDS"), Seconds::whole(300), 0.1..=86_400.0);
@@ -38,7 +41,35 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Server {
         section.seconds(key("idempotency_seconds", "SANDCLOCK_IDEMPOTENCY_SECONDS"), Seconds::whole(86_400), 1.0..=agents::LONGEST);
     let idempotency_keys = section.whole(key("idempotency_keys", "SANDCLOCK_IDEMPOTENCY_KEYS"), 100_000, 1..=100_000_000);
     section.finish();
-    Server { listen, token, api_prefix: prefix, request_timeout, max_body_bytes, idempotency, idempotency_keys }
+    Server { listen, token, tokens, tls, api_prefix: prefix, request_timeout, max_body_bytes, idempotency, idempotency_keys }
+}
+
+/// The files of a listener with TLS: both or none.
+fn tls(section: &mut Section<'_, '_>) -> Option<TlsFiles> {
+    let mut file = |key: Key| {
+        let read = |node: &Node| match text_of(node)? {
+            text if text.contains('\0') => Err("must not hold a zero byte; give a path".to_owned()),
+            text => Ok(text.to_owned()),
+        };
+        let path = section.or(key, String::new(), |path| path.as_str().into(), read);
+        (!path.is_empty()).then(|| (PathBuf::from(path), section.origin_of(key.name)))
+    };
+    match (file(TLS_CERTIFICATES), file(TLS_KEY)) {
+        (None, None) => None,
+        (Some((certificates, _)), Some((key, _))) => Some(TlsFiles { certificates, key }),
+        (Some((_, origin)), None) => {
+            section.reading.fault(
+                origin,
+                "server.tls_cert_file",
+                "needs `server.tls_key_file` beside it: the private key of the certificate",
+            );
+            None
+        }
+        (None, Some((_, origin))) => {
+            section.reading.fault(origin, "server.tls_key_file", "needs `server.tls_cert_file` beside it: the certificate of the key");
+            None
+        }
+    }
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

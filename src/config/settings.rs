@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
+use crate::domain::role::Roles;
 use crate::domain::task::Task;
 use crate::domain::time::{Seconds, Timestamp};
 
 use super::fault::{ConfigFault, ConfigFaults, Origin};
-use super::secret::Secret;
+use super::secret::{Secret, TokenHash};
 use super::store_url::ServerUrl;
 
 /// Everything that can be set.
@@ -57,6 +58,10 @@ pub struct Server {
     pub token: Option<Secret>,
     /// What comes before every path: empty, or `/` and segments without a `/` at the end.
     pub api_prefix: String,
+    /// The tokens that have a name and roles.
+    pub tokens: Vec<NamedToken>,
+    /// What the listener proves itself with; none for a listener without TLS.
+    pub tls: Option<TlsFiles>,
     /// How long one request may take.
     pub request_timeout: Seconds,
     /// The largest body of a request, in bytes.
@@ -65,6 +70,26 @@ pub struct Server {
     pub idempotency: Seconds,
     /// How many idempotency keys are kept at once.
     pub idempotency_keys: u64,
+}
+
+/// A caller's token, of which only the hash is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedToken {
+    /// Whose it is; events tell it.
+    pub name: String,
+    /// The token's hash.
+    pub hash: TokenHash,
+    /// What its bearer may ask for.
+    pub roles: Roles,
+}
+
+/// The files that a listener with TLS is made of, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and a root.
+    pub certificates: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
 }
 
 /// Where the records are kept.

@@ -40,7 +40,8 @@ pub struct Roster {
 }
 
 impl Roster {
-    fn settings_of(&self, agent: &AgentId) -> AgentSettings {
+    /// What is set for an agent: what the configuration says, or else every default.
+    pub fn settings_of(&self, agent: &AgentId) -> AgentSettings {
         self.configured.get(agent).cloned().unwrap_or_else(|| AgentSettings {
             plugin: agent.as_str().to_owned(),
             name: None,

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agents::SandboxPreparer;
+use super::agents::{Roster, SandboxPreparer};
+use super::capabilities::{Capability, capabilities};
 use super::open::sandbox_settings;
 use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
@@ -38,6 +39,10 @@ pub struct PluginReport {
     pub imports: Vec<String>,
     /// What it exports.
     pub exports: Vec<String>,
+    /// The agent that it is looked at as.
+    pub agent: String,
+    /// What it can ask for, and what that agent is granted.
+    pub capabilities: Vec<Capability>,
 }
 
 /// A sandbox that loads one plugin after the other.
@@ -101,9 +106,12 @@ impl Foreground {
         Workbench::open(settings)?.load(plugin).await
     }
 
-    /// What the plugin is.
-    pub fn report(&self) -> PluginReport {
+    /// What the plugin is, and what it can ask for as this agent; as the one of its own name where none is given.
+    pub fn report(&self, agent: Option<&AgentId>) -> PluginReport {
         let prepared = &self.loaded.prepared;
+        let agent = agent.cloned().or_else(|| AgentId::parse(&self.loaded.stem).ok());
+        let roster = Roster { configured: self.settings.agents.clone(), limits: self.settings.limits.clone() };
+        let told = agent.as_ref().map(|agent| capabilities(agent, prepared.imports(), &roster.settings_of(agent)));
         PluginReport {
             digest: self.loaded.digest.to_string(),
             shape: match prepared.shape() {
@@ -112,6 +120,8 @@ impl Foreground {
             },
             imports: prepared.imports().to_vec(),
             exports: prepared.exports().to_vec(),
+            agent: agent.map_or_else(|| self.loaded.stem.clone(), |agent| agent.to_string()),
+            capabilities: told.unwrap_or_default(),
         }
     }
 

@@ -14,6 +14,7 @@ mod admission;
 pub mod agents;
 mod attempt;
 mod bounds;
+pub mod capabilities;
 pub mod committer;
 pub mod doctor;
 mod entities;

@@ -158,14 +158,17 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// A daemon that listens on a public address keeps its token, whatever the file says of the addresses to come.
+    /// A daemon that listens on a public address keeps its tokens, whatever the file says of the addresses to come.
     fn keep_closed(&self, settings: &mut Settings) -> Option<String> {
         let is_public = self.started.settings.server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback());
-        if !is_public || settings.server.token.is_some() || self.now.settings.server.token.is_none() {
+        let (before, after) = (&self.now.settings.server, &mut settings.server);
+        let has_one = after.token.is_some() || !after.tokens.is_empty();
+        if !is_public || has_one {
             return None;
         }
-        settings.server.token.clone_from(&self.now.settings.server.token);
-        Some("server.token is kept, for the daemon listens on a public address until then".to_owned())
+        after.token.clone_from(&before.token);
+        after.tokens.clone_from(&before.tokens);
+        Some("the tokens are kept, for the daemon listens on a public address until then".to_owned())
     }
 
     fn tell_refused(&self, refused: NotTaken) {

@@ -8,6 +8,7 @@ pub mod idempotency;
 pub mod input;
 pub mod lifecycle;
 pub mod policy;
+pub mod role;
 pub mod run;
 pub mod schedule;
 pub mod task;

@@ -7,4 +7,5 @@ mod refusals;
 mod seed;
 mod serving;
 mod streams;
+mod tokens;
 mod twice;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use sandclock::config::{ConfigFaults, Environment, Loaded, LogFormat, Origin, REFERENCE, Secret, StoreSettings, load, parse};
+use sandclock::config::{ConfigFaults, Environment, Loaded, LogFormat, Origin, REFERENCE, Secret, StoreSettings, TokenHash, load, parse};
 use sandclock::domain::agent::Limits;
+use sandclock::domain::role::{Role, Roles};
 use sandclock::domain::time::{Seconds, Timestamp};
 
 fn read(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigFaults> {
@@ -496,4 +497,46 @@ fn a_bucket_is_taken_with_its_credentials_and_what_is_wrong_with_it_is_told() {
     one_fault("[workspace]\naccess_key_id = \"me\"", &[], &["go together"]);
     one_fault(&format!("[workspace]\nsecret_key_file = \"{path}\""), &[], &["go together"]);
     one_fault("[workspace]\nsecret_key_file = \"/nowhere\"", &[], &["cannot be read"]);
+}
+
+#[test]
+fn named_tokens_are_hashes_with_roles_and_a_token_in_the_place_of_its_hash_is_not_repeated() {
+    let hash = |text: &str| TokenHash::of(text.as_bytes());
+    let (ann, bob) = (hash("ann"), hash("bob"));
+    let text = format!(
+        "[server]\nlisten = [\"0.0.0.0:1\"]\n[tokens.ann]\nhash = \"{ann}\"\nroles = [\"operate\", \"approve\"]\n\
+         [tokens.\"bob@ci\"]\nhash = \"{bob}\"\nroles = [\"read\"]"
+    );
+    let tokens = good(&text, &[]).settings.server.tokens;
+    assert_eq!(tokens.len(), 2, "{tokens:?}");
+    let of = |name: &str| tokens.iter().find(|token| token.name == name).unwrap();
+    assert_eq!((of("ann").hash, of("ann").roles), (ann, Roles::of([Role::Operate, Role::Approve])));
+    assert_eq!((of("bob@ci").hash, of("bob@ci").roles), (bob, Roles::of([])));
+    for (text, pieces) in [
+        ("tokens = 1".to_owned(), ["`tokens` must hold tables", "[tokens.ci]"]),
+        ("[tokens]\na = 1".to_owned(), ["`tokens.a` must be a table", "not 1"]),
+        (format!("[tokens.a]\nhash = \"{ann}\""), ["`tokens.a.roles` must be there", "operate"]),
+        ("[tokens.a]\nroles = [\"read\"]".to_owned(), ["`tokens.a.hash` must be there", "token new"]),
+        (format!("[tokens.a]\nhash = \"{ann}\"\nroles = []"), ["`tokens.a.roles` must name", "read, operate, approve, deploy"]),
+        (format!("[tokens.a]\nhash = \"{ann}\"\nroles = [\"admin\"]"), ["`admin`", "read, operate, approve, deploy"]),
+        (format!("[tokens.a]\nhash = \"{ann}\"\nroles = \"read\""), ["must be a list", "read"]),
+        (format!("[tokens.\"a b\"]\nhash = \"{ann}\"\nroles = [\"read\"]"), ["`tokens.a b` has a bad name", "letters"]),
+        (format!("[tokens.a]\nhash = \"{ann}\"\nroles = [\"read\"]\nrole = 1"), ["`tokens.a.role` is not a setting", "roles"]),
+    ] {
+        one_fault(&text, &[], &pieces);
+    }
+    let twice = format!("[tokens.a]\nhash = \"{ann}\"\nroles = [\"read\"]\n[tokens.b]\nhash = \"{ann}\"\nroles = [\"read\"]");
+    one_fault(&twice, &[], &["`tokens.b` has the hash of `tokens.a`"]);
+    let pasted = bad("[tokens.a]\nhash = \"tiger-7421\"\nroles = [\"read\"]", &[]);
+    assert!(pasted.contains("never the token itself") && !pasted.contains("tiger"), "{pasted}");
+}
+
+#[test]
+fn a_listener_with_tls_needs_both_files() {
+    let both = good("[server]\ntls_cert_file = \"c.pem\"\ntls_key_file = \"k.pem\"", &[]).settings.server.tls.unwrap();
+    assert_eq!((both.certificates, both.key), (PathBuf::from("c.pem"), PathBuf::from("k.pem")));
+    assert_eq!(good("[server]\ntls_cert_file = \"\"", &[]).settings.server.tls, None);
+    one_fault("[server]\ntls_cert_file = \"c.pem\"", &[], &["`server.tls_cert_file` needs `server.tls_key_file`"]);
+    one_fault("[server]\ntls_key_file = \"k.pem\"", &[], &["`server.tls_key_file` needs `server.tls_cert_file`"]);
+    one_fault("", &[("SANDCLOCK_TLS_KEY_FILE", "k.pem")], &["SANDCLOCK_TLS_KEY_FILE: "]);
 }

@@ -24,7 +24,10 @@ const SAMPLE: usize = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BulkVerb {
     /// Those that have ended are run again.
-    Rerun,
+    Rerun {
+        /// Who asks, where that is known.
+        by: Option<String>,
+    },
     /// Those that have not ended are cancelled, at this one's wish.
     Cancel {
         /// Who is recorded as having asked for it.
@@ -35,7 +38,7 @@ pub enum BulkVerb {
 impl BulkVerb {
     /// Whether it can be done with a run of this status.
     pub fn applies_to(&self, status: Status) -> bool {
-        status.is_terminal() == (*self == BulkVerb::Rerun)
+        status.is_terminal() == matches!(self, BulkVerb::Rerun { .. })
     }
 }
 
@@ -149,7 +152,7 @@ impl Manager {
 
     async fn one(&self, verb: &BulkVerb, id: RunId) -> (RunId, Result<Run, ManagerError>) {
         let result = match verb {
-            BulkVerb::Rerun => self.rerun(&id, RunWish::default()).await,
+            BulkVerb::Rerun { by } => self.rerun(&id, RunWish { by: by.clone(), ..RunWish::default() }).await,
             BulkVerb::Cancel { by } => self.cancel_run(&id, by).await,
         };
         (id, result)

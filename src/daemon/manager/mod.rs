@@ -171,6 +171,7 @@ impl DaemonSettings {
             due_at,
             occurrence_id,
             query: None,
+            by: None,
             trigger_metadata: serde_json::Map::new(),
             default_timeout: self.timeout,
             default_cancel_grace: self.cancel_grace,

@@ -28,6 +28,8 @@ pub struct RunWish {
     pub query: Option<String>,
     /// Kept with the run.
     pub metadata: Map<String, Value>,
+    /// Who asks, where that is known; the run's first event tells it.
+    pub by: Option<String>,
 }
 
 /// What a new run is made of.
@@ -116,6 +118,7 @@ impl Manager {
         let made = RecordId::run(&run_id);
         let mut draft = inner.settings().draft(run_id, Trigger::Manual, None, None);
         draft.query = query;
+        draft.by = wish.by;
         draft.trigger_metadata = wish.metadata;
         let admission = Arc::clone(&inner.admission);
         let (mut in_queue, mut of_key) = (None, None);
@@ -183,16 +186,16 @@ impl Manager {
         Ok(Run::clone(&run))
     }
 
-    /// Puts a parked run back into the queue.
+    /// Puts a parked run back into the queue, at the wish of `by` where that is known.
     ///
     /// # Errors
     /// There is no such run, or it is not parked.
-    pub async fn resume_run(&self, run: &RunId) -> Result<Run, ManagerError> {
-        let id = run.clone();
+    pub async fn resume_run(&self, run: &RunId, by: Option<&str>) -> Result<Run, ManagerError> {
+        let (id, by) = (run.clone(), by.map(str::to_owned));
         let run = self
             .commit(vec![RecordId::run(run)], Vec::new(), move |txn| {
                 let run = transitions::run_of(txn, &id)?;
-                let decision = lifecycle::resume(Run::clone(&run), txn.now())?;
+                let decision = lifecycle::resume(Run::clone(&run), by.as_deref(), txn.now())?;
                 transitions::write(txn, decision)
             })
             .await?;

@@ -23,6 +23,8 @@ pub struct Draft {
     pub occurrence_id: Option<String>,
     /// What the agent is asked, when not the task's query.
     pub query: Option<String>,
+    /// Who asks for it, where that is known.
+    pub by: Option<String>,
     /// Free for whoever asks.
     pub trigger_metadata: Map<String, Value>,
     /// The attempts' time limit when the task gives none.
@@ -134,7 +136,15 @@ pub(super) fn first_events(run: &Run) -> Vec<Event> {
 
 /// Makes a run of a task under its overlap policy. `slot` is the task's, as it is in the same commit.
 pub fn admit(task: &Task, slot: &Slot, draft: Draft, now: Timestamp) -> Admission {
-    let mut run = new_run(task, draft, now);
+    let by = draft.by.clone();
+    let mut admission = placed(task, slot, new_run(task, draft, now), now);
+    if let (Some(by), Some(first)) = (by, admission.decision.events.first_mut()) {
+        first.details.insert("requested_by".to_owned(), json!(by));
+    }
+    admission
+}
+
+fn placed(task: &Task, slot: &Slot, mut run: Run, now: Timestamp) -> Admission {
     let mut slot = slot.clone();
     let mut slot_after = None;
     let mut cancel = Vec::new();

@@ -48,7 +48,7 @@ pub fn cancel(mut run: Run, by: &str, why: Option<&str>, now: Timestamp) -> Deci
 ///
 /// # Errors
 /// The run is not parked.
-pub fn resume(mut run: Run, now: Timestamp) -> Result<Decision, Refused> {
+pub fn resume(mut run: Run, by: Option<&str>, now: Timestamp) -> Result<Decision, Refused> {
     if !run.status.is_waiting() {
         return Err(Refused::NotWaiting { run: run.run_id, status: run.status.as_str() });
     }
@@ -57,7 +57,10 @@ pub fn resume(mut run: Run, now: Timestamp) -> Result<Decision, Refused> {
     run.error = None;
     run.error_kind = None;
     run.recoveries = 0;
-    let event = Event::of(&run, EventName::Queued, now).with("reason", "resumed");
+    let mut event = Event::of(&run, EventName::Queued, now).with("reason", "resumed");
+    if let Some(by) = by {
+        event = event.with("by", by);
+    }
     Ok(decision(run, vec![event]))
 }
 

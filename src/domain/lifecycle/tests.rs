@@ -25,6 +25,7 @@ fn task(more: Value) -> Task {
 
 fn draft(number: usize, trigger: Trigger) -> Draft {
     Draft {
+        by: None,
         run_id: RunId::parse(&format!("run_{number:032x}")).unwrap(),
         trigger,
         due_at: None,
@@ -277,7 +278,7 @@ fn obey(world: &mut World, command: Command) {
         }
         Command::Resume(at) => {
             if let Some(id) = pick(&parked, at) {
-                world.write(resume(world.lives[&id].run.clone(), now).unwrap());
+                world.write(resume(world.lives[&id].run.clone(), None, now).unwrap());
             }
         }
         Command::Expire(at) => {
@@ -293,7 +294,7 @@ fn obey(world: &mut World, command: Command) {
 fn drain(world: &mut World) {
     for _ in 0..10_000 {
         for id in world.of(|run| run.status.is_waiting()) {
-            world.write(resume(world.lives[&id].run.clone(), world.now).unwrap());
+            world.write(resume(world.lives[&id].run.clone(), None, world.now).unwrap());
         }
         if let Some(id) = world.ready().first().cloned() {
             world.claim(&id);

@@ -31,6 +31,7 @@ fn task(more: Value) -> Task {
 
 fn admitted(task: &Task, slot: &Slot, number: u32) -> lifecycle::Admission {
     let draft = Draft {
+        by: None,
         run_id: RunId::parse(&format!("run_{number}")).unwrap(),
         trigger: Trigger::Manual,
         due_at: None,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sandclock::api::{ApiSettings, router, serve};
+use sandclock::api::{Access, ApiSettings, router, serve};
 use sandclock::clock::{SystemClock, SystemEntropy};
 use sandclock::config::Secret;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
@@ -87,7 +87,7 @@ pub struct House {
 pub fn settings() -> ApiSettings {
     ApiSettings {
         api_prefix: String::new(),
-        token: None,
+        access: Arc::default(),
         request_timeout: Duration::from_secs(60),
         max_body_bytes: 64 * 1024,
         default_agent: AgentId::parse("default").unwrap(),
@@ -99,7 +99,8 @@ pub async fn house() -> House {
 }
 
 pub async fn house_with_token(token: &str) -> House {
-    house_with(ApiSettings { token: Some(Secret::new(token)), ..settings() }, Duration::from_secs(30)).await
+    house_with(ApiSettings { access: Arc::new(Access::new(Some(Secret::new(token)), Vec::new())), ..settings() }, Duration::from_secs(30))
+        .await
 }
 
 /// `grace` is what requests have to finish at the end.
@@ -126,7 +127,7 @@ async fn build(settings: ApiSettings, grace: Duration, mut parts: DaemonParts, d
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(vec![listener], router(daemon.manager().clone(), settings), shutdown.clone(), grace));
+    let serving = tokio::spawn(serve(vec![listener], None, router(daemon.manager().clone(), settings), shutdown.clone(), grace));
     sandclock::tls::provide();
     let client = reqwest::Client::new();
     House { base, manager: daemon.manager().clone(), client, orders, shutdown, serving, daemon, _directory: directory }

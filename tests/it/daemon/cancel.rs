@@ -67,7 +67,7 @@ async fn w_31_a_cancel_of_an_ended_run_is_a_conflict_and_changes_nothing() {
     for (run, status) in ended.iter().zip(["completed", "failed", "cancelled"]) {
         let before = (daemon.raw(RecordId::run(run)).await, daemon.payloads(run).await);
         assert_eq!(conflict(daemon.cancel_run(run, "api").await), format!("Run {run} is {status}; it cannot be cancelled any more"));
-        let resume = conflict(daemon.resume_run(run).await);
+        let resume = conflict(daemon.resume_run(run, None).await);
         assert_eq!(resume, format!("Run {run} is {status}; only a run in awaiting_approval or awaiting_budget can be resumed"));
         assert_eq!((daemon.raw(RecordId::run(run)).await, daemon.payloads(run).await), before);
     }
@@ -178,7 +178,7 @@ async fn w_07_cancel_previous_ends_a_parked_run() {
 async fn a_parked_run_is_resumed() {
     let world = World::new().await;
     let (daemon, _, run) = parked(&world, "skip_if_running").await;
-    assert_eq!(daemon.resume_run(&run).await.unwrap().status, Status::Queued);
+    assert_eq!(daemon.resume_run(&run, None).await.unwrap().status, Status::Queued);
     world.stage.guest().await.complete("again");
     let ended = daemon.settled(&run).await;
     assert_eq!((ended.status, ended.attempt, ended.failures), (Status::Completed, 2, 0));

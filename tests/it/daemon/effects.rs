@@ -87,7 +87,7 @@ async fn what_is_unknown_is_held_until_somebody_resumes_it() {
         assert_eq!(daemon.names(&run).await.last().unwrap(), "awaiting_approval");
         assert_eq!(daemon.fire(&task).await.status, Status::Skipped, "it holds its slot");
         assert!(world.stage.guest_now().is_none());
-        assert_eq!(daemon.resume_run(&run).await.unwrap().status, Status::Queued);
+        assert_eq!(daemon.resume_run(&run, None).await.unwrap().status, Status::Queued);
         let guest = world.stage.guest().await;
         assert_eq!((guest.run_id(), guest.spec.context.attempt), (run.clone(), 2));
         guest.complete("again");
@@ -146,7 +146,7 @@ async fn somebody_who_resumes_decides_anew_about_losses_in_a_row() {
         daemon.crash().await;
         daemon = world.start_polling().await;
         assert_eq!(daemon.settled(&run).await.status, Status::AwaitingApproval);
-        daemon.resume_run(&run).await.unwrap();
+        daemon.resume_run(&run, None).await.unwrap();
     }
     world.stage.guest().await.complete("at last");
     assert_eq!(daemon.settled(&run).await.status, Status::Completed);

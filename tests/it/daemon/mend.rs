@@ -41,7 +41,7 @@ async fn a_rerun_asks_the_same_again_and_names_whom_it_repeats() {
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
     let metadata = json!({"ticket": 7}).as_object().unwrap().clone();
-    let first = daemon.run_now(&task, RunWish { query: Some("This once.".into()), metadata: metadata.clone() }).await.unwrap();
+    let first = daemon.run_now(&task, RunWish { query: Some("This once.".into()), metadata: metadata.clone(), by: None }).await.unwrap();
     daemon.settled(&first.run_id).await;
     daemon.update_task(&task, json!({"query": "Something else."})).await.unwrap();
 
@@ -50,7 +50,7 @@ async fn a_rerun_asks_the_same_again_and_names_whom_it_repeats() {
     assert_eq!(json!(second.trigger_metadata), json!({"ticket": 7, "rerun_of": first.run_id}));
     assert_eq!(daemon.settled(&second.run_id).await.result_preview.as_deref(), Some("did: This once."));
 
-    let wish = RunWish { query: Some("That.".into()), metadata: json!({"ticket": 8}).as_object().unwrap().clone() };
+    let wish = RunWish { query: Some("That.".into()), metadata: json!({"ticket": 8}).as_object().unwrap().clone(), by: None };
     let third = daemon.rerun(&second.run_id, wish).await.unwrap();
     assert_eq!(third.query_snapshot, "That.");
     assert_eq!(json!(third.trigger_metadata), json!({"ticket": 8, "rerun_of": second.run_id}));
@@ -82,7 +82,7 @@ async fn a_rerun_that_cannot_be_is_refused_with_the_mend() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(daemon.rerun(&RunId::parse("run_x").unwrap(), RunWish::default()).await, Err(ManagerError::NotFound { .. })));
-    let taken = RunWish { query: None, metadata: json!({"rerun_of": "x"}).as_object().unwrap().clone() };
+    let taken = RunWish { query: None, metadata: json!({"rerun_of": "x"}).as_object().unwrap().clone(), by: None };
     for refused in [daemon.rerun(&run, taken.clone()).await, daemon.run_now(&task, taken).await] {
         assert!(matches!(&refused, Err(ManagerError::Invalid(faults)) if faults.to_string().contains("rerun_of")), "{refused:?}");
     }
@@ -98,12 +98,12 @@ async fn many_are_run_again_once_each_however_many_fit_afterwards() {
     // Each rerun is skipped as well, and so fits the filter as its original does.
     let skipped: HashSet<RunId> = daemon.fire_at_once(&task, 250).await.into_iter().map(|run| run.run_id).collect();
     let filter = of_task(&task, &[Status::Skipped]);
-    let preview = daemon.preview(&BulkVerb::Rerun, &filter).await.unwrap();
+    let preview = daemon.preview(&BulkVerb::Rerun { by: None }, &filter).await.unwrap();
     assert_eq!((preview.matched, preview.is_complete, preview.sample.len()), (250, true, 10));
     assert_eq!(daemon.count(&task, Status::Skipped).await, 250, "a preview does nothing");
 
     for (round, limit) in [(1, 1000), (2, 70)] {
-        let outcome = all(&daemon, &BulkVerb::Rerun, &filter, limit).await;
+        let outcome = all(&daemon, &BulkVerb::Rerun { by: None }, &filter, limit).await;
         assert_eq!((outcome.done.len(), outcome.refused.len()), (250 * round, 0), "limit {limit}");
         let repeated: HashSet<RunId> = outcome.done.iter().map(|(of, _)| of.clone()).collect();
         assert_eq!(repeated.len(), outcome.done.len(), "none twice");
@@ -112,7 +112,7 @@ async fn many_are_run_again_once_each_however_many_fit_afterwards() {
             assert_eq!((run.status, &run.trigger_metadata["rerun_of"]), (Status::Skipped, &json!(of)));
         }
     }
-    let some = daemon.bulk(&BulkVerb::Rerun, &filter, 5, None).await.unwrap();
+    let some = daemon.bulk(&BulkVerb::Rerun { by: None }, &filter, 5, None).await.unwrap();
     assert_eq!((some.done.len(), some.next.is_some()), (5, true));
     guest.complete("done");
     daemon.settled(&live).await;
@@ -178,7 +178,7 @@ async fn a_filter_picks_by_agent_time_and_kind_of_error() {
         world.clock.advance(Duration::from_secs(3600));
     }
     daemon.run_to_end(&echo).await;
-    let matched = async |filter: RunFilter| daemon.preview(&BulkVerb::Rerun, &filter).await.unwrap().sample;
+    let matched = async |filter: RunFilter| daemon.preview(&BulkVerb::Rerun { by: None }, &filter).await.unwrap().sample;
     let ids = |runs: Vec<Run>| runs.into_iter().map(|run| run.run_id).collect::<Vec<_>>();
     let any = RunFilter::default;
     assert_eq!(ids(matched(RunFilter { error_kind: Some(ErrorKind::Trap), ..any() }).await), [failed[0].clone(), failed[2].clone()]);
@@ -202,7 +202,7 @@ async fn those_that_are_refused_are_told_and_the_others_go_on() {
             _ => {}
         }
     }
-    let outcome = all(&daemon, &BulkVerb::Rerun, &RunFilter::default(), 1000).await;
+    let outcome = all(&daemon, &BulkVerb::Rerun { by: None }, &RunFilter::default(), 1000).await;
     let refused: Vec<(&RunId, String)> = outcome.refused.iter().map(|(id, error)| (id, error.to_string())).collect();
     assert_eq!(refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [&runs[0], &runs[1]]);
     assert!(refused[0].1.contains("not found") && refused[1].1.contains("disabled"), "{refused:?}");

@@ -165,7 +165,8 @@ async fn a_wish_may_bring_its_own_query_and_metadata() {
     let world = World::new().await;
     let daemon = world.start().await;
     let task = daemon.task(json!({"agent_id": "echo"})).await;
-    let ask = |query: &str, metadata: Value| RunWish { query: Some(query.to_owned()), metadata: metadata.as_object().unwrap().clone() };
+    let ask =
+        |query: &str, metadata: Value| RunWish { query: Some(query.to_owned()), metadata: metadata.as_object().unwrap().clone(), by: None };
     let run = daemon.run_now(&task, ask("Another.", json!({"why": "because"}))).await.unwrap();
     let run = daemon.settled(&run.run_id).await;
     assert_eq!((run.query_snapshot.as_str(), &run.trigger_metadata["why"]), ("Another.", &json!("because")));

@@ -25,6 +25,7 @@ fn sample() -> (Run, Attempt) {
         json!({"task_id": "t", "query": "q", "schedule": {"type": "manual"}, "retry_policy": {"max_retries": 2, "backoff": "exponential"}});
     let task = Task::parse(body, &AgentId::parse("agent").unwrap(), None, NOW).unwrap();
     let draft = Draft {
+        by: None,
         run_id: RunId::parse("run_00000000000000000000000000000001").unwrap(),
         trigger: Trigger::Cron,
         due_at: Some(NOW),
@@ -141,7 +142,7 @@ proptest! {
             lifecycle::hand_back(run.clone(), attempt.clone(), fence, "why", now).ok(),
             lifecycle::lose(run.clone(), attempt.clone(), now),
             lifecycle::request_cancel(run.clone(), "api", None, now).ok(),
-            lifecycle::resume(run.clone(), now).ok(),
+            lifecycle::resume(run.clone(), None, now).ok(),
             lifecycle::expire_parked(run.clone(), now),
             lifecycle::promote(&mut Slot::default(), run.clone(), now),
         ];

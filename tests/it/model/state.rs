@@ -317,6 +317,7 @@ fn task(setting: &Setting) -> Task {
 
 fn draft(number: usize) -> Draft {
     Draft {
+        by: None,
         run_id: RunId::parse(&format!("run_{number:032x}")).unwrap(),
         trigger: Trigger::Manual,
         due_at: None,

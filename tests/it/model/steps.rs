@@ -116,7 +116,7 @@ impl Next<'_> {
             }
             if run.status.is_waiting() {
                 let parked = Run::clone(run);
-                let resumed = lifecycle::resume(parked.clone(), NOW).expect("a parked run can be resumed");
+                let resumed = lifecycle::resume(parked.clone(), None, NOW).expect("a parked run can be resumed");
                 self.add(Step::Resume(number), |state| state.write(number, resumed, setting));
                 let expired = lifecycle::expire_parked(parked, NOW).expect("a parked run can expire");
                 self.add(Step::Expire(number), |state| state.write(number, expired, setting));

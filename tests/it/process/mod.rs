@@ -21,5 +21,6 @@ mod reload;
 mod stops;
 mod takeover;
 mod tasks;
+mod tls;
 mod vitals;
 mod workload;

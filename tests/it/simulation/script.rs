@@ -247,7 +247,7 @@ impl Client {
             return self.release().await;
         }
         let Some(run) = self.runs.last().cloned() else { return };
-        let _ = self.ask("resume a run of", move |manager| async move { manager.resume_run(&run).await }).await;
+        let _ = self.ask("resume a run of", move |manager| async move { manager.resume_run(&run, None).await }).await;
     }
 
     /// Pauses its task, so that an end can come.
@@ -265,7 +265,7 @@ impl Client {
                 self.ask("list", move |manager| async move { manager.runs(Some(task), Some(status), PageRequest::first(100)).await });
             let Answer::Yes(listed) = listed.await else { continue };
             for run in listed.items {
-                let _ = self.ask("resume a run of", move |manager| async move { manager.resume_run(&run.run_id).await }).await;
+                let _ = self.ask("resume a run of", move |manager| async move { manager.resume_run(&run.run_id, None).await }).await;
             }
         }
     }

@@ -138,7 +138,7 @@ fn w_31_a_finished_run_refuses_a_cancel_and_a_resume() {
     let run = only(&world).run.clone();
     let refused = request_cancel(run.clone(), "api", None, world.now).unwrap_err();
     assert_eq!(refused.to_string(), format!("Run {} is completed; it cannot be cancelled any more", run.run_id));
-    let refused = resume(run, world.now).unwrap_err();
+    let refused = resume(run, None, world.now).unwrap_err();
     assert!(refused.to_string().contains("only a run in awaiting_approval or awaiting_budget can be resumed"), "{refused}");
     assert!(lose(only(&world).run.clone(), only(&world).attempts[0].clone(), world.now).is_none());
     assert!(expire_parked(only(&world).run.clone(), world.now).is_none());

@@ -1,0 +1,150 @@
+//! What a plugin can ask for, and what an agent's settings grant it.
+//!
+//! Invariant: what is said to be granted is what an attempt gets, no more and no less. An import says that a plugin *can* ask, not that it
+//! does: toolchains import whole worlds. So what is missing is told with the lines that would grant it, and is no fault.
+
+use serde::Serialize;
+
+use crate::config::AgentSettings;
+use crate::domain::id::AgentId;
+
+/// What becomes of a plugin that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// It gets it, within the agent's limits.
+    Granted,
+    /// It gets it when the agent's settings say so, and they do not.
+    Missing,
+    /// The settings grant it and the plugin cannot ask for it.
+    Unused,
+    /// No settings grant it.
+    Refused,
+}
+
+impl Grant {
+    /// The grant as people read it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Grant::Granted => "granted",
+            Grant::Missing => "missing",
+            Grant::Unused => "unused",
+            Grant::Refused => "refused",
+        }
+    }
+}
+
+/// One thing that plugins can ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Capability {
+    /// Its name.
+    pub name: &'static str,
+    /// The imports by which the plugin can ask; none where only the settings name it.
+    pub imports: Vec<String>,
+    /// What becomes of it.
+    pub grant: Grant,
+    /// What is granted, or why nothing is.
+    pub says: String,
+    /// The lines of the configuration that would change that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toml: Option<String>,
+}
+
+/// An agent whose plugin is looked at.
+struct Asker<'a> {
+    agent: &'a AgentId,
+    imports: &'a [String],
+    settings: &'a AgentSettings,
+}
+
+/// What a plugin with these imports can ask for and what it gets as this agent, and what the settings grant in vain.
+pub fn capabilities(agent: &AgentId, imports: &[String], settings: &AgentSettings) -> Vec<Capability> {
+    let asker = Asker { agent, imports, settings };
+    let limits = &settings.limits;
+    let always = |name, prefixes: &[&str], says: String| asker.of(prefixes).map(|imports| granted(name, imports, says));
+    let never = |name, prefixes: &[&str], says: &str| {
+        let imports = asker.of(prefixes)?;
+        Some(Capability { name, imports, grant: Grant::Refused, says: says.to_owned(), toml: None })
+    };
+    let told = [
+        always(
+            "files",
+            &["wasi:filesystem/"],
+            format!("the run's workspace as `/`, at most {} bytes in {} files", limits.disk_bytes, limits.disk_files),
+        ),
+        always(
+            "output",
+            &["wasi:cli/std", "wasi:cli/terminal", "wasi:logging/"],
+            format!("the attempt's log, at most {} bytes", limits.log_bytes),
+        ),
+        asker.environment(),
+        asker.config(),
+        always("clocks", &["wasi:clocks/"], "the machine's time".to_owned()),
+        always("randomness", &["wasi:random/"], "as much as it wants".to_owned()),
+        always("progress", &["sandclock:agent/progress"], format!("at most {} reports and events", limits.events)),
+        always("run context", &["sandclock:agent/context"], "who is running, and how long".to_owned()),
+        never("checkpoints", &["sandclock:agent/checkpoint"], "this version does not serve them: a call ends the attempt"),
+        never("approvals", &["sandclock:agent/approval"], "this version does not serve them: a call ends the attempt"),
+        never("sockets", &["wasi:sockets/"], "no agent gets any; requests over HTTP go through `[agents.NAME.http]`"),
+    ];
+    let mut told: Vec<Capability> = told.into_iter().flatten().collect();
+    told.extend(asker.others(&told));
+    told
+}
+
+/// What interfaces begin with that bring nothing in by themselves.
+const CARRIERS: [&str; 4] = ["wasi:io/", "wasi:cli/exit", "wasi:http/types", "sandclock:agent/entry"];
+
+fn granted(name: &'static str, imports: Vec<String>, says: String) -> Capability {
+    Capability { name, imports, grant: Grant::Granted, says, toml: None }
+}
+
+impl Asker<'_> {
+    fn of(&self, prefixes: &[&str]) -> Option<Vec<String>> {
+        let is_asked = |import: &&String| prefixes.iter().any(|prefix| import.starts_with(prefix)) && !is_carrier(import);
+        let found: Vec<String> = self.imports.iter().filter(is_asked).cloned().collect();
+        (!found.is_empty()).then_some(found)
+    }
+
+    fn environment(&self) -> Option<Capability> {
+        let names: Vec<&str> = self.settings.env.keys().map(String::as_str).collect();
+        let lines = format!("[agents.{}]\nenv = {{ NAME = \"value\" }}", key(self.agent));
+        self.table("environment", "wasi:cli/environment", "variables", &names, "no variables", lines)
+    }
+
+    fn config(&self) -> Option<Capability> {
+        let names: Vec<&str> = self.settings.config.keys().map(String::as_str).collect();
+        let lines = format!("[agents.{}]\nconfig = {{ name = \"value\" }}", key(self.agent));
+        self.table("config", "wasi:config/", "values", &names, "no values", lines)
+    }
+
+    /// What is granted by naming it in a table.
+    fn table(&self, name: &'static str, prefix: &str, what: &str, names: &[&str], nothing: &str, lines: String) -> Option<Capability> {
+        match (self.of(&[prefix]), names) {
+            (None, []) => None,
+            (Some(imports), []) => Some(Capability { name, imports, grant: Grant::Missing, says: nothing.to_owned(), toml: Some(lines) }),
+            (Some(imports), names) => Some(granted(name, imports, format!("the {what} {}", names.join(", ")))),
+            (None, names) => {
+                let says = format!("the {what} {} are set, and the plugin cannot read them", names.join(", "));
+                Some(Capability { name, imports: Vec::new(), grant: Grant::Unused, says, toml: None })
+            }
+        }
+    }
+
+    /// What is imported and none of these tells of.
+    fn others(&self, told: &[Capability]) -> Option<Capability> {
+        let is_told = |import: &String| told.iter().any(|capability| capability.imports.contains(import));
+        let imports: Vec<String> = self.imports.iter().filter(|import| !is_carrier(import) && !is_told(import)).cloned().collect();
+        (!imports.is_empty()).then(|| granted("other", imports, "types, and functions without an effect outside".to_owned()))
+    }
+}
+
+fn is_carrier(import: &str) -> bool {
+    CARRIERS.iter().any(|carrier| import.starts_with(carrier))
+}
+
+/// An agent's id as a key of TOML.
+fn key(agent: &AgentId) -> String {
+    let is_bare = agent.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if is_bare { agent.to_string() } else { format!("\"{agent}\"") }
+}
