@@ -166,7 +166,6 @@ impl<'a> Dev<'a> {
         if matches!(built, Built::Stopped) {
             return Ok(Next::End);
         }
-        let is_whole = matches!(built, Built::Component(_));
         match &built {
             Built::Failed(why) => {
                 let stays = if self.component.is_some() { "; the component before it stays" } else { "" };
@@ -179,8 +178,8 @@ impl<'a> Dev<'a> {
             return Ok(Next::Build);
         }
         match built {
-            Built::Component(path) if is_whole => Ok(self.load(path).await),
-            _ => Ok(Next::Wait),
+            Built::Component(path) => Ok(self.load(path).await),
+            Built::Failed(_) | Built::Stopped => Ok(Next::Wait),
         }
     }
 

@@ -62,9 +62,14 @@ impl Desk {
     }
 
     fn start(&self, more: &[&str]) -> Dev {
+        self.start_in(&std::env::var("PATH").unwrap(), more)
+    }
+
+    /// With these folders of programs.
+    fn start_in(&self, programs: &str, more: &[&str]) -> Dev {
         let line: Vec<&str> = ["dev", "../agent"].iter().chain(more).copied().collect();
         let mut command = sandclock(&self.path("work"), &line);
-        command.stdin(Stdio::piped()).env("PATH", std::env::var_os("PATH").unwrap());
+        command.stdin(Stdio::piped()).env("PATH", programs);
         let mut child = command.spawn().unwrap();
         let (out, err) = (follow(child.stdout.take().unwrap()), follow(child.stderr.take().unwrap()));
         Dev { input: child.stdin.take(), child, out, err }
@@ -269,4 +274,43 @@ async fn what_cannot_be_developed_says_so_at_once() {
         dev.told(sentence, 1).await;
         assert_eq!(patiently("the end", dev.child.wait()).await.unwrap().code(), Some(2));
     }
+}
+
+/// A program of this name that the folder `bin` holds.
+fn tool(desk: &Desk, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(desk.path("bin")).unwrap();
+    let path = file(&desk.path("bin"), name, format!("#!/bin/sh\n{script}\n").as_bytes());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn cargo_says_which_component_it_made_and_a_compiler_without_the_target_is_named() {
+    let desk = Desk::new();
+    std::fs::remove_file(desk.path("agent/agent.toml")).unwrap();
+    file(&desk.path("agent"), "Cargo.toml", b"");
+    desk.source(&answers("one"));
+    // As cargo tells it, in a target folder that is elsewhere, beside a newer component that is not the agent's.
+    let (made, other) = (desk.path("elsewhere.wasm"), desk.path("agent/other.wasm"));
+    let messages = format!(r#"{{"reason":"compiler-artifact","filenames":["{}"]}}"#, made.display());
+    let script = format!(
+        r#"if [ -e broken ]; then echo "error[E0463]: can't find crate" >&2; exit 101; fi
+        [ "$*" = "build --release --target wasm32-wasip2 --message-format=json-render-diagnostics" ] || exit 9
+        echo "   Compiling agent" >&2
+        cp src/made {}; cp src/made {}; echo '{{"reason":"compiler-artifact","filenames":["x.rlib"]}}'; echo '{messages}'; echo '{{"reason":"build-finished"}}'"#,
+        made.display(),
+        other.display()
+    );
+    tool(&desk, "cargo", &script);
+    tool(&desk, "rustc", "echo /nowhere/at/all");
+    let path = format!("{}:{}", desk.path("bin").display(), std::env::var("PATH").unwrap());
+    let mut dev = desk.start_in(&path, &["--query", "q"]);
+    dev.answered(&["one"]).await;
+    dev.told("   Compiling agent", 1).await;
+    desk.source(&answers("two"));
+    dev.answered(&["one", "two"]).await;
+    file(&desk.path("agent"), "broken", b"");
+    dev.told("error[E0463]: can't find crate", 1).await;
+    dev.told("run `rustup target add wasm32-wasip2`", 1).await;
+    dev.interrupted().await;
 }
