@@ -104,6 +104,7 @@ async fn ours(sandbox: &Sandbox, prepared: &Prepared, workspace: &Path, at_once:
     let host: Arc<dyn GuestHost> = Arc::new(Deaf);
     let attempts = futures::stream::iter(0..ATTEMPTS).map(|_| {
         let spec = AttemptSpec {
+            egress: None,
             context: AttemptContext::default(),
             query: "the query".to_owned(),
             workspace: workspace.to_owned(),

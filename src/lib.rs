@@ -4,7 +4,7 @@
 //! The rooms, and the one way in which they depend on each other:
 //!
 //! ```text
-//! cli, api → daemon → { store, sandbox, plugins, workspace } → domain
+//! cli, api → daemon → { store, sandbox, plugins, workspace, egress } → domain
 //! ```
 
 pub mod api;
@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod domain;
+pub mod egress;
 pub mod plugins;
 pub mod sandbox;
 pub mod store;

@@ -109,6 +109,7 @@ fn reading() -> Router<Api> {
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::show))
         .route("/runs/{id}/why", get(runs::why))
+        .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
         .route("/runs/{id}/result", get(runs::result))
         .route("/runs/{id}/logs", get(runs::logs))

@@ -52,6 +52,11 @@ pub(super) async fn why(State(api): State<Api>, PathId(id): PathId<RunId>, _: No
     value(&api.manager.why(&id).await?)
 }
 
+/// `GET /background/runs/{id}/why-denied`: which rules stopped its calls, and the lines that would allow them.
+pub(super) async fn why_denied(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams) -> Answer {
+    value(&api.manager.why_denied(&id).await?)
+}
+
 /// `POST /background/runs/{id}/mirror`: an ended run's mirrors once more.
 pub(super) async fn mirror(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, _: NoBody) -> Answer {
     let (run, files) = api.manager.mirror_run(&id).await?;

@@ -31,6 +31,7 @@ mod token;
 mod view;
 mod wait;
 mod when;
+mod why_denied;
 
 use std::sync::Arc;
 
@@ -68,6 +69,7 @@ enum Verb {
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
     Token(token::TokenArgs),
+    WhyDenied(why_denied::WhyDeniedArgs),
 }
 
 /// What every verb works in.
@@ -136,6 +138,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
         Verb::Token(args) => token::execute(args, context),
+        Verb::WhyDenied(args) => why_denied::execute(args, context).await,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The result goes to stdout and nothing else does; what the guest tells and writes meanwhile goes to stderr.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::screen::Colour;
 use super::{Context, check, human, wait};
 use crate::config;
 use crate::daemon::foreground::{Foreground, ForegroundRun};
+use crate::domain::http::HttpCalls;
 use crate::domain::id::{AgentId, RunId};
 use crate::domain::time::Seconds;
 use crate::sandbox::{AttemptReport, AttemptSignals, Ended, GuestHost, Stop, Usage};
@@ -156,12 +158,30 @@ pub(super) fn tell(context: &Context, report: &AttemptReport, run: &RunId, works
         human::bytes(usage.peak_memory_bytes),
         human::bytes(usage.disk_bytes_written),
     ));
+    tell_refused(context, &usage.http);
     if usage.log_bytes_dropped + usage.events_dropped > 0 {
         let (bytes, events) = (human::bytes(usage.log_bytes_dropped), usage.events_dropped);
         screen.note(&format!("over the limits and dropped: {bytes} of output, {events} reports and events"));
     }
     screen.note(&format!("workspace: {}", human::one_line(&workspace.to_string_lossy())));
     Ok(())
+}
+
+/// What the guest was refused, each with the lines that would allow it.
+fn tell_refused(context: &Context, http: &HttpCalls) {
+    let mut told = BTreeSet::new();
+    for call in &http.calls {
+        let Some(refusal) = &call.refused else { continue };
+        let asked = format!("refused {} {}{}: {}", call.method, call.origin, call.path, refusal.sentence);
+        if told.insert(asked.clone()) {
+            context.screen.note(&human::one_line(&asked));
+            refusal
+                .toml
+                .iter()
+                .flat_map(|toml| toml.lines())
+                .for_each(|line| context.screen.note(&format!("    {}", human::one_line(line))));
+        }
+    }
 }
 
 /// The status, the result and the error of an attempt.
@@ -191,6 +211,7 @@ fn as_json(report: &AttemptReport, run: &RunId, workspace: &Path) -> Value {
         "error_kind": error_kind,
         "workspace": workspace.to_string_lossy(),
         "usage": usage_json(&report.usage),
+        "http": report.usage.http,
     })
 }
 

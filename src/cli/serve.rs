@@ -56,25 +56,13 @@ async fn daemon(loaded: &Loaded, source: Source, level: &Level, context: &Contex
     let settings = &loaded.settings;
     let hangups = Signals::hangups()?;
     let (listeners, addresses) = listen(&settings.server).await?;
-    let tls = settings.server.tls.clone().map(ListenerTls::open).transpose().map_err(|error| Fault::usage(error.to_string()))?;
-    if let (None, Some(address)) = (&tls, addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())) {
-        tracing::warn!(%address, "tokens travel unprotected to this address: set server.tls_cert_file, or let a proxy that speaks TLS be the only one to reach it");
-    }
+    let tls = tls(&settings.server, &addresses)?;
     let opened = tokio::select! {
         opened = Opened::open(loaded) => opened.map_err(fault_of)?,
         () = context.signals.asked().cancelled_owned() => return Ok(()),
     };
     let access = Arc::new(Access::new(settings.server.token.clone(), settings.server.tokens.clone()));
-    let router = api::router(
-        opened.manager().clone(),
-        ApiSettings {
-            api_prefix: settings.server.api_prefix.clone(),
-            access: Arc::clone(&access),
-            request_timeout: settings.server.request_timeout.duration(),
-            max_body_bytes: usize::try_from(settings.server.max_body_bytes).unwrap_or(usize::MAX),
-            default_agent: settings.default_agent.clone(),
-        },
-    );
+    let router = api::router(opened.manager().clone(), api_settings(settings, Arc::clone(&access)));
     let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
     let told = addresses.iter().map(|address| format!("{scheme}://{address}{}", settings.server.api_prefix)).collect::<Vec<_>>().join(", ");
     // Nobody may read stdout, which is no reason not to serve.
@@ -102,6 +90,28 @@ async fn daemon(loaded: &Loaded, source: Source, level: &Level, context: &Contex
     api.await.map_err(|error| Fault::failed(format!("the API ended in a panic ({error}); what was acknowledged is kept")))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn api_settings(settings: &Settings, access: Arc<Access>) -> ApiSettings {
+    ApiSettings {
+        api_prefix: settings.server.api_prefix.clone(),
+        access,
+        request_timeout: settings.server.request_timeout.duration(),
+        max_body_bytes: usize::try_from(settings.server.max_body_bytes).unwrap_or(usize::MAX),
+        default_agent: settings.default_agent.clone(),
+    }
+}
+
+/// What the listeners prove themselves with, where they do.
+fn tls(server: &Server, addresses: &[SocketAddr]) -> Result<Option<ListenerTls>, Fault> {
+    let tls = server.tls.clone().map(ListenerTls::open).transpose().map_err(|error| Fault::usage(error.to_string()))?;
+    if let (None, Some(address)) = (&tls, addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())) {
+        tracing::warn!(
+            %address,
+            "tokens travel unprotected to this address: set server.tls_cert_file, or let only a proxy that speaks TLS reach it"
+        );
+    }
+    Ok(tls)
 }
 
 fn fault_of(error: OpenError) -> Fault {

@@ -11,6 +11,7 @@ use crate::domain::id::{AgentId, TaskId};
 
 use super::document::{Node, Table, Value};
 use super::fault::{ConfigFault, Origin, shown};
+use super::http::{self, Credentials};
 use super::section::{Reading, Section, file_key, key, seconds_json, seconds_of, text_of, whole_of};
 use super::settings::{AgentSettings, TaskEntry};
 
@@ -53,7 +54,7 @@ pub(super) fn agents<'a>(
     reading: &mut Reading<'a>,
     root: Option<&'a Node>,
     default_agent: &AgentId,
-    limits: &Limits,
+    base: (&Limits, &Credentials),
 ) -> BTreeMap<AgentId, AgentSettings> {
     let mut agents = BTreeMap::new();
     let table = match root.map(|node| (&node.value, &node.origin)) {
@@ -67,20 +68,25 @@ pub(super) fn agents<'a>(
     for (name, node) in table.into_iter().flatten() {
         match AgentId::parse(name) {
             Ok(id) => {
-                let settings = agent(reading, &id, Some(node), limits);
+                let settings = agent(reading, &id, Some(node), base);
                 agents.insert(id, settings);
             }
             Err(error) => reading.fault(node.origin.clone(), &format!("agents.{}", shown(name)), format!("has a bad name: {error}")),
         }
     }
     if default_agent.as_str() == DEFAULT_AGENT && !agents.contains_key(default_agent) {
-        let settings = agent(reading, default_agent, None, limits);
+        let settings = agent(reading, default_agent, None, base);
         agents.insert(default_agent.clone(), settings);
     }
     agents
 }
 
-fn agent<'a>(reading: &mut Reading<'a>, id: &AgentId, node: Option<&'a Node>, base: &Limits) -> AgentSettings {
+fn agent<'a>(
+    reading: &mut Reading<'a>,
+    id: &AgentId,
+    node: Option<&'a Node>,
+    (base, credentials): (&Limits, &Credentials),
+) -> AgentSettings {
     let path = format!("agents.{id}");
     let mut section = reading.open(node, path.clone());
     let own_plugin = if id.as_str() == DEFAULT_AGENT { DEFAULT_PLUGIN } else { id.as_str() };
@@ -94,16 +100,17 @@ fn agent<'a>(reading: &mut Reading<'a>, id: &AgentId, node: Option<&'a Node>, ba
     let env = given(&mut section, "env", |env| env.keys().cloned().collect::<Vec<_>>().into(), env_of).unwrap_or_default();
     let config = given(&mut section, "config", json_of, values_of).unwrap_or_default();
     let metadata = given(&mut section, "metadata", json_of, values_of).unwrap_or_default();
-    let limits_node = section.node("limits");
+    let (limits_node, http_node) = (section.node("limits"), section.node("http"));
     section.finish();
     let mut section = reading.open(limits_node, format!("{path}.limits")).file_only();
     let limits = limits(&mut section, base);
     section.finish();
-    AgentSettings { plugin, name, timeout, max_running, max_queued_runs, env, config, limits, metadata }
+    let http = http::policy(reading, http_node, format!("{path}.http"), credentials);
+    AgentSettings { plugin, name, timeout, max_running, max_queued_runs, env, config, limits, http, metadata }
 }
 
 /// A setting without a default.
-fn given<T>(
+pub(super) fn given<T>(
     section: &mut Section<'_, '_>,
     name: &'static str,
     show: impl FnOnce(&T) -> Json,

@@ -8,10 +8,10 @@ use crate::domain::time::Seconds;
 
 use super::document::Node;
 use super::fault::shown;
-use super::secret::Secret;
 use super::section::{Section, key, text_of};
 use super::server::token_in;
 use super::settings::BucketSettings;
+use crate::domain::secret::Secret;
 
 /// The variables of AWS that say who asks; they are passed on as they are.
 pub(super) const CREDENTIALS: [&str; 11] = [

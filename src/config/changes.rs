@@ -30,7 +30,8 @@ const NEXT_START: [&str; 14] = [
 ];
 
 /// What a running daemon takes: whole tables, and single settings.
-const LIVE: [&str; 16] = [
+const LIVE: [&str; 17] = [
+    "credentials",
     "server.token",
     "server.token_file",
     "server.idempotency_seconds",

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::environment::Environment;
 use super::fault::{ConfigFault, ConfigFaults, Origin};
-use super::secret::Secret;
 use super::section::token_of;
 use super::server::token_in;
+use crate::domain::secret::Secret;
 
 /// The variable with the daemon's address.
 pub(super) const URL: &str = "SANDCLOCK_URL";

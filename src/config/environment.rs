@@ -4,6 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::domain::secret::Secret;
 
 use super::fault::{ConfigFault, Origin};
 
@@ -22,16 +25,21 @@ const STORE: [&str; 3] = ["SANDCLOCK_STORE", "OMNICOREAGENT_BACKGROUND_TASK_STOR
 pub struct Environment {
     values: BTreeMap<String, String>,
     unreadable: BTreeSet<String>,
+    /// All others: only a credential that names one of them gets it.
+    others: Arc<BTreeMap<String, Secret>>,
 }
 
 impl Environment {
     /// The variables of this process that sandclock may read.
     pub fn of_process() -> Self {
-        let mut all = Environment::default();
+        let (mut all, mut others) = (Environment::default(), BTreeMap::new());
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str() else { continue };
             let is_named = || matches!(name, "DATABASE_URL" | "NO_COLOR") || super::bucket::CREDENTIALS.contains(&name);
             if !(name.starts_with(OWN) || name.starts_with(SEED) || is_named()) {
+                if let Ok(value) = value.into_string() {
+                    others.insert(name.to_owned(), Secret::new(value));
+                }
                 continue;
             }
             match value.into_string() {
@@ -39,13 +47,14 @@ impl Environment {
                 Err(_) => all.unreadable.insert(name.to_owned()),
             };
         }
+        all.others = Arc::new(others);
         all
     }
 
     /// The given variables and no others.
     pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let values = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Environment { values, unreadable: BTreeSet::new() }
+        Environment { values, unreadable: BTreeSet::new(), others: Arc::default() }
     }
 
     /// The same with one variable changed: how an argument of the command line beats the environment.
@@ -64,6 +73,12 @@ impl Environment {
         others.values.retain(|name, _| !is_of_store(name));
         others.unreadable.retain(|name| !is_of_store(name));
         others
+    }
+
+    /// The value of a variable that a credential names, unless it is missing or empty.
+    pub(super) fn secret(&self, name: &str) -> Option<Secret> {
+        let own = || self.values.get(name).map(Secret::new);
+        self.others.get(name).cloned().or_else(own).filter(|value| !value.expose().is_empty())
     }
 
     /// A variable's value, unless it is missing or empty.

@@ -13,8 +13,9 @@ mod client;
 mod document;
 mod environment;
 mod fault;
+mod http;
 mod named_store;
-mod secret;
+
 mod section;
 mod seed;
 mod server;
@@ -30,12 +31,12 @@ use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
 
+pub use crate::domain::secret::{Secret, TokenHash};
 pub use agent_file::{AGENT_FILE, AgentFile, agent_file};
 pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use named_store::{NamedStore, named_store, shows_password};
-pub use secret::{Secret, TokenHash};
 pub use section::Entry;
 pub use settings::{
     AgentSettings, BucketSettings, LogFormat, Logging, NamedToken, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings,
@@ -55,7 +56,7 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "default_agent",
     "server",
     "tokens",
@@ -67,6 +68,7 @@ const SECTIONS: [&str; 14] = [
     "queue",
     "retention",
     "agents",
+    "credentials",
     "limits",
     "tasks",
     "logging",
@@ -166,7 +168,8 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let mut section = reading.section(root, "limits");
     let limits = agents::limits(&mut section, &Limits::default());
     section.finish();
-    let agents = agents::agents(reading, root.get("agents"), &default_agent, &limits);
+    let credentials = http::credentials(reading, root.get("credentials"));
+    let agents = agents::agents(reading, root.get("agents"), &default_agent, (&limits, &credentials));
     let tasks = agents::tasks(reading, root.get("tasks"));
     Settings { server, store, paths, bucket, worker, scheduler, queue, retention, default_agent, agents, limits, tasks, logging }
 }

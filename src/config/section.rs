@@ -14,8 +14,8 @@ use crate::domain::time::Seconds;
 use super::document::{Node, Table, Value};
 use super::environment::{Environment, flag_of};
 use super::fault::{ConfigFault, Origin, shown, suggestion};
-use super::secret::Secret;
 use super::seed::Seed;
+use crate::domain::secret::Secret;
 
 /// One setting as `config show` tells it; a secret's value is the text `(hidden)`.
 #[derive(Clone, Debug, PartialEq)]

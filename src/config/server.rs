@@ -8,9 +8,9 @@ use crate::domain::time::Seconds;
 use super::agents;
 use super::document::{Node, Value};
 use super::fault::{Origin, shown};
-use super::secret::Secret;
 use super::section::{Key, Section, is_variable, key, text_of, token_of};
 use super::settings::{NamedToken, Server, TlsFiles};
+use crate::domain::secret::Secret;
 
 const PORT: u16 = 8000;
 const LISTEN: Key = key("listen", "SANDCLOCK_LISTEN");

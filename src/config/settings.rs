@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::agent::Limits;
+use crate::domain::http::HttpPolicy;
 use crate::domain::id::AgentId;
 use crate::domain::role::Roles;
 use crate::domain::task::Task;
 use crate::domain::time::{Seconds, Timestamp};
 
 use super::fault::{ConfigFault, ConfigFaults, Origin};
-use super::secret::{Secret, TokenHash};
 use super::store_url::ServerUrl;
+use crate::domain::secret::{Secret, TokenHash};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,6 +231,8 @@ pub struct AgentSettings {
     pub config: BTreeMap<String, serde_json::Value>,
     /// What one attempt may use.
     pub limits: Limits,
+    /// What it may ask of others over HTTP, with the credentials that are put in.
+    pub http: Arc<HttpPolicy>,
     /// Free for the user.
     pub metadata: BTreeMap<String, serde_json::Value>,
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::fault::{shown, suggestion};
-use super::secret::Secret;
+use crate::domain::secret::Secret;
 
 /// Where a store's server is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use super::document::{Node, Value};
 use super::fault::shown;
-use super::secret::TokenHash;
 use super::section::{Reading, file_key, text_of};
 use super::settings::NamedToken;
 use crate::domain::role::{Role, Roles};
+use crate::domain::secret::TokenHash;
 
 /// The most tokens that a file may name: each request is compared with all of them.
 const MOST: usize = 1000;

@@ -9,12 +9,15 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use super::egress;
 use super::executor::{Executor, Offer, Offered, Start};
 use crate::clock::Clock;
 use crate::config::AgentSettings;
 use crate::domain::agent::{Agent, Limits};
+use crate::domain::http::HttpPolicy;
 use crate::domain::id::AgentId;
 use crate::domain::time::Timestamp;
+use crate::egress::Gateway;
 use crate::plugins::{Catalogue, Loaded, PluginState, PluginStatus, Preparer};
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, GuestHost, Prepared, Sandbox};
 use crate::store::ClaimAgent;
@@ -51,6 +54,7 @@ impl Roster {
             env: BTreeMap::new(),
             config: BTreeMap::new(),
             limits: self.limits.clone(),
+            http: Arc::default(),
             metadata: BTreeMap::new(),
         })
     }
@@ -59,6 +63,7 @@ impl Roster {
 /// The daemon's agents.
 pub struct Agents {
     sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
     catalogue: Catalogue<SandboxPreparer>,
     roster: ArcSwap<Roster>,
     started_at: Timestamp,
@@ -67,8 +72,13 @@ pub struct Agents {
 
 impl Agents {
     /// The agents of a catalogue and a configuration.
-    pub fn new(sandbox: Arc<Sandbox>, catalogue: Catalogue<SandboxPreparer>, roster: Roster, clock: &dyn Clock) -> Self {
-        Agents { sandbox, catalogue, roster: ArcSwap::from_pointee(roster), started_at: clock.now(), offer: Mutex::default() }
+    pub fn new(
+        (sandbox, gateway): (Arc<Sandbox>, Arc<Gateway>),
+        catalogue: Catalogue<SandboxPreparer>,
+        roster: Roster,
+        clock: &dyn Clock,
+    ) -> Self {
+        Agents { sandbox, gateway, catalogue, roster: ArcSwap::from_pointee(roster), started_at: clock.now(), offer: Mutex::default() }
     }
 
     /// Puts other settings into force for the attempts that start from now on.
@@ -180,7 +190,8 @@ impl Agents {
             let loaded = self.catalogue.serving(&settings.plugin)?;
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
             let env = settings.env.into_iter().collect();
-            let start = SandboxStart { sandbox: Arc::clone(&self.sandbox), loaded, limits: settings.limits, env };
+            let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
+            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, http: settings.http };
             Some(Offered { claim, start: Arc::new(start) })
         });
         Arc::new(offered.collect())
@@ -204,6 +215,8 @@ impl Executor for Agents {
 
 struct SandboxStart {
     sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
+    http: Arc<HttpPolicy>,
     loaded: Arc<Loaded<Prepared>>,
     limits: Limits,
     env: Vec<(String, String)>,
@@ -218,6 +231,6 @@ impl Start for SandboxStart {
     async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
         spec.limits = self.limits.clone();
         spec.env.clone_from(&self.env);
-        self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), host, signals).await
     }
 }

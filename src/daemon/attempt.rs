@@ -27,6 +27,7 @@ use super::transitions;
 use super::txn::{Known, Stop as TxnStop, Txn};
 use crate::clock::BootInstant;
 use crate::domain::event::Event;
+use crate::domain::http::HttpCalls;
 use crate::domain::id::RunId;
 use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
 use crate::domain::policy::ErrorKind;
@@ -105,6 +106,8 @@ struct Remains {
     attempt: (u64, Arc<Attempt>),
     /// What the guest told that is not kept yet.
     told: Vec<Event>,
+    /// What it asked of others.
+    http: Option<HttpCalls>,
     /// Where it worked; none when it did not come to that.
     workspace: Option<Workspace>,
 }
@@ -120,11 +123,12 @@ impl Work<'_> {
                 let host = Arc::new(AttemptHost::new(inner, run, attempt, self.live.clone(), logs));
                 let report = self.guest(start, self.spec(workspace.as_ref()), &host).await;
                 host.close_logs();
-                (self.word_of(report), Remains { attempt: host.attempt(), told: host.take(), workspace })
+                let http = Some(report.usage.http.clone()).filter(|http| http.total > 0);
+                (self.word_of(report), Remains { attempt: host.attempt(), told: host.take(), http, workspace })
             }
             Err(word) => {
                 let attempt = (CLAIMED, Arc::new(self.claimed.attempt.clone()));
-                (word, Remains { attempt, told: Vec::new(), workspace: None })
+                (word, Remains { attempt, told: Vec::new(), http: None, workspace: None })
             }
         };
         drop(slot);
@@ -245,9 +249,13 @@ impl Work<'_> {
         }
         let chance = self.inner.entropy.fraction();
         let fence = self.fence;
-        let decide = Arc::new(move |run: Run, attempt, now| match &word {
-            Word::Outcome(outcome, usage) => lifecycle::finish(run, attempt, fence, outcome.clone(), usage.clone(), chance, now),
-            Word::HandBack(why) => lifecycle::hand_back(run, attempt, fence, why, now),
+        let http = remains.http.clone();
+        let decide = Arc::new(move |run: Run, attempt: Attempt, now| match &word {
+            Word::Outcome(outcome, usage) => {
+                let attempt = Attempt { http: http.clone(), ..attempt };
+                lifecycle::finish(run, attempt, fence, outcome.clone(), usage.clone(), chance, now)
+            }
+            Word::HandBack(why) => lifecycle::hand_back(run, Attempt { http: http.clone(), ..attempt }, fence, why, now),
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());

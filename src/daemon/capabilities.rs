@@ -79,6 +79,7 @@ pub fn capabilities(agent: &AgentId, imports: &[String], settings: &AgentSetting
         ),
         asker.environment(),
         asker.config(),
+        asker.http(),
         always("clocks", &["wasi:clocks/"], "the machine's time".to_owned()),
         always("randomness", &["wasi:random/"], "as much as it wants".to_owned()),
         always("progress", &["sandclock:agent/progress"], format!("at most {} reports and events", limits.events)),
@@ -116,6 +117,32 @@ impl Asker<'_> {
         let names: Vec<&str> = self.settings.config.keys().map(String::as_str).collect();
         let lines = format!("[agents.{}]\nconfig = {{ name = \"value\" }}", key(self.agent));
         self.table("config", "wasi:config/", "values", &names, "no values", lines)
+    }
+
+    fn http(&self) -> Option<Capability> {
+        let name = "HTTP";
+        let policy = &self.settings.http;
+        let allowed: Vec<String> = policy.allow.iter().map(|entry| entry.toml(None, None)).collect();
+        let used = policy.credentials.iter().map(|credential| credential.name.as_str()).collect::<Vec<_>>().join(", ");
+        let says = match (allowed.join(", "), used.as_str()) {
+            (allowed, "") => format!("requests to {allowed}"),
+            (allowed, used) => format!("requests to {allowed}, with the credentials {used}"),
+        };
+        match (self.of(&["wasi:http/outgoing-handler"]), allowed.is_empty()) {
+            (None, true) => None,
+            (Some(imports), true) => Some(Capability {
+                name,
+                imports,
+                grant: Grant::Missing,
+                says: "every request is refused".to_owned(),
+                toml: Some(format!("[agents.{}.http]\nallow = [\"https://api.example.com\"]", key(self.agent))),
+            }),
+            (Some(imports), false) => Some(granted(name, imports, says)),
+            (None, false) => {
+                let says = format!("{says} are allowed, and the plugin cannot make any");
+                Some(Capability { name, imports: Vec::new(), grant: Grant::Unused, says, toml: None })
+            }
+        }
     }
 
     /// What is granted by naming it in a table.

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use super::agents::{Roster, SandboxPreparer};
 use super::capabilities::{Capability, capabilities};
+use super::egress;
 use super::open::sandbox_settings;
 use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::domain::id::{AgentId, RunId, TaskId};
 use crate::domain::policy::SessionPolicy;
+use crate::egress::Gateway;
 use crate::plugins::{Loaded, Loader, PluginError, PluginSettings};
 use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, GuestHost, Prepared, Sandbox, SandboxError};
 
@@ -48,6 +50,7 @@ pub struct PluginReport {
 /// A sandbox that loads one plugin after the other.
 pub struct Workbench {
     sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
     loader: Loader<SandboxPreparer>,
     settings: Settings,
 }
@@ -63,7 +66,8 @@ impl Workbench {
         // The whole machine waits for this one.
         plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
         let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
-        Ok(Workbench { sandbox, loader, settings: settings.clone() })
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
+        Ok(Workbench { sandbox, gateway, loader, settings: settings.clone() })
     }
 
     /// Loads a plugin file.
@@ -72,13 +76,15 @@ impl Workbench {
     /// The daemon would refuse it too, and why.
     pub async fn load(&self, plugin: &Path) -> Result<Foreground, ForegroundError> {
         let loaded = self.loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
-        Ok(Foreground { sandbox: Arc::clone(&self.sandbox), loaded, settings: self.settings.clone() })
+        let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
+        Ok(Foreground { sandbox, gateway, loaded, settings: self.settings.clone() })
     }
 }
 
 /// A plugin that is ready for one attempt after the other.
 pub struct Foreground {
     sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
     loaded: Loaded<Prepared>,
     settings: Settings,
 }
@@ -104,6 +110,12 @@ impl Foreground {
     /// The daemon would refuse it too, and why.
     pub async fn load(plugin: &Path, settings: &Settings) -> Result<Foreground, ForegroundError> {
         Workbench::open(settings)?.load(plugin).await
+    }
+
+    /// The same with another gateway, such as one with a resolver of its own.
+    #[must_use]
+    pub fn with_gateway(self, gateway: Arc<Gateway>) -> Foreground {
+        Foreground { gateway, ..self }
     }
 
     /// What the plugin is, and what it can ask for as this agent; as the one of its own name where none is given.
@@ -137,6 +149,7 @@ impl Foreground {
         let agent = agent.map_or_else(|| self.loaded.stem.clone(), |agent| agent.to_string());
         let limits = configured.map_or_else(|| self.settings.limits.clone(), |agent| agent.limits.clone());
         let env = configured.map(|agent| agent.env.clone().into_iter().collect()).unwrap_or_default();
+        let http = configured.map(|agent| Arc::clone(&agent.http)).unwrap_or_default();
         let task = "foreground";
         let session = match (AgentId::parse(&agent), TaskId::parse(task)) {
             (Ok(agent), Ok(task)) => SessionPolicy::default().session_of(&agent, &task, &run.run_id),
@@ -160,8 +173,9 @@ impl Foreground {
             found: None,
             limits,
             env,
+            egress: None,
             time_limit: Some(timeout.unwrap_or_else(|| self.settings.worker.timeout.duration())),
         };
-        self.sandbox.execute(&self.loaded.prepared, spec, host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &http), host, signals).await
     }
 }

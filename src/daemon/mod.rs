@@ -17,6 +17,7 @@ mod bounds;
 pub mod capabilities;
 pub mod committer;
 pub mod doctor;
+mod egress;
 mod entities;
 pub mod error;
 pub mod executor;

@@ -27,6 +27,7 @@ use crate::domain::agent::Limits;
 use crate::domain::id::TaskId;
 use crate::domain::task::Task;
 use crate::domain::time::Seconds;
+use crate::egress::Gateway;
 use crate::plugins::{Catalogue, PluginError, PluginSettings};
 use crate::sandbox::{Sandbox, SandboxError, SandboxSettings};
 #[cfg(feature = "sqlite")]
@@ -155,7 +156,8 @@ impl Opened {
             Err(_) => tracing::info!("plugins are still being compiled; their agents serve when they are ready"),
         }
         let roster = Roster { configured: settings.agents.clone(), limits: settings.limits.clone() };
-        let agents = Arc::new(Agents::new(sandbox, catalogue.clone(), roster, &*clock));
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::clone(&clock));
+        let agents = Arc::new(Agents::new((sandbox, gateway), catalogue.clone(), roster, &*clock));
         let mut daemon = Daemon::open(DaemonParts {
             store,
             clock,

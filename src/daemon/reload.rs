@@ -17,7 +17,7 @@ use tokio::signal::unix::Signal;
 use super::ManagerError;
 use super::open::{OpenError, Opened};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, ConfigFault, ConfigFaults, Environment, Loaded, Origin, Settings, changes};
+use crate::config::{self, ConfigFault, ConfigFaults, Environment, Loaded, Origin, Server, Settings, changes};
 use crate::domain::time::Timestamp;
 use file::FileWatch;
 
@@ -178,13 +178,12 @@ impl<'a> Follower<'a> {
     /// A daemon that listens on a public address keeps its tokens, whatever the file says of the addresses to come.
     fn keep_closed(&self, settings: &mut Settings) -> Option<String> {
         let is_public = self.started.settings.server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback());
-        let (before, after) = (&self.now.settings.server, &mut settings.server);
-        let has_one = after.token.is_some() || !after.tokens.is_empty();
-        if !is_public || has_one {
+        let is_open = |server: &Server| server.token.is_none() && server.tokens.is_empty();
+        if !is_public || !is_open(&settings.server) || is_open(&self.now.settings.server) {
             return None;
         }
-        after.token.clone_from(&before.token);
-        after.tokens.clone_from(&before.tokens);
+        settings.server.token.clone_from(&self.now.settings.server.token);
+        settings.server.tokens.clone_from(&self.now.settings.server.tokens);
         Some("the tokens are kept, for the daemon listens on a public address until then".to_owned())
     }
 

@@ -121,6 +121,7 @@ pub fn claim(run: &mut Run, digest: &str, worker: &WorkerId, fence: u64, now: Ti
         digest: Some(digest.to_owned()),
         effects_began: false,
         usage: None,
+        http: None,
     };
     ClaimPatch { attempt, events: claim_events(run, digest, now) }
 }

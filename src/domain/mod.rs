@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod event;
 pub mod filter;
+pub mod http;
 pub mod id;
 pub mod idempotency;
 pub mod input;
@@ -11,6 +12,7 @@ pub mod policy;
 pub mod role;
 pub mod run;
 pub mod schedule;
+pub mod secret;
 pub mod task;
 pub mod text;
 pub mod time;

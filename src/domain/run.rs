@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::http::HttpCalls;
 use super::id::{AgentId, AttemptId, RunId, TaskId, WorkerId};
 use super::policy::{ErrorKind, OnUnknown, RetryPolicy};
 use super::time::{Seconds, Timestamp};
@@ -310,6 +311,9 @@ pub struct Attempt {
     pub effects_began: bool,
     /// What it used; none while it executes and when its worker was lost.
     pub usage: Option<Usage>,
+    /// What it asked of others over HTTP; none where it asked nothing, while it executes and when its worker was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpCalls>,
 }
 
 impl Attempt {

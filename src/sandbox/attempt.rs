@@ -20,7 +20,7 @@ use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use super::engine::Ticker;
 use super::fault::{self, Fault, Phase};
 use super::host::disk::{Disk, open_workspace, reopen};
-use super::host::http::{self, DeniedHttp};
+use super::host::http::{self, OutgoingHttp};
 use super::host::logs::{GuestLog, Kept};
 use super::host::walk;
 use super::limits::Limiter;
@@ -92,6 +92,7 @@ pub(crate) async fn execute(
     let deadline = spec.time_limit.map_or(0, |limit| signals.now().saturating_add(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)));
     let meter = Arc::new(Meter::new(&spec.limits));
     let mut cpu = Duration::ZERO;
+    let egress = spec.egress.clone();
     let (ended, workspace) = match open_disk(&spec, &meter, &signals).await {
         Err(ended) => (ended, spec.found.unwrap_or_default()),
         Ok(disk) => {
@@ -116,6 +117,7 @@ pub(crate) async fn execute(
         log_bytes_dropped: count(&meter.log_bytes_dropped),
         requests_denied: count(&meter.requests_denied),
         workspace,
+        http: egress.map(|egress| egress.record()).unwrap_or_default(),
     };
     AttemptReport { ended, usage }
 }
@@ -157,33 +159,34 @@ async fn run_guest(
     meter: Arc<Meter>,
     deadline: u64,
 ) -> Ended {
-    let AttemptSpec { context, query, limits, env, .. } = spec;
+    let AttemptSpec { context, query, limits, env, egress, .. } = spec;
     let output = (prepared.shape() == Shape::Command)
         .then(|| Output { stdout: Kept::up_to(limits.output_bytes), stderr: Kept::up_to(STDERR_KEPT_BYTES) });
     let wasi = wasi_context(&context.agent_id, &query, &env, output.as_ref(), &host, &meter);
+    let outgoing_http = OutgoingHttp {
+        meter: Arc::clone(&meter),
+        egress: egress.clone(),
+        host: Arc::clone(&host),
+        signals: Arc::clone(&signals),
+        deadline,
+    };
     let attempt = Attempt { context, host, signals: Arc::clone(&signals), meter: Arc::clone(&meter), deadline };
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits.handles as usize);
-    let state = State {
-        attempt,
-        limiter: Limiter::new(&limits, Arc::clone(&meter)),
-        table,
-        wasi,
-        http: http::context(),
-        denied_http: DeniedHttp::new(Arc::clone(&meter)),
-        disk,
-    };
+    let state =
+        State { attempt, limiter: Limiter::new(&limits, Arc::clone(&meter)), table, wasi, http: http::context(), outgoing_http, disk };
     let mut store = new_store(prepared, state, &limits, Arc::clone(&signals), deadline);
     // From here on the guest's own code runs: a component's start functions come first.
     let instance = match prepared.instance().instantiate_async(&mut store).await {
         Ok(instance) => instance,
-        Err(error) => return fault::ended_by(&error, Phase::Instantiation, &limits, &meter),
+        Err(error) => return fault::after_denial(fault::ended_by(&error, Phase::Instantiation, &limits, &meter), egress.as_deref()),
     };
     let called = match output {
         None => call_agent(&mut store, prepared, &instance, &query, &limits).await,
         Some(output) => call_command(&mut store, prepared, &instance, &output, &limits).await,
     };
-    called.unwrap_or_else(|error| fault::ended_by(&error, Phase::Call, &limits, &meter))
+    let ended = called.unwrap_or_else(|error| fault::ended_by(&error, Phase::Call, &limits, &meter));
+    fault::after_denial(ended, egress.as_deref())
 }
 
 /// What a command wrote.

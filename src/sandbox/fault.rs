@@ -7,6 +7,7 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use super::egress::Egress;
 use super::meter::{Meter, Trip};
 use super::signals::{Halt, Stop};
 use super::spec::{Ended, bounded};
@@ -82,6 +83,19 @@ pub(crate) fn ended_by(error: &wasmtime::Error, phase: Phase, limits: &Limits, m
     match phase {
         Phase::Instantiation => Ended::failed(ErrorKind::AgentMissing, format!("the plugin cannot be instantiated: {error:#}")),
         Phase::Call => Ended::failed(ErrorKind::Output, format!("the guest's answer or its memory is malformed: {error:#}")),
+    }
+}
+
+/// A guest that fails for good after a request of its was refused: that is its kind, with the rule that refused it.
+pub(crate) fn after_denial(ended: Ended, egress: Option<&dyn Egress>) -> Ended {
+    let (says, message) = match &ended {
+        Ended::Failed { kind: ErrorKind::GuestPermanent, message, .. } => ("it says: ", message),
+        Ended::Failed { kind: ErrorKind::Trap, message, .. } => ("", message),
+        _ => return ended,
+    };
+    match egress.and_then(Egress::denied) {
+        Some(denied) => Ended::failed(ErrorKind::EgressDenied, format!("the guest was refused {denied}; {says}{message}")),
+        None => ended,
     }
 }
 

@@ -6,6 +6,7 @@
 //! Guests run on a runtime of their own, so that a saturated executor cannot hold up what renews their leases.
 
 mod attempt;
+mod egress;
 mod engine;
 mod fault;
 mod host;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasData, Linker};
 
+pub use egress::{Egress, HttpBody, HttpTiming, Leave};
 pub use prepare::{PrepareError, Prepared, Shape};
 pub use signals::{AttemptSignals, Halt, Stop, boottime_nanos};
 pub use spec::{AttemptContext, AttemptReport, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogStream, Usage};

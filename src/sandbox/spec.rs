@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::egress::Egress;
 use super::signals::Stop;
 use crate::domain::agent::Limits;
+use crate::domain::http::HttpCalls;
 use crate::domain::policy::ErrorKind;
 use crate::domain::text;
 
@@ -43,7 +45,7 @@ pub struct DiskUse {
 }
 
 /// One attempt to be executed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AttemptSpec {
     /// Who is running.
     pub context: AttemptContext,
@@ -59,6 +61,8 @@ pub struct AttemptSpec {
     pub limits: Limits,
     /// Environment variables that the guest sees.
     pub env: Vec<(String, String)>,
+    /// Its way out; none refuses every request.
+    pub egress: Option<Arc<dyn Egress>>,
     /// How long the attempt may take, instantiation included.
     pub time_limit: Option<Duration>,
 }
@@ -96,7 +100,7 @@ impl Ended {
 }
 
 /// What an attempt used.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
     /// From its start to its end.
     pub wall: Duration,
@@ -116,10 +120,12 @@ pub struct Usage {
     pub requests_denied: u64,
     /// What the workspace holds at the end, never too little.
     pub workspace: DiskUse,
+    /// Its calls to others over HTTP.
+    pub http: HttpCalls,
 }
 
 /// How an attempt ended and what it used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AttemptReport {
     /// How it ended.
     pub ended: Ended,

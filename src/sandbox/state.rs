@@ -8,7 +8,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::fault::Fault;
 use super::host::disk::Disk;
-use super::host::http::DeniedHttp;
+use super::host::http::OutgoingHttp;
 use super::limits::Limiter;
 use super::meter::Meter;
 use super::signals::{AttemptSignals, Halt};
@@ -21,7 +21,7 @@ pub(crate) struct State {
     pub(crate) table: ResourceTable,
     pub(crate) wasi: WasiCtx,
     pub(crate) http: WasiHttpCtx,
-    pub(crate) denied_http: DeniedHttp,
+    pub(crate) outgoing_http: OutgoingHttp,
     pub(crate) disk: Arc<Disk>,
 }
 
@@ -65,6 +65,6 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.denied_http, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView { hooks: &mut self.outgoing_http, table: &mut self.table, ctx: &mut self.http }
     }
 }

@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod docs;
 mod doctor;
+mod egress;
 mod fuzz;
 mod guest;
 mod model;

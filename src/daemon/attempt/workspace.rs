@@ -82,6 +82,7 @@ impl Work<'_> {
     pub(super) fn spec(&self, workspace: Option<&Workspace>) -> AttemptSpec {
         let run = &self.run;
         AttemptSpec {
+            egress: None,
             context: AttemptContext {
                 run_id: run.run_id.to_string(),
                 task_id: run.task_id.to_string(),

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod configured;
+mod denied;
 mod files;
 mod runs;
 mod status;

@@ -1,23 +1,27 @@
-//! `wasi:http`: linked always, because Python and JavaScript guests import it unasked; every request is refused.
+//! `wasi:http`: linked always, because Python and JavaScript guests import it unasked; every request goes through the attempt's way out.
 //!
-//! Invariant: no byte leaves the machine. What a guest prepares for a request that will be refused costs the host little.
+//! Invariant: without a way out no byte leaves the machine. What a guest prepares for a request that will be refused costs the host
+//! little.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
+use crate::domain::http::HttpFault;
+use crate::sandbox::egress::{Egress, HttpTiming, Leave};
 use crate::sandbox::meter::Meter;
+use crate::sandbox::signals::AttemptSignals;
+use crate::sandbox::spec::GuestHost;
 
-/// Refuses every request and counts it.
-pub(crate) struct DeniedHttp {
-    meter: Arc<Meter>,
-}
-
-impl DeniedHttp {
-    pub(crate) fn new(meter: Arc<Meter>) -> Self {
-        DeniedHttp { meter }
-    }
+/// Hands requests to the attempt's way out and counts those that are refused.
+pub(crate) struct OutgoingHttp {
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) egress: Option<Arc<dyn Egress>>,
+    pub(crate) host: Arc<dyn GuestHost>,
+    pub(crate) signals: Arc<AttemptSignals>,
+    pub(crate) deadline: u64,
 }
 
 /// The context of a guest's http resources, with headers held small.
@@ -30,36 +34,56 @@ pub(crate) fn context() -> WasiHttpCtx {
 type Finished = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Response = Result<(hyper::Response<WasiBody>, Finished), Error>;
 
-impl WasiHttpHooks for DeniedHttp {
+impl WasiHttpHooks for OutgoingHttp {
     fn send_request(
         &mut self,
-        _request: hyper::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: hyper::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _finished: Finished,
     ) -> Box<dyn Future<Output = Response> + Send> {
-        self.meter.requests_denied.fetch_add(1, Ordering::Relaxed);
-        Box::new(async { Err(Error::HttpRequestDenied) })
+        let meter = Arc::clone(&self.meter);
+        let Some(egress) = self.egress.clone() else {
+            meter.requests_denied.fetch_add(1, Ordering::Relaxed);
+            return Box::new(async { Err(Error::HttpRequestDenied) });
+        };
+        let options = options.unwrap_or_default();
+        let timing =
+            HttpTiming { connect: options.connect_timeout, first_byte: options.first_byte_timeout, between: options.between_bytes_timeout };
+        let leave = Leave::new(Arc::clone(&self.host), Arc::clone(&self.signals), self.deadline);
+        let request = request.map(|body| body.map_err(|_| HttpFault::GivenUp).boxed_unsync());
+        Box::new(async move {
+            match egress.send(request, timing, leave).await {
+                Ok(response) => {
+                    let done: Finished = Box::new(async { Ok(()) });
+                    Ok((response.map(|body| body.map_err(error_of).boxed_unsync()), done))
+                }
+                Err(fault) => {
+                    if fault == HttpFault::Denied {
+                        meter.requests_denied.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error_of(fault))
+                }
+            }
+        })
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        4 * 1024
+        if self.egress.is_some() { 64 * 1024 } else { 4 * 1024 }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use http_body_util::{BodyExt as _, Empty};
-
-    use super::*;
-    use crate::domain::agent::Limits;
-
-    #[tokio::test]
-    async fn every_request_is_denied_and_counted() {
-        let meter = Arc::new(Meter::new(&Limits::default()));
-        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let request = hyper::Request::get("https://example.com/").body(body).unwrap();
-        let answer = Box::into_pin(DeniedHttp::new(Arc::clone(&meter)).send_request(request, None, Box::new(async { Ok(()) }))).await;
-        assert!(matches!(answer, Err(Error::HttpRequestDenied)));
-        assert_eq!(meter.requests_denied.load(Ordering::Relaxed), 1);
+fn error_of(fault: HttpFault) -> Error {
+    match fault {
+        HttpFault::Denied => Error::HttpRequestDenied,
+        HttpFault::RequestTooLarge => Error::HttpRequestBodySize(None),
+        HttpFault::ResponseTooLarge => Error::HttpResponseBodySize(None),
+        HttpFault::HeadersTooLarge => Error::HttpResponseHeaderSectionSize(None),
+        HttpFault::NameUnknown => Error::DnsError { rcode: None, info_code: None },
+        HttpFault::ConnectionRefused => Error::ConnectionRefused,
+        HttpFault::ConnectTimeout => Error::ConnectionTimeout,
+        HttpFault::Timeout => Error::HttpResponseTimeout,
+        HttpFault::Tls => Error::TlsProtocolError,
+        HttpFault::Broken => Error::ConnectionTerminated,
+        HttpFault::GivenUp => Error::HttpProtocolError,
     }
 }

@@ -26,6 +26,7 @@ async fn what_is_not_there_or_not_possible_is_said_in_the_one_shape() {
         ("/background/runs/run_x/result", "Run not found: run_x"),
         ("/background/runs/run_x/logs", "Run not found: run_x"),
         ("/background/runs/run_x/why", "Run not found: run_x"),
+        ("/background/runs/run_x/why-denied", "Run not found: run_x"),
         ("/background/tasks/none/status", "Task not found: none"),
         ("/background/tasks/none/next", "Task not found: none"),
         ("/background/tasks/none/skips", "Task not found: none"),

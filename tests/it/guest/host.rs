@@ -16,6 +16,7 @@ const PROGRESS: &str = "sandclock:agent/progress@0.1.0";
 const CHECKPOINT: &str = "sandclock:agent/checkpoint@0.1.0";
 const APPROVAL: &str = "sandclock:agent/approval@0.1.0";
 const FILES: &str = "wasi:filesystem/types@0.2.6";
+const HTTP: &str = "wasi:http/types@0.2.6";
 const STREAMS: &str = "wasi:io/streams@0.2.6";
 
 const fn import(name: &'static str, interface: &'static str, function: &'static str, shape: &'static str) -> Import {
@@ -68,6 +69,24 @@ pub const IMPORTS: &[Import] = &[
     import("$drop_descriptor", FILES, "[resource-drop]descriptor", "(param i32)"),
     import("$drop_input", STREAMS, "[resource-drop]input-stream", "(param i32)"),
     import("$filesystem_error_code", FILES, "filesystem-error-code", "(param i32 i32)"),
+    import("$new_fields", HTTP, "[constructor]fields", "(result i32)"),
+    import("$append_field", HTTP, "[method]fields.append", "(param i32 i32 i32 i32 i32 i32)"),
+    import("$new_request", HTTP, "[constructor]outgoing-request", "(param i32) (result i32)"),
+    import("$set_method", HTTP, "[method]outgoing-request.set-method", "(param i32 i32 i32 i32) (result i32)"),
+    import("$set_scheme", HTTP, "[method]outgoing-request.set-scheme", "(param i32 i32 i32 i32 i32) (result i32)"),
+    import("$set_authority", HTTP, "[method]outgoing-request.set-authority", "(param i32 i32 i32 i32) (result i32)"),
+    import("$set_path", HTTP, "[method]outgoing-request.set-path-with-query", "(param i32 i32 i32 i32) (result i32)"),
+    import("$request_body", HTTP, "[method]outgoing-request.body", "(param i32 i32)"),
+    import("$body_stream", HTTP, "[method]outgoing-body.write", "(param i32 i32)"),
+    import("$drop_output", STREAMS, "[resource-drop]output-stream", "(param i32)"),
+    import("$finish_body", HTTP, "[static]outgoing-body.finish", "(param i32 i32 i32 i32)"),
+    import("$handle", "wasi:http/outgoing-handler@0.2.6", "handle", "(param i32 i32 i32 i32)"),
+    import("$subscribe_response", HTTP, "[method]future-incoming-response.subscribe", "(param i32) (result i32)"),
+    import("$get_response", HTTP, "[method]future-incoming-response.get", "(param i32 i32)"),
+    import("$status", HTTP, "[method]incoming-response.status", "(param i32) (result i32)"),
+    import("$consume", HTTP, "[method]incoming-response.consume", "(param i32 i32)"),
+    import("$answer_stream", HTTP, "[method]incoming-body.stream", "(param i32 i32)"),
+    import("$http_error_code", HTTP, "http-error-code", "(param i32 i32)"),
     import("$blocking_read", STREAMS, "[method]input-stream.blocking-read", "(param i32 i64 i32)"),
     import("$subscribe_output", STREAMS, "[method]output-stream.subscribe", "(param i32) (result i32)"),
     import("$blocking_write", STREAMS, "[method]output-stream.blocking-write-and-flush", "(param i32 i32 i32 i32)"),

@@ -10,6 +10,7 @@ mod drift;
 pub mod files;
 mod host;
 pub mod hostile;
+pub mod http;
 pub mod plain;
 
 use std::collections::HashMap;
@@ -109,7 +110,7 @@ fn place_texts(items: &str) -> (String, String) {
 
 #[test]
 fn every_fixture_is_a_valid_component_and_always_the_same() {
-    for (name, make) in plain::ALL.iter().chain(hostile::ALL).chain(files::ALL).chain(command::ALL) {
+    for (name, make) in plain::ALL.iter().chain(hostile::ALL).chain(files::ALL).chain(command::ALL).chain(http::ALL) {
         let bytes = make();
         wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all())
             .validate_all(&bytes)

@@ -95,6 +95,7 @@ impl Try {
         let workspace = tempfile::tempdir().unwrap();
         std::fs::create_dir(workspace.path().join("run")).unwrap();
         let spec = AttemptSpec {
+            egress: None,
             context: AttemptContext {
                 run_id: "run_1".to_owned(),
                 task_id: "task".to_owned(),

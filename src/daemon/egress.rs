@@ -1,0 +1,127 @@
+//! The way from the sandbox to the outside: an attempt's way out, and what is taken out of everything that comes back from it.
+//!
+//! Invariant: whatever a guest reports, tells, writes or answers passes here and is redacted before anybody keeps or shows it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use hyper::{Request, Response};
+
+use crate::domain::http::{HttpCalls, HttpFault, HttpPolicy};
+use crate::egress::{AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
+use crate::sandbox::{
+    AttemptReport, AttemptSignals, AttemptSpec, EffectsRefused, Egress, Ended, GuestHost, HttpBody, HttpTiming, Leave, LogStream, Prepared,
+    Sandbox,
+};
+
+/// An attempt's way out.
+struct WayOut {
+    http: AttemptHttp,
+    redactor: Arc<Redactor>,
+}
+
+#[async_trait]
+impl Egress for WayOut {
+    async fn send(&self, request: Request<HttpBody>, timing: HttpTiming, leave: Leave) -> Result<Response<HttpBody>, HttpFault> {
+        let timing = Timing { connect: timing.connect, first_byte: timing.first_byte, between: timing.between };
+        let begin: Begin = Box::new(move |changes| Box::pin(leave.ask(changes)));
+        self.http.send(request, timing, begin).await
+    }
+
+    fn denied(&self) -> Option<String> {
+        self.http.denied().map(|denied| self.redactor.text(denied))
+    }
+
+    fn record(&self) -> HttpCalls {
+        let mut record = self.http.record();
+        if !self.redactor.is_empty() {
+            for call in &mut record.calls {
+                for text in [&mut call.method, &mut call.origin, &mut call.path].into_iter().chain(&mut call.failed) {
+                    *text = self.redactor.text(std::mem::take(text));
+                }
+                if let Some(refusal) = &mut call.refused {
+                    refusal.sentence = self.redactor.text(std::mem::take(&mut refusal.sentence));
+                    refusal.toml = refusal.toml.take().map(|toml| self.redactor.text(toml));
+                }
+            }
+        }
+        record
+    }
+}
+
+/// Passes on what a guest tells, without secrets.
+struct Redacting {
+    host: Arc<dyn GuestHost>,
+    redactor: Arc<Redactor>,
+    held: Mutex<(Held, Held)>,
+}
+
+impl Redacting {
+    fn finish(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let (out, err) = (held.0.finish(), held.1.finish());
+        for (stream, rest) in [(LogStream::Stdout, out), (LogStream::Stderr, err)] {
+            if !rest.is_empty() {
+                self.host.log(stream, &rest);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl GuestHost for Redacting {
+    async fn begin_effects(&self) -> Result<(), EffectsRefused> {
+        self.host.begin_effects().await
+    }
+
+    fn report(&self, message: String, fraction: Option<f64>) {
+        self.host.report(self.redactor.text(message), fraction);
+    }
+
+    fn emit(&self, name: String, payload: String) {
+        self.host.emit(self.redactor.text(name), self.redactor.payload(payload));
+    }
+
+    fn log(&self, stream: LogStream, bytes: &[u8]) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = match stream {
+            LogStream::Stdout => &mut held.0,
+            LogStream::Stderr => &mut held.1,
+        };
+        let sure = held.push(&self.redactor, bytes);
+        if !sure.is_empty() {
+            self.host.log(stream, &sure);
+        }
+    }
+}
+
+fn redacted(ended: Ended, redactor: &Redactor) -> Ended {
+    match ended {
+        Ended::Completed(result) => Ended::Completed(redactor.text(result)),
+        Ended::Failed { kind, message, after } => Ended::Failed { kind, message: redactor.text(message), after },
+        Ended::Cancelled { message } => Ended::Cancelled { message: redactor.text(message) },
+        other @ (Ended::TimedOut | Ended::Stopped(_)) => other,
+    }
+}
+
+/// Executes an attempt with its way out; what comes back holds no secret that is known.
+pub(super) async fn execute(
+    sandbox: &Sandbox,
+    prepared: &Prepared,
+    mut spec: AttemptSpec,
+    (gateway, policy): (&Arc<Gateway>, &Arc<HttpPolicy>),
+    host: Arc<dyn GuestHost>,
+    signals: Arc<AttemptSignals>,
+) -> AttemptReport {
+    let redactor = gateway.redactor();
+    let http = gateway.attempt(policy, &spec.context.agent_id, &spec.context.run_id, spec.context.attempt);
+    spec.egress = Some(Arc::new(WayOut { http, redactor: Arc::clone(redactor) }));
+    // Without a secret in sight there is nothing to look for.
+    if policy.allow.is_empty() && redactor.is_empty() {
+        return sandbox.execute(prepared, spec, host, signals).await;
+    }
+    let redacting = Arc::new(Redacting { host, redactor: Arc::clone(redactor), held: Mutex::default() });
+    let report = sandbox.execute(prepared, spec, Arc::<Redacting>::clone(&redacting), signals).await;
+    redacting.finish();
+    AttemptReport { ended: redacted(report.ended, redactor), usage: report.usage }
+}

@@ -1,0 +1,238 @@
+//! Takes known secrets out of whatever is kept or shown.
+//!
+//! Invariant: a value that was read as a credential is known from before its first use to the daemon's end, under the credential's old
+//! values too, as it is, percent-encoded, in JSON, and in base64 wherever it stands in what was encoded. What is cut between two writes is
+//! found; what a guest takes apart itself is not.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use arc_swap::ArcSwapOption;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use serde_json::Value;
+
+use crate::domain::secret::Secret;
+
+/// What stands in a text where a secret was.
+const MARK: &str = "(hidden)";
+/// How many values are remembered, the newest; each has a dozen forms.
+const REMEMBERED: usize = 1024;
+
+/// What to look for.
+struct Forms {
+    search: AhoCorasick,
+    /// The same, to find how much of an end may be the start of one.
+    texts: Vec<Vec<u8>>,
+}
+
+/// The secrets of a daemon.
+#[derive(Default)]
+pub struct Redactor {
+    known: Mutex<Vec<Secret>>,
+    forms: ArcSwapOption<Forms>,
+}
+
+fn forms_of(value: &str) -> Vec<Vec<u8>> {
+    let percent: String = value
+        .bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect();
+    let mild: String =
+        value
+            .bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+            })
+            .collect();
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let mut forms = vec![value.as_bytes().to_vec(), percent.to_lowercase().into_bytes(), percent.into_bytes()];
+    forms.extend([
+        mild.to_lowercase().into_bytes(),
+        mild.into_bytes(),
+        json.get(1..json.len().saturating_sub(1)).unwrap_or_default().as_bytes().to_vec(),
+    ]);
+    for before in 0..3usize {
+        // Of the signs at both ends, neighbours of the value decide a part.
+        let first = (before * 8).div_ceil(6);
+        let sure = ((before + value.len()) * 8 / 6).saturating_sub(first);
+        let padded = [&vec![0; before], value.as_bytes()].concat();
+        for text in [STANDARD_NO_PAD.encode(&padded), URL_SAFE_NO_PAD.encode(&padded)] {
+            forms.push(text.bytes().skip(first).take(sure).collect());
+        }
+    }
+    // Shorter ones would be found in anything.
+    forms.retain(|form| form.len() >= 6);
+    forms
+}
+
+impl Redactor {
+    /// Makes a value known. It is in force when this returns.
+    pub fn learn(&self, secret: &Secret) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(secret) {
+            return;
+        }
+        if known.len() >= REMEMBERED {
+            known.remove(0);
+        }
+        known.push(secret.clone());
+        let mut texts: Vec<Vec<u8>> = known.iter().flat_map(|secret| forms_of(secret.expose())).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        if let Ok(search) = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts) {
+            self.forms.store(Some(Arc::new(Forms { search, texts })));
+        }
+    }
+
+    /// Whether nothing is known, so that nothing can be found.
+    pub fn is_empty(&self) -> bool {
+        self.forms.load().is_none()
+    }
+
+    /// The text without secrets.
+    pub fn text(&self, text: String) -> String {
+        let forms = self.forms.load();
+        let Some(forms) = forms.as_ref().filter(|forms| forms.search.is_match(&text)) else { return text };
+        let mut out = String::with_capacity(text.len());
+        let mut from = 0;
+        for found in forms.search.find_iter(&text) {
+            out.push_str(text.get(from..found.start()).unwrap_or_default());
+            out.push_str(MARK);
+            from = found.end();
+        }
+        out.push_str(text.get(from..).unwrap_or_default());
+        out
+    }
+
+    /// The JSON without secrets, in names too.
+    pub fn json(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.text(text)),
+            Value::Array(list) => list.into_iter().map(|value| self.json(value)).collect(),
+            Value::Object(members) => members.into_iter().map(|(name, value)| (self.text(name), self.json(value))).collect(),
+            other => other,
+        }
+    }
+
+    /// A text that may be JSON: what its escapes hide is found as well.
+    pub fn payload(&self, text: String) -> String {
+        if self.is_empty() {
+            return text;
+        }
+        let text = self.text(text);
+        let Ok(value) = serde_json::from_str::<Value>(&text) else { return text };
+        let clean = self.json(value.clone());
+        if clean == value { text } else { clean.to_string() }
+    }
+}
+
+/// What is held back of one stream of bytes, because it may be the beginning of a secret.
+#[derive(Debug, Default)]
+pub struct Held(Vec<u8>);
+
+impl Held {
+    /// Takes the next bytes; gives those that are sure, each secret's bytes as stars.
+    pub fn push(&mut self, redactor: &Redactor, bytes: &[u8]) -> Vec<u8> {
+        let mut all = std::mem::take(&mut self.0);
+        all.extend_from_slice(bytes);
+        let forms = redactor.forms.load();
+        let Some(forms) = forms.as_ref() else { return all };
+        let mut hidden_to = 0;
+        let found: Vec<Range<usize>> = forms.search.find_iter(&all).map(|found| found.range()).collect();
+        for range in found {
+            hidden_to = range.end;
+            if let Some(secret) = all.get_mut(range) {
+                secret.fill(b'*');
+            }
+        }
+        let longest = forms.texts.iter().map(Vec::len).max().unwrap_or(0);
+        let from = hidden_to.max(all.len().saturating_sub(longest.saturating_sub(1)));
+        // The longest end that begins a form is kept back until it is known what follows.
+        let kept = (from..all.len()).find(|at| {
+            let end = all.get(*at..).unwrap_or_default();
+            let after = forms.texts.partition_point(|form| form.as_slice() < end);
+            forms.texts.get(after).is_some_and(|form| form.starts_with(end))
+        });
+        self.0 = all.split_off(kept.unwrap_or(all.len()));
+        all
+    }
+
+    /// Whether nothing is held back.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What was held back when nothing follows.
+    pub fn finish(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SECRET: &str = "sk-Zebra/42+\"quoted\"";
+
+    fn redactor() -> Redactor {
+        let redactor = Redactor::default();
+        redactor.learn(&Secret::new(SECRET));
+        redactor
+    }
+
+    #[test]
+    fn a_secret_is_found_in_every_form_and_place() {
+        let redactor = redactor();
+        let hidden = |text: String| redactor.text(text);
+        assert_eq!(hidden(format!("a{SECRET}b{SECRET}")), "a(hidden)b(hidden)");
+        assert_eq!(hidden("sk-Zebra%2F42%2B%22quoted%22!".to_owned()), "(hidden)!");
+        assert!(!hidden(serde_json::to_string(SECRET).unwrap()).contains("Zebra"));
+        for before in ["", "a", "ab", "abc", "Bearer ", "user:"] {
+            for after in ["", "x", "xy", "xyz"] {
+                for engine in [&base64::engine::general_purpose::STANDARD, &base64::engine::general_purpose::URL_SAFE] {
+                    let encoded = engine.encode(format!("{before}{SECRET}{after}"));
+                    let shown = hidden(encoded.clone());
+                    assert!(shown.contains(MARK), "{before}|{after}: {encoded}");
+                    assert!(shown.len() <= before.len() * 2 + after.len() * 2 + MARK.len() + 8, "{shown}");
+                }
+            }
+        }
+        assert_eq!(hidden("nothing here".to_owned()), "nothing here");
+        let escaped = format!("{{\"a\":\"\\u0073{}}}", &serde_json::to_string(&SECRET[1..]).unwrap()[1..]);
+        assert_eq!(redactor.payload(escaped), json!({"a": MARK}).to_string());
+        assert_eq!(redactor.json(json!([{SECRET: 1}])), json!([{MARK: 1}]));
+    }
+
+    #[test]
+    fn a_secret_cut_anywhere_is_found_in_a_stream_and_nothing_else_is_lost() {
+        let text = format!("before {SECRET} sk-Zebra {SECRET}{SECRET} after sk-");
+        let expected = text.replace(SECRET, &"*".repeat(SECRET.len()));
+        for size in 1..text.len() {
+            let (redactor, mut held, mut out) = (redactor(), Held::default(), Vec::new());
+            for part in text.as_bytes().chunks(size) {
+                out.extend(held.push(&redactor, part));
+            }
+            out.extend(held.finish());
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{size}");
+        }
+    }
+
+    #[test]
+    fn without_secrets_nothing_is_held_back() {
+        let (redactor, mut held) = (Redactor::default(), Held::default());
+        assert!(redactor.is_empty());
+        assert_eq!(held.push(&redactor, b"abc"), b"abc");
+        assert!(held.finish().is_empty());
+    }
+
+    #[test]
+    fn old_values_stay_known() {
+        let redactor = redactor();
+        redactor.learn(&Secret::new("another-value"));
+        assert_eq!(redactor.text(format!("{SECRET} another-value")), "(hidden) (hidden)");
+    }
+}
