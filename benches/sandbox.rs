@@ -15,7 +15,8 @@ use futures::StreamExt as _;
 use rustix::time::{ClockId, clock_gettime};
 use sandclock::domain::agent::Limits;
 use sandclock::sandbox::{
-    AttemptContext, AttemptSignals, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogStream, Prepared, Sandbox, SandboxSettings,
+    AttemptContext, AttemptSignals, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogEntry, LogStream, Prepared, Sandbox,
+    SandboxSettings,
 };
 use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
@@ -98,6 +99,7 @@ impl GuestHost for Deaf {
     fn report(&self, _message: String, _fraction: Option<f64>) {}
     fn emit(&self, _name: String, _payload: String) {}
     fn log(&self, _stream: LogStream, _bytes: &[u8]) {}
+    fn log_entry(&self, _entry: LogEntry) {}
 }
 
 async fn ours(sandbox: &Sandbox, prepared: &Prepared, workspace: &Path, at_once: u32) {
@@ -112,6 +114,7 @@ async fn ours(sandbox: &Sandbox, prepared: &Prepared, workspace: &Path, at_once:
             found: Some(DiskUse::default()),
             limits: Limits::default(),
             env: Vec::new(),
+            config: Arc::default(),
             time_limit: Some(Duration::from_secs(3_600)),
         };
         sandbox.execute(prepared, spec, Arc::clone(&host), AttemptSignals::new())

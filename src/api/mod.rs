@@ -14,6 +14,7 @@ mod error;
 mod health;
 mod idempotency;
 mod layers;
+mod memory;
 mod mend;
 mod pages;
 mod params;
@@ -101,6 +102,7 @@ fn reading() -> Router<Api> {
         .route("/plugins", get(agents::plugins))
         .route("/agents", get(agents::list))
         .route("/agents/{id}", get(agents::show))
+        .route("/agents/{id}/memory", get(memory::show))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/status", get(tasks::status))
@@ -132,6 +134,7 @@ fn operating() -> Router<Api> {
         .route("/runs/{id}/resume", post(runs::resume))
         .route("/runs/{id}/rerun", post(mend::rerun))
         .route("/runs/{id}/mirror", post(runs::mirror))
+        .route("/agents/{id}/memory", delete(memory::clear))
 }
 
 fn deploying() -> Router<Api> {

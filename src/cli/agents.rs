@@ -7,6 +7,7 @@ use super::Context;
 use super::caller::Caller;
 use super::exit::{Exit, Fault};
 use super::human;
+use super::memory::{self, MemoryArgs};
 use super::remote::ClientArgs;
 use super::table::{Cell, Sheet, Table};
 use super::view;
@@ -31,7 +32,9 @@ enum Verb {
         #[arg(value_parser = AgentId::parse)]
         agent: AgentId,
     },
-    /// Take an agent out; its tasks stay
+    /// Show what an agent keeps from run to run, or clear it
+    Memory(MemoryArgs),
+    /// Take an agent out; its tasks stay, and what it keeps
     Delete {
         /// Its id
         #[arg(value_parser = AgentId::parse)]
@@ -57,10 +60,11 @@ pub async fn execute(args: AgentsArgs, context: &Context) -> Result<Exit, Fault>
             let answer = caller.remote.get(&["agents", agent.as_str()], &[]).await?;
             caller.show(&answer, |agent| sheet(&caller, agent))
         }
+        Verb::Memory(args) => memory::execute(&caller, args).await,
         Verb::Delete { agent, force } => {
             let query: &[_] = if force { &[("force", "true".to_owned())] } else { &[] };
             let answer = caller.remote.delete(&["agents", agent.as_str()], query).await?;
-            caller.show(&answer, |_| format!("deleted agent {agent}\n"))
+            caller.show(&answer, |_| format!("deleted agent {agent}; what it keeps stays, see `sandclock agents memory {agent}`\n"))
         }
     }
 }

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 
 use super::human;
 use super::screen::{Colour, Screen};
-use crate::sandbox::{EffectsRefused, GuestHost, LogStream};
+use crate::daemon::foreground::RunMemory;
+use crate::sandbox::memory::KeyValues;
+use crate::sandbox::{EffectsRefused, GuestHost, LogEntry, LogStream};
 
 /// The longest piece of a line that is kept before it is shown, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -23,12 +25,13 @@ struct Begun {
 pub struct GuestOutput {
     screen: Arc<Screen>,
     begun: Mutex<Begun>,
+    memory: RunMemory,
 }
 
 impl GuestOutput {
     /// Shows it on this screen.
     pub fn new(screen: Arc<Screen>) -> Self {
-        GuestOutput { screen, begun: Mutex::default() }
+        GuestOutput { screen, begun: Mutex::default(), memory: RunMemory::default() }
     }
 
     /// Shows what was written without a line's end.
@@ -75,6 +78,17 @@ impl GuestHost for GuestOutput {
     fn emit(&self, name: String, payload: String) {
         let mark = self.screen.paint_note(Colour::Dim, "evt |");
         self.screen.note(&format!("{mark} {} {}", human::one_line(&name), human::one_line(&payload)));
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        let context = if entry.context.is_empty() { String::new() } else { format!("{}: ", human::one_line(&entry.context)) };
+        let level = format!("{:?}", entry.level).to_uppercase();
+        let mark = self.screen.paint_note(Colour::Dim, "log |");
+        self.screen.note(&format!("{mark} {level:<5} {context}{}", human::escaped(&entry.message)));
+    }
+
+    fn key_values(&self) -> Option<&dyn KeyValues> {
+        Some(&self.memory)
     }
 
     fn log(&self, stream: LogStream, bytes: &[u8]) {

@@ -14,6 +14,7 @@ pub mod exit;
 mod guest_output;
 mod human;
 pub mod init;
+mod memory;
 mod plugins;
 mod remote;
 mod run;

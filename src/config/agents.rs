@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::domain::agent::Limits;
 use crate::domain::id::{AgentId, TaskId};
+use crate::domain::memory::MOST_KEYS;
 
 use super::document::{Node, Table, Value};
 use super::fault::{ConfigFault, Origin, shown};
@@ -46,6 +47,13 @@ pub(super) fn limits(section: &mut Section<'_, '_>, base: &Limits) -> Limits {
             1..=1024,
         ),
         handles: section.whole(key("handles", "SANDCLOCK_LIMITS_HANDLES"), base.handles, 16..=1_000_000),
+        keyvalue_keys: section.whole(key("keyvalue_keys", "SANDCLOCK_LIMITS_KEYVALUE_KEYS"), base.keyvalue_keys, 0..=MOST_KEYS),
+        keyvalue_bytes: section.whole(key("keyvalue_bytes", "SANDCLOCK_LIMITS_KEYVALUE_BYTES"), base.keyvalue_bytes, 0..=GIB),
+        keyvalue_traffic_bytes: section.whole(
+            key("keyvalue_traffic_bytes", "SANDCLOCK_LIMITS_KEYVALUE_TRAFFIC_BYTES"),
+            base.keyvalue_traffic_bytes,
+            0..=1024 * GIB,
+        ),
     }
 }
 

@@ -25,10 +25,11 @@ pub(super) fn retention(mut section: Section<'_, '_>) -> Retention {
     let failed = kept(&mut section, key("failed_seconds", "SANDCLOCK_RETENTION_FAILED_SECONDS"), 90 * DAY);
     let cancelled = kept(&mut section, key("cancelled_seconds", "SANDCLOCK_RETENTION_CANCELLED_SECONDS"), 30 * DAY);
     let skipped = kept(&mut section, key("skipped_seconds", "SANDCLOCK_RETENTION_SKIPPED_SECONDS"), 7 * DAY);
+    let sessions = kept(&mut section, key("sessions_seconds", "SANDCLOCK_RETENTION_SESSIONS_SECONDS"), 90 * DAY);
     let runs_per_task = section.whole(key("runs_per_task", "SANDCLOCK_RETENTION_RUNS_PER_TASK"), 100_000, 0..=1_000_000_000);
     let pass = section.seconds(key("pass_seconds", "SANDCLOCK_RETENTION_PASS_SECONDS"), Seconds::whole(60), 0.1..=86_400.0);
     section.finish();
-    Retention { completed, failed, cancelled, skipped, runs_per_task, pass }
+    Retention { completed, failed, cancelled, skipped, sessions, runs_per_task, pass }
 }
 
 fn kept(section: &mut Section<'_, '_>, key: Key, default: u64) -> Option<Seconds> {

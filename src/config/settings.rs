@@ -206,6 +206,8 @@ pub struct Retention {
     pub cancelled: Option<Seconds>,
     /// Skipped runs and skip ranges.
     pub skipped: Option<Seconds>,
+    /// The key-values of sessions, since something was written last.
+    pub sessions: Option<Seconds>,
     /// How many ended runs of a task are kept; 0 for any number.
     pub runs_per_task: u64,
     /// How often to look for what is to go.

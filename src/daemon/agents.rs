@@ -191,7 +191,8 @@ impl Agents {
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
             let env = settings.env.into_iter().collect();
             let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
-            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, http: settings.http };
+            let config = config_texts(&settings.config);
+            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, config, http: settings.http };
             Some(Offered { claim, start: Arc::new(start) })
         });
         Arc::new(offered.collect())
@@ -220,6 +221,13 @@ struct SandboxStart {
     loaded: Arc<Loaded<Prepared>>,
     limits: Limits,
     env: Vec<(String, String)>,
+    config: Arc<[(String, String)]>,
+}
+
+/// The values of an agent's configuration as its guests read them: texts as they are, all else as JSON.
+pub(super) fn config_texts(values: &BTreeMap<String, Value>) -> Arc<[(String, String)]> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    values.iter().map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
 #[async_trait]
@@ -231,6 +239,7 @@ impl Start for SandboxStart {
     async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
         spec.limits = self.limits.clone();
         spec.env.clone_from(&self.env);
+        spec.config = Arc::clone(&self.config);
         egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), host, signals).await
     }
 }

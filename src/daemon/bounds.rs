@@ -44,6 +44,8 @@ pub struct Retention {
     pub cancelled: Option<Duration>,
     /// Skipped runs and skip ranges.
     pub skipped: Option<Duration>,
+    /// The key-values of sessions, since something was written last.
+    pub sessions: Option<Duration>,
     /// How many ended runs of a task are kept; none for any number.
     pub runs_per_task: Option<u64>,
     /// How often to look for what is to go.
@@ -52,7 +54,15 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { completed: None, failed: None, cancelled: None, skipped: None, runs_per_task: None, pass: Duration::from_secs(60) }
+        Retention {
+            completed: None,
+            failed: None,
+            cancelled: None,
+            skipped: None,
+            sessions: None,
+            runs_per_task: None,
+            pass: Duration::from_secs(60),
+        }
     }
 }
 

@@ -80,6 +80,11 @@ pub fn capabilities(agent: &AgentId, imports: &[String], settings: &AgentSetting
         asker.environment(),
         asker.config(),
         asker.http(),
+        always(
+            "memory",
+            &["wasi:keyvalue/"],
+            format!("a bucket of its own and one a session, each at most {} bytes in {} keys", limits.keyvalue_bytes, limits.keyvalue_keys),
+        ),
         always("clocks", &["wasi:clocks/"], "the machine's time".to_owned()),
         always("randomness", &["wasi:random/"], "as much as it wants".to_owned()),
         always("progress", &["sandclock:agent/progress"], format!("at most {} reports and events", limits.events)),

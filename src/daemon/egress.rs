@@ -9,9 +9,10 @@ use hyper::{Request, Response};
 
 use crate::domain::http::{HttpCalls, HttpFault, HttpPolicy};
 use crate::egress::{AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
+use crate::sandbox::memory::{BucketName, Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused, Quota};
 use crate::sandbox::{
-    AttemptReport, AttemptSignals, AttemptSpec, EffectsRefused, Egress, Ended, GuestHost, HttpBody, HttpTiming, Leave, LogStream, Prepared,
-    Sandbox,
+    AttemptReport, AttemptSignals, AttemptSpec, EffectsRefused, Egress, Ended, GuestHost, HttpBody, HttpTiming, Leave, LogEntry, LogStream,
+    Prepared, Sandbox,
 };
 
 /// An attempt's way out.
@@ -57,6 +58,11 @@ struct Redacting {
 }
 
 impl Redacting {
+    /// What the guest keeps. Nobody asks where there is none.
+    fn kept(&self) -> Result<&dyn KeyValues, MemoryRefused> {
+        self.host.key_values().ok_or_else(|| MemoryRefused::No("nothing is kept here from run to run".to_owned()))
+    }
+
     fn finish(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let (out, err) = (held.0.finish(), held.1.finish());
@@ -92,6 +98,48 @@ impl GuestHost for Redacting {
         if !sure.is_empty() {
             self.host.log(stream, &sure);
         }
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        let LogEntry { level, context, message } = entry;
+        self.host.log_entry(LogEntry { level, context: self.redactor.text(context), message: self.redactor.text(message) });
+    }
+
+    fn key_values(&self) -> Option<&dyn KeyValues> {
+        self.host.key_values().map(|_| self as &dyn KeyValues)
+    }
+}
+
+#[async_trait]
+impl KeyValues for Redacting {
+    async fn get(&self, bucket: BucketName, keys: &[String]) -> Result<Vec<Option<KeptValue>>, MemoryRefused> {
+        self.kept()?.get(bucket, &keys.iter().map(|key| self.redactor.text(key.clone())).collect::<Vec<_>>()).await
+    }
+
+    async fn has(&self, bucket: BucketName, key: &str) -> Result<bool, MemoryRefused> {
+        self.kept()?.has(bucket, &self.redactor.text(key.to_owned())).await
+    }
+
+    async fn keys(&self, bucket: BucketName, page: u64) -> Result<KeyPage, MemoryRefused> {
+        self.kept()?.keys(bucket, page).await
+    }
+
+    async fn change(&self, bucket: BucketName, change: MemoryChange, quota: Quota) -> Result<Changed, MemoryRefused> {
+        let text = |key: String| self.redactor.text(key);
+        let bytes = |value: Vec<u8>| {
+            let mut held = Held::default();
+            let mut sure = held.push(&self.redactor, &value);
+            sure.extend(held.finish());
+            sure
+        };
+        let change = match change {
+            MemoryChange::Write(writes) => {
+                MemoryChange::Write(writes.into_iter().map(|(key, value)| (text(key), value.map(bytes))).collect())
+            }
+            MemoryChange::Increment { key, delta, range } => MemoryChange::Increment { key: text(key), delta, range },
+            MemoryChange::Swap { key, expected, value } => MemoryChange::Swap { key: text(key), expected, value: bytes(value) },
+        };
+        self.kept()?.change(bucket, change, quota).await
     }
 }
 

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agents::{Roster, SandboxPreparer};
+use super::agents::{Roster, SandboxPreparer, config_texts};
 use super::capabilities::{Capability, capabilities};
 use super::egress;
+pub use super::memory::RunMemory;
 use super::open::sandbox_settings;
 use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
@@ -150,6 +151,7 @@ impl Foreground {
         let limits = configured.map_or_else(|| self.settings.limits.clone(), |agent| agent.limits.clone());
         let env = configured.map(|agent| agent.env.clone().into_iter().collect()).unwrap_or_default();
         let http = configured.map(|agent| Arc::clone(&agent.http)).unwrap_or_default();
+        let config = configured.map(|agent| config_texts(&agent.config)).unwrap_or_default();
         let task = "foreground";
         let session = match (AgentId::parse(&agent), TaskId::parse(task)) {
             (Ok(agent), Ok(task)) => SessionPolicy::default().session_of(&agent, &task, &run.run_id),
@@ -174,6 +176,7 @@ impl Foreground {
             limits,
             env,
             egress: None,
+            config,
             time_limit: Some(timeout.unwrap_or_else(|| self.settings.worker.timeout.duration())),
         };
         egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &http), host, signals).await

@@ -10,13 +10,15 @@ use super::committer::{CommitError, Committer};
 use super::error::ManagerError;
 use super::inner::Inner;
 use super::live::LiveRun;
+use super::memory::AttemptMemory;
 use super::txn::{Known, Txn};
 use crate::clock::Clock;
 use crate::domain::event::{Event, EventName};
 use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run};
 use crate::domain::time::Timestamp;
-use crate::sandbox::{EffectsRefused, GuestHost, LogStream};
+use crate::sandbox::memory::KeyValues;
+use crate::sandbox::{EffectsRefused, GuestHost, LogEntry, LogLevel, LogStream};
 use crate::store::RecordId;
 use crate::workspace::LogWriter;
 
@@ -35,12 +37,15 @@ pub struct AttemptHost {
     claimed: Arc<Attempt>,
     /// The attempt with its effects begun, once that is kept.
     begun: OnceCell<Arc<Attempt>>,
+    memory: AttemptMemory,
 }
 
 impl AttemptHost {
     /// The host of an attempt of this run that was claimed.
     pub fn new(inner: &Inner, run: Arc<Run>, claimed: Attempt, live: LiveRun, logs: LogWriter) -> Self {
+        let (store, committer, entropy) = (Arc::clone(&inner.store), inner.committer.clone(), Arc::clone(&inner.entropy));
         AttemptHost {
+            memory: AttemptMemory::new(store, committer, entropy, &run, live.clone()),
             run,
             clock: Arc::clone(&inner.clock),
             committer: inner.committer.clone(),
@@ -140,5 +145,21 @@ impl GuestHost for AttemptHost {
             },
             bytes,
         );
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        let level = match entry.level {
+            LogLevel::Trace => crate::workspace::LogLevel::Trace,
+            LogLevel::Debug => crate::workspace::LogLevel::Debug,
+            LogLevel::Info => crate::workspace::LogLevel::Info,
+            LogLevel::Warn => crate::workspace::LogLevel::Warn,
+            LogLevel::Error => crate::workspace::LogLevel::Error,
+            LogLevel::Critical => crate::workspace::LogLevel::Critical,
+        };
+        self.logs.write_entry(level, &entry.context, &entry.message);
+    }
+
+    fn key_values(&self) -> Option<&dyn KeyValues> {
+        Some(&self.memory)
     }
 }

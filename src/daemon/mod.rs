@@ -31,6 +31,7 @@ mod inner;
 mod kept;
 pub mod live;
 pub mod manager;
+mod memory;
 pub mod moving;
 pub mod open;
 mod outage;

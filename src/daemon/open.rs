@@ -279,6 +279,7 @@ fn bounds(settings: &Settings) -> Bounds {
             failed: span(retention.failed),
             cancelled: span(retention.cancelled),
             skipped: span(retention.skipped),
+            sessions: span(retention.sessions),
             runs_per_task: number(retention.runs_per_task),
             pass: retention.pass.duration(),
         },

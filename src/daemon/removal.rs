@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ManagerError;
 use super::inner::Inner;
+use super::memory;
 use super::transitions::Step;
 use super::txn::{Entity, Known, Txn};
 use crate::domain::id::RunId;
@@ -27,10 +28,13 @@ const NOTES: usize = 16;
 /// How many runs are removed from the bucket at once.
 const REMOVALS: usize = 8;
 
-/// The files of deleted runs that are still to be removed.
+/// What deleted runs and buckets have left that is still to be removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Leftovers {
     runs: Vec<Leftover>,
+    /// The incarnation of a bucket of key-values that was taken out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bucket: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,7 +68,7 @@ pub(super) async fn delete_runs(inner: &Inner, records: &[Record]) -> Result<usi
             Err(error) => tracing::error!(%error, "an ended run cannot be deleted"),
         }
     }
-    let note = RecordId::new(Kind::Removal, &inner.entropy.hex_name());
+    let note = new_note(inner);
     let noted = note.clone();
     let decide = move |txn: &mut Txn<'_>| delete(txn, &ids, &noted);
     let (deleted, left) = inner.committer.commit(Vec::new(), known, decide).await.map_err(ManagerError::from)?;
@@ -91,13 +95,16 @@ fn delete(txn: &mut Txn<'_>, ids: &[RecordId], note: &RecordId) -> Step<(usize, 
     if runs.is_empty() {
         return Ok((deleted, None));
     }
-    let left = Leftovers { runs };
+    let left = Leftovers { runs, bucket: None };
     txn.put(note.clone(), Arc::new(left.clone()))?;
     Ok((deleted, Some(left)))
 }
 
-/// Removes the files that a note tells of, then the note.
+/// Removes what a note tells of, then the note.
 async fn clear(inner: &Inner, note: RecordId, left: Leftovers) -> Result<(), ManagerError> {
+    if let Some(incarnation) = &left.bucket {
+        memory::bury(inner, incarnation).await?;
+    }
     let workspaces = inner.workspaces.clone();
     let runs: Vec<RunId> = left.runs.iter().map(|run| run.run_id.clone()).collect();
     let remove = move || Ok(left.runs.iter().filter(|run| !remove(&workspaces, run)).count());
@@ -105,6 +112,21 @@ async fn clear(inner: &Inner, note: RecordId, left: Leftovers) -> Result<(), Man
     if kept > 0 || !is_removed_from_bucket(inner, runs).await {
         return Ok(());
     }
+    forget(inner, note).await
+}
+
+/// Names a new note.
+pub(super) fn new_note(inner: &Inner) -> RecordId {
+    RecordId::new(Kind::Removal, &inner.entropy.hex_name())
+}
+
+/// Notes that what a bucket of key-values held is still to be removed.
+pub(super) fn note_bucket(txn: &mut Txn<'_>, note: &RecordId, incarnation: &str) -> Step<()> {
+    txn.put(note.clone(), Arc::new(Leftovers { runs: Vec::new(), bucket: Some(incarnation.to_owned()) }))
+}
+
+/// Deletes a note.
+pub(super) async fn forget(inner: &Inner, note: RecordId) -> Result<(), ManagerError> {
     let id = note.clone();
     let forget = move |txn: &mut Txn<'_>| -> Step<()> {
         txn.need(std::slice::from_ref(&id))?;

@@ -1,4 +1,5 @@
-//! Deletes what has been kept for long enough: ended runs by status and age, and by number a task; skip ranges; idempotency keys.
+//! Deletes what has been kept for long enough: ended runs by status and age, and by number a task; skip ranges; idempotency keys; the key-values
+//! of sessions.
 //!
 //! Invariants: only what has ended is deleted, judged again in the commit that deletes it; the store's clock tells how long ago it
 //! ended; the totals of schedules are not touched. The work is done in small changes with a rest after each as long as it took, so
@@ -15,12 +16,14 @@ use tokio_util::sync::CancellationToken;
 use super::error::ManagerError;
 use super::fleet;
 use super::inner::Inner;
+use super::memory;
 use super::outage::tell_unless_out;
 use super::removal;
 use super::sweep;
 use super::transitions::Step;
 use super::txn::Txn;
 use crate::domain::id::TaskId;
+use crate::domain::memory::Bucket;
 use crate::store::{CountScope, Counts, DueKind, Kind, PageRequest, Record, RecordId, Scope};
 
 /// How many records are deleted in one change: few enough that it is soon over though each run has a thousand events.
@@ -92,6 +95,9 @@ impl Pass<'_> {
         }
         more |= self.records_that(DueKind::Aged { kind: Kind::Idempotency, for_at_least: Duration::ZERO }).await?;
         more |= self.records_that(DueKind::Aged { kind: Kind::Daemon, for_at_least: fleet::KEPT }).await?;
+        if let Some(for_at_least) = self.inner.settings().bounds.retention.sessions {
+            more |= self.sessions_that(DueKind::Aged { kind: Kind::KeyValue, for_at_least }).await?;
+        }
         Ok(more && !self.stop.is_cancelled())
     }
 
@@ -167,6 +173,33 @@ impl Pass<'_> {
             match listed.next {
                 Some(after) if excess > 0 && !self.stop.is_cancelled() => page.after = Some(after),
                 _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes out buckets of sessions that nobody has written to for long enough, judged again in the commit.
+    async fn sessions_that(&self, are_due: DueKind) -> Result<bool, ManagerError> {
+        for _ in 0..TURN {
+            let due = self.inner.store.due(are_due.clone(), CHUNK).await?;
+            let mut retired = 0;
+            for record in &due.records {
+                if self.stop.is_cancelled() {
+                    return Ok(false);
+                }
+                let since = Instant::now();
+                match record.decode::<Bucket>() {
+                    Ok(bucket) => {
+                        let (session, unless_after) = (bucket.session_id.as_deref(), Some(bucket.written_at));
+                        retired += usize::from(memory::retire(self.inner, &bucket.agent_id, session, unless_after).await?.is_some());
+                    }
+                    Err(error) => tracing::error!(%error, "a session's key-values cannot be deleted"),
+                }
+                self.rest(since).await;
+            }
+            // Those that cannot be read would come again for ever.
+            if retired == 0 {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -21,7 +21,7 @@ pub struct Limits {
     pub disk_files: u64,
     /// Bytes of the answer.
     pub output_bytes: u64,
-    /// Bytes of stdout and stderr together; what is beyond is dropped and counted.
+    /// Bytes of stdout, stderr and `wasi:logging` together; what is beyond is dropped and counted.
     pub log_bytes: u64,
     /// Progress reports and events of the agent's own; what is beyond is dropped and counted.
     pub events: u32,
@@ -33,6 +33,12 @@ pub struct Limits {
     pub concurrent_file_calls: u32,
     /// Host resources (open files, streams, pollables) held at once.
     pub handles: u32,
+    /// Keys in one bucket of key-values.
+    pub keyvalue_keys: u64,
+    /// Bytes of keys and values in one bucket of key-values.
+    pub keyvalue_bytes: u64,
+    /// Bytes of keys and values that one attempt reads and writes.
+    pub keyvalue_traffic_bytes: u64,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -51,6 +57,9 @@ impl Default for Limits {
             host_calls: 10_000_000,
             concurrent_file_calls: 4,
             handles: 4_096,
+            keyvalue_keys: 10_000,
+            keyvalue_bytes: 16 * MIB,
+            keyvalue_traffic_bytes: 256 * MIB,
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod id;
 pub mod idempotency;
 pub mod input;
 pub mod lifecycle;
+pub mod memory;
 pub mod policy;
 pub mod role;
 pub mod run;

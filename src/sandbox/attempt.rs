@@ -24,6 +24,7 @@ use super::host::http::{self, OutgoingHttp};
 use super::host::logs::{GuestLog, Kept};
 use super::host::walk;
 use super::limits::Limiter;
+use super::memory::Quota;
 use super::meter::Meter;
 use super::prepare::{Prepared, Shape};
 use super::signals::{AttemptSignals, Stop};
@@ -159,7 +160,7 @@ async fn run_guest(
     meter: Arc<Meter>,
     deadline: u64,
 ) -> Ended {
-    let AttemptSpec { context, query, limits, env, egress, .. } = spec;
+    let AttemptSpec { context, query, limits, env, config, egress, .. } = spec;
     let output = (prepared.shape() == Shape::Command)
         .then(|| Output { stdout: Kept::up_to(limits.output_bytes), stderr: Kept::up_to(STDERR_KEPT_BYTES) });
     let wasi = wasi_context(&context.agent_id, &query, &env, output.as_ref(), &host, &meter);
@@ -170,7 +171,8 @@ async fn run_guest(
         signals: Arc::clone(&signals),
         deadline,
     };
-    let attempt = Attempt { context, host, signals: Arc::clone(&signals), meter: Arc::clone(&meter), deadline };
+    let quota = Quota { keys: limits.keyvalue_keys, bytes: limits.keyvalue_bytes };
+    let attempt = Attempt { context, host, signals: Arc::clone(&signals), meter: Arc::clone(&meter), deadline, config, quota };
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits.handles as usize);
     let state =

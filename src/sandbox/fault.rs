@@ -23,6 +23,9 @@ pub(crate) enum Fault {
     /// It made more host calls than its limit, which is given.
     #[error("the guest made more than {0} host calls, which is its limit `host_calls`")]
     HostCalls(u64),
+    /// It moved more bytes of key-values than its limit, which is given.
+    #[error("the guest read and wrote more than {0} bytes of key-values, which is its limit `keyvalue_traffic_bytes`")]
+    KeyValueTraffic(u64),
     /// It is a command that wrote more to its standard output than its result may have.
     #[error("the standard output is longer than a result may be")]
     Output,
@@ -59,7 +62,7 @@ pub(crate) fn ended_by(error: &wasmtime::Error, phase: Phase, limits: &Limits, m
     if let Some(fault) = error.downcast_ref::<Fault>() {
         return match *fault {
             Fault::Halted(halt) => halt.into(),
-            Fault::HostCalls(_) => Ended::failed(ErrorKind::HostCalls, fault.to_string()),
+            Fault::HostCalls(_) | Fault::KeyValueTraffic(_) => Ended::failed(ErrorKind::HostCalls, fault.to_string()),
             Fault::Output => too_long(limits),
             Fault::Unsupported(_) => Ended::failed(ErrorKind::Unsupported, fault.to_string()),
         };

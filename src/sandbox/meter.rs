@@ -31,6 +31,8 @@ pub(crate) struct Meter {
     pub(crate) events_dropped: AtomicU64,
     log_bytes_left: AtomicU64,
     pub(crate) log_bytes_dropped: AtomicU64,
+    moved_left: AtomicU64,
+    moved_most: u64,
     peak_memory: AtomicU64,
     pub(crate) written: AtomicU64,
     pub(crate) requests_denied: AtomicU64,
@@ -51,6 +53,8 @@ impl Meter {
             events_dropped: zero(),
             log_bytes_left: AtomicU64::new(limits.log_bytes),
             log_bytes_dropped: zero(),
+            moved_left: AtomicU64::new(limits.keyvalue_traffic_bytes),
+            moved_most: limits.keyvalue_traffic_bytes,
             peak_memory: zero(),
             written: zero(),
             requests_denied: zero(),
@@ -89,6 +93,27 @@ impl Meter {
         let admitted = left.unwrap_or(0).min(wanted);
         self.log_bytes_dropped.fetch_add(wanted - admitted, Ordering::Relaxed);
         usize::try_from(admitted).unwrap_or(bytes)
+    }
+
+    /// Whether a log line of so many bytes is passed on; after one that is not, none is, so that the log has no holes.
+    pub(crate) fn admits_log_line(&self, bytes: usize) -> bool {
+        let wanted = bytes as u64;
+        let left =
+            self.log_bytes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.checked_sub(wanted).unwrap_or(0)));
+        let admitted = left.unwrap_or(0) >= wanted;
+        if !admitted {
+            self.log_bytes_dropped.fetch_add(wanted, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// Counts bytes of key-values that go one way or the other.
+    ///
+    /// # Errors
+    /// They are more than the limit allows: the guest has to be trapped.
+    pub(crate) fn moves(&self, bytes: usize) -> Result<(), Fault> {
+        let taken = self.moved_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes as u64));
+        taken.map(|_| ()).map_err(|_| Fault::KeyValueTraffic(self.moved_most))
     }
 
     /// Notes how much linear memory is held.

@@ -12,6 +12,7 @@ mod fault;
 mod host;
 mod limits;
 mod linker;
+pub mod memory;
 mod meter;
 mod prepare;
 mod signals;
@@ -30,7 +31,9 @@ use wasmtime::component::{Component, HasData, Linker};
 pub use egress::{Egress, HttpBody, HttpTiming, Leave};
 pub use prepare::{PrepareError, Prepared, Shape};
 pub use signals::{AttemptSignals, Halt, Stop, boottime_nanos};
-pub use spec::{AttemptContext, AttemptReport, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogStream, Usage};
+pub use spec::{
+    AttemptContext, AttemptReport, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogEntry, LogLevel, LogStream, Usage,
+};
 
 use crate::domain::policy::ErrorKind;
 use engine::Ticker;
@@ -89,7 +92,7 @@ impl HasData for HasAttempt {
 /// The engine, its one linker, its epoch and the threads that guests run on.
 pub struct Sandbox {
     engine: Engine,
-    linker: Linker<State>,
+    linkers: [Linker<State>; 2],
     ticker: Arc<Ticker>,
     instances: Arc<Semaphore>,
     capacity_wait: Duration,
@@ -104,7 +107,7 @@ impl Sandbox {
     /// The machine has no support for it or gives no threads.
     pub fn new(settings: &SandboxSettings) -> Result<Self, SandboxError> {
         let engine = engine::build(settings)?;
-        let linker = linker::build(&engine)?;
+        let linkers = linker::build(&engine)?;
         let ticker = Arc::new(Ticker::start(&engine, settings.epoch_tick)?);
         let guests = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(settings.guest_threads.max(1))
@@ -113,7 +116,7 @@ impl Sandbox {
             .build()
             .map_err(|error| SandboxError::Thread(error.to_string()))?;
         let instances = Arc::new(Semaphore::new(settings.max_instances.max(1) as usize));
-        Ok(Sandbox { engine, linker, ticker, instances, capacity_wait: settings.capacity_wait, guests: Some(guests) })
+        Ok(Sandbox { engine, linkers, ticker, instances, capacity_wait: settings.capacity_wait, guests: Some(guests) })
     }
 
     /// The engine that components must be compiled with.
@@ -126,7 +129,7 @@ impl Sandbox {
     /// # Errors
     /// It is not an agent, or imports something that is not served.
     pub fn prepare(&self, component: &Component) -> Result<Prepared, PrepareError> {
-        prepare::prepare(&self.linker, component)
+        prepare::prepare(&self.linkers, component)
     }
 
     /// Executes one attempt. Dropping the future ends the guest.

@@ -86,7 +86,7 @@ impl Prepared {
 ///
 /// # Errors
 /// It exports no known entry, or imports what the linker does not have.
-pub(crate) fn prepare(linker: &Linker<State>, component: &Component) -> Result<Prepared, PrepareError> {
+pub(crate) fn prepare(linkers: &[Linker<State>; 2], component: &Component) -> Result<Prepared, PrepareError> {
     let ty = component.component_type();
     let engine = component.engine();
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
@@ -100,8 +100,9 @@ pub(crate) fn prepare(linker: &Linker<State>, component: &Component) -> Result<P
     };
     let wrong = || PrepareError::WrongEntry { export: bounded(export.clone(), 200) };
     let run = find_run(component, export).ok_or_else(wrong)?;
-    let instance =
-        linker.instantiate_pre(component).map_err(|error| PrepareError::Import { reason: bounded(format!("{error:#}"), 1024) })?;
+    let [now, of_old] = linkers;
+    let unlinked = |error: wasmtime::Error| PrepareError::Import { reason: bounded(format!("{error:#}"), 1024) };
+    let instance = now.instantiate_pre(component).or_else(|error| of_old.instantiate_pre(component).map_err(|_| unlinked(error)))?;
     if !fits(&instance, &run, shape) {
         return Err(wrong());
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::egress::Egress;
+use super::memory::KeyValues;
 use super::signals::Stop;
 use crate::domain::agent::Limits;
 use crate::domain::http::HttpCalls;
@@ -63,6 +64,8 @@ pub struct AttemptSpec {
     pub env: Vec<(String, String)>,
     /// Its way out; none refuses every request.
     pub egress: Option<Arc<dyn Egress>>,
+    /// What the guest reads through `wasi:config`.
+    pub config: Arc<[(String, String)]>,
     /// How long the attempt may take, instantiation included.
     pub time_limit: Option<Duration>,
 }
@@ -142,6 +145,34 @@ pub enum LogStream {
     Stderr,
 }
 
+/// How much a line of a guest's log matters, as the guest says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// The flow of control.
+    Trace,
+    /// For whoever looks for a fault.
+    Debug,
+    /// For whoever watches.
+    Info,
+    /// Something may be wrong.
+    Warn,
+    /// Something is wrong.
+    Error,
+    /// It cannot go on.
+    Critical,
+}
+
+/// A line that a guest gives the log through `wasi:logging`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// What it belongs to, at most 256 bytes.
+    pub context: String,
+    /// The text, which may have several lines.
+    pub message: String,
+}
+
 /// Why nothing outside may be changed for an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EffectsRefused {
@@ -169,6 +200,12 @@ pub trait GuestHost: Send + Sync {
     fn emit(&self, name: String, payload: String);
     /// Bytes of the guest's output, cut anywhere.
     fn log(&self, stream: LogStream, bytes: &[u8]);
+    /// A line for the log.
+    fn log_entry(&self, entry: LogEntry);
+    /// What is kept from run to run; none where nothing is.
+    fn key_values(&self) -> Option<&dyn KeyValues> {
+        None
+    }
 }
 
 /// The longest error message that leaves the sandbox.

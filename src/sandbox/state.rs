@@ -10,6 +10,7 @@ use super::fault::Fault;
 use super::host::disk::Disk;
 use super::host::http::OutgoingHttp;
 use super::limits::Limiter;
+use super::memory::Quota;
 use super::meter::Meter;
 use super::signals::{AttemptSignals, Halt};
 use super::spec::{AttemptContext, GuestHost};
@@ -33,6 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) meter: Arc<Meter>,
     /// By [`crate::clock::Clock::boot`]; 0 for none.
     pub(crate) deadline: u64,
+    pub(crate) config: Arc<[(String, String)]>,
+    pub(crate) quota: Quota,
 }
 
 impl Attempt {

@@ -341,6 +341,7 @@ impl State {
             Scope::TasksOfAgent(agent) => Box::new(part(&self.by_agent, agent, Kind::Task)),
             Scope::LiveRunsOfAgent(agent) => Box::new(part(&self.by_agent, agent, Kind::Run)),
             Scope::Attempts(run) => Box::new(part(&self.by_run, run, Kind::Attempt)),
+            Scope::BucketsOfAgent(agent) => Box::new(part(&self.by_agent, agent, Kind::KeyValue)),
             Scope::SkipRanges(task) => Box::new(part(&self.by_task, task, Kind::SkipRange)),
         };
         let wanted = match scope {

@@ -199,6 +199,7 @@ fn sets(scope: &Scope) -> (Vec<String>, &'static str) {
             of_task(task, &mut Status::ALL.iter().filter(|status| !status.is_terminal()).map(|status| status.as_str()))
         }
         Scope::Attempts(run) => return (vec![format!("h:{run}")], "attempt/"),
+        Scope::BucketsOfAgent(agent) => vec![format!("b:{agent}")],
         Scope::SkipRanges(task) => vec![format!("k:{task}")],
     };
     (sets, "")

@@ -162,6 +162,8 @@ pub enum Scope {
     Attempts(RunId),
     /// A task's skip ranges.
     SkipRanges(TaskId),
+    /// An agent's buckets of key-values.
+    BucketsOfAgent(AgentId),
 }
 
 /// Which page of a list.

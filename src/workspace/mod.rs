@@ -31,7 +31,7 @@ pub use bucket::Bucket;
 pub use download::OpenFile;
 pub use error::WorkspaceError;
 pub use listing::{FileEntry, FileKind, FilePage, LARGEST_PAGE};
-pub use logs::{AttemptLogs, LogLine, LogPage, LogStream, LogWriter};
+pub use logs::{AttemptLogs, LogLevel, LogLine, LogPage, LogStream, LogWriter};
 pub use mark::Mark;
 pub use takeover::Takeover;
 pub use text::printable;

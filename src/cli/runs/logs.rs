@@ -111,12 +111,34 @@ fn shown(caller: &Caller<'_>, args: &LogsArgs, line: &Value) -> String {
     if let Some(dropped) = view::count(line, "truncated") {
         return screen.paint(Colour::Dim, &format!("({} more were over the limit and are not kept)", human::bytes(dropped)));
     }
+    if let Some(level) = view::text(line, "level") {
+        return entry(caller, args, line, &level);
+    }
     let text = human::printable(&view::shown(line, "text"));
     let stream = view::shown(line, "stream");
     let text = if stream == "stderr" { screen.paint(Colour::Busy, &text) } else { text };
     if args.timestamps {
         let at = view::time(line, "at").map(human::local).unwrap_or_default();
         return format!("{at} {:<6} {text}", human::one_line(&stream));
+    }
+    text
+}
+
+/// A line that the guest gave a level: `WARN  context: message`.
+fn entry(caller: &Caller<'_>, args: &LogsArgs, line: &Value, level: &str) -> String {
+    let screen = &caller.context.screen;
+    let level = format!("{:<5}", human::one_line(level).to_uppercase());
+    let level = match level.trim_end() {
+        "WARN" => screen.paint(Colour::Busy, &level),
+        "ERROR" | "CRITICAL" => screen.paint(Colour::Bad, &level),
+        _ => screen.paint(Colour::Dim, &level),
+    };
+    let context = view::text(line, "context").filter(|context| !context.is_empty());
+    let context = context.map(|context| format!("{}: ", human::one_line(&context))).unwrap_or_default();
+    let text = format!("{level} {context}{}", human::escaped(&view::shown(line, "text")));
+    if args.timestamps {
+        let at = view::time(line, "at").map(human::local).unwrap_or_default();
+        return format!("{at} {:<6} {text}", "log");
     }
     text
 }

@@ -99,6 +99,7 @@ impl Work<'_> {
             found: workspace.and_then(|opened| opened.found).map(|found| DiskUse { bytes: found.bytes, files: found.entries }),
             limits: crate::domain::agent::Limits::default(),
             env: Vec::new(),
+            config: Arc::default(),
             time_limit: Some(run.policy.timeout_seconds.duration()),
         }
     }

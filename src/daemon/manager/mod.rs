@@ -4,6 +4,7 @@ mod bulk;
 mod configured;
 mod denied;
 mod files;
+mod memory;
 mod runs;
 mod status;
 mod tasks;

@@ -2,12 +2,15 @@
 
 pub(crate) mod approval;
 pub(crate) mod checkpoint;
+pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod disk;
 pub(crate) mod file_streams;
 pub(crate) mod filesystem;
 pub(crate) mod http;
+pub(crate) mod keyvalue;
 pub(crate) mod ledger;
+pub(crate) mod logging;
 pub(crate) mod logs;
 pub(crate) mod progress;
 pub(crate) mod walk;

@@ -22,7 +22,7 @@ use super::super::server::{ServerClock, at_first};
 use super::abandoned::APPLICATION;
 use super::documents::LeaseDoc;
 use super::errors::{DUPLICATE_KEY, Server};
-use super::pipelines::{AGENT, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE, RUN, STATUS, TASK, TASK_STATUS, WAIT};
+use super::pipelines::{AGENT, AGENT_BUCKETS, AGENT_LIVE, KIND, ORDERS, PARTS, READY, READY_DUE, RUN, STATUS, TASK, TASK_STATUS, WAIT};
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
 
 /// The schema that this sandclock knows.
@@ -295,6 +295,7 @@ fn record_indexes() -> Vec<IndexModel> {
         index(TASK, doc! { "task": 1, "kind": 1, "ord": 1 }, has("task")),
         index(TASK_STATUS, doc! { "task": 1, "status": 1, "ord": 1 }, has("status")),
         index(AGENT, doc! { "agent": 1, "kind": 1, "ord": 1 }, Some(doc! { "kind": "task" })),
+        index(AGENT_BUCKETS, doc! { "agent": 1, "ord": 1 }, Some(doc! { "kind": "key_value", "agent": { "$exists": true } })),
         index(AGENT_LIVE, doc! { "agent": 1, "ord": 1 }, is("live")),
         index(RUN, doc! { "run": 1, "kind": 1, "ord": 1 }, has("run")),
         index(STATUS, doc! { "status": 1, "ord": 1 }, has("status")),

@@ -32,6 +32,8 @@ pub const TASK: &str = "task";
 pub const TASK_STATUS: &str = "task_status";
 /// Records by agent and kind.
 pub const AGENT: &str = "agent";
+/// Buckets of key-values by agent.
+pub const AGENT_BUCKETS: &str = "agent_buckets";
 /// Live runs by agent.
 pub const AGENT_LIVE: &str = "agent_live";
 /// Records by run and kind.
@@ -199,6 +201,7 @@ fn filter_of(scope: &Scope) -> (Document, &'static str) {
             (doc! { "task": task.as_str(), "status": { "$in": live } }, TASK_STATUS)
         }
         Scope::Attempts(run) => (doc! { "run": run.as_str(), "kind": "attempt" }, RUN),
+        Scope::BucketsOfAgent(agent) => (doc! { "agent": agent.as_str(), "kind": "key_value" }, AGENT_BUCKETS),
         Scope::SkipRanges(task) => (doc! { "task": task.as_str(), "kind": "skip_range" }, TASK),
     }
 }

@@ -2,7 +2,7 @@
 --   r:ID           hash      a record: order, head, body; of a run that was leased also fence, until, beat, owner, token
 --   e:ID           list      a run's events; the first is number 1
 --   o:KIND         zset      records by order; and so s:STATUS and t:TASK/STATUS runs, l:AGENT live runs, a:AGENT tasks, k:TASK skip
---                            ranges, h:RUN what hangs on a run
+--                            ranges, b:AGENT buckets of key-values, h:RUN what hangs on a run
 --   q:AGENT        zset      ready runs by due time, and those of one time by order; and so d:KIND/STATUS what else has a due time
 --   leases         zset      leased runs by the lease's end
 --   c:TOKEN        set       leased runs by the wish that they were given to

@@ -38,6 +38,7 @@ local function places(kind, index)
     kind == 'task' and agent ~= '' and 'a:' .. agent,
     kind == 'skip_range' and task ~= '' and 'k:' .. task,
     run ~= '' and 'h:' .. run,
+    kind == 'key_value' and agent ~= '' and 'b:' .. agent,
   }
 end
 
@@ -77,7 +78,7 @@ local function move(id, kind, before, after)
     if kind == 'run' then move_by_status(id, before, after) end
   else
     local from, to = before and places(kind, before) or {}, after and places(kind, after) or {}
-    for n = 1, 7 do carry(id, after and after.order, from[n], to[n]) end
+    for n = 1, 8 do carry(id, after and after.order, from[n], to[n]) end
   end
   local was, is = before and timed(kind, before), after and timed(kind, after)
   if was ~= is or (is and before.due ~= after.due) then

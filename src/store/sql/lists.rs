@@ -61,5 +61,6 @@ fn conditions(scope: &Scope) -> (Vec<String>, String, String) {
         }
         Scope::Attempts(run) => one("r.run = $1 AND r.kind = 'attempt'", run.to_string()),
         Scope::SkipRanges(task) => one("r.task = $1 AND r.kind = 'skip_range'", task.to_string()),
+        Scope::BucketsOfAgent(agent) => one("r.agent = $1 AND r.kind = 'key_value'", agent.to_string()),
     }
 }

@@ -37,6 +37,24 @@ pub enum LogStream {
     Stderr,
 }
 
+/// How much a line matters, as the guest says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// The flow of control.
+    Trace,
+    /// For whoever looks for a fault.
+    Debug,
+    /// For whoever watches.
+    Info,
+    /// Something may be wrong.
+    Warn,
+    /// Something is wrong.
+    Error,
+    /// It cannot go on.
+    Critical,
+}
+
 /// One line of an attempt's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -48,6 +66,17 @@ pub enum LogLine {
         /// Where the guest wrote it.
         stream: LogStream,
         /// The text as the guest wrote it, control characters included; see [`super::printable`].
+        text: String,
+    },
+    /// What the guest gave to `wasi:logging`; a message of more than 16 KiB comes in pieces.
+    Entry {
+        /// When the host received it.
+        at: Timestamp,
+        /// How much it matters.
+        level: LogLevel,
+        /// What it belongs to; often empty.
+        context: String,
+        /// The message as the guest wrote it, control characters and line ends included.
         text: String,
     },
     /// The last line of a log from which something was dropped.

@@ -10,7 +10,7 @@ use chrono::Utc;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::{AttemptLogs, LogLine, LogStream};
+use super::{AttemptLogs, LogLevel, LogLine, LogStream};
 use crate::domain::id::RunId;
 use crate::domain::time::Timestamp;
 use crate::workspace::mirrors::write_all;
@@ -47,6 +47,11 @@ impl LogWriter {
     /// [`LogWriter::finish`] it is nothing.
     pub fn write(&self, stream: LogStream, bytes: &[u8]) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take(stream, bytes);
+    }
+
+    /// Takes a line with a level and a context. After [`LogWriter::finish`] it is nothing.
+    pub fn write_entry(&self, level: LogLevel, context: &str, message: &str) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take_entry(level, context, message);
     }
 
     /// Writes what waits for its line's end, and how much was dropped. To be called before the attempt's end is committed.
@@ -87,7 +92,36 @@ struct TextLine<'a> {
     text: &'a str,
 }
 
+#[derive(Serialize)]
+struct EntryLine<'a> {
+    at: Timestamp,
+    level: LogLevel,
+    context: &'a str,
+    text: &'a str,
+}
+
 impl Log {
+    fn take_entry(&mut self, level: LogLevel, context: &str, message: &str) {
+        if self.is_finished {
+            return;
+        }
+        if self.dropped > 0 {
+            self.drop_bytes(message.len());
+            return;
+        }
+        let at = Timestamp::from_datetime(Utc::now());
+        let mut rest = message;
+        loop {
+            let (text, after) = rest.split_at(rest.floor_char_boundary(LINE_BYTES));
+            self.put_line(&EntryLine { at, level, context, text }, text.len());
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        self.flush();
+    }
+
     fn take(&mut self, stream: LogStream, bytes: &[u8]) {
         if self.is_finished {
             return;
@@ -129,17 +163,21 @@ impl Log {
 
     /// Makes a line ready, or drops it. Once something was dropped everything is, so that a log has no holes.
     fn put(&mut self, at: Timestamp, stream: LogStream, line: &[u8], end_bytes: usize) {
-        let start = self.ready.len();
         let text = String::from_utf8_lossy(line);
-        let encoded = serde_json::to_writer(&mut self.ready, &TextLine { at, stream, text: &text });
+        self.put_line(&TextLine { at, stream, text: &text }, line.len() + end_bytes);
+    }
+
+    fn put_line(&mut self, line: &impl Serialize, bytes: usize) {
+        let start = self.ready.len();
+        let encoded = serde_json::to_writer(&mut self.ready, line);
         self.ready.push(b'\n');
         let length = (self.ready.len() - start) as u64;
         if self.dropped > 0 || encoded.is_err() || length > self.room {
             self.ready.truncate(start);
-            self.drop_bytes(line.len() + end_bytes);
+            self.drop_bytes(bytes);
         } else {
             self.room -= length;
-            self.ready_bytes += line.len() + end_bytes;
+            self.ready_bytes += bytes;
         }
     }
 

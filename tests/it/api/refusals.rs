@@ -274,6 +274,32 @@ fn for_any<S: Strategy>(cases: u32, strategy: S, judge: impl AsyncFn(&House, S::
     runtime.block_on(house.close());
 }
 
+#[tokio::test]
+async fn what_is_asked_of_an_agent_s_memory_must_make_sense() {
+    let house = house().await;
+    for (query, status, told) in [
+        ("", 200, ""),
+        ("?bucket=agent", 404, "Agent's key-values not found: a"),
+        ("?session=..%2F%00x", 404, "not found"),
+        ("?bucket=agent&session=s", 422, "leave one of them out"),
+        ("?bucket=session", 422, "which session"),
+        ("?bucket=other", 422, "agent or session"),
+        ("?key=k", 422, "say which"),
+        ("?bucket=agent&cursor=x", 422, "next_cursor"),
+        ("?bucket=agent&cursor=300", 422, "next_cursor"),
+        ("?values=true", 422, "not a known parameter"),
+    ] {
+        let (found, body) = house.get(&format!("/background/agents/a/memory{query}")).await;
+        assert_eq!(found, status, "{query} {body}");
+        assert!(body.to_string().contains(told), "{query} {body}");
+    }
+    assert_eq!(house.delete("/background/agents/a/memory").await.1["buckets"], 0);
+    assert_eq!(house.delete("/background/agents/a/memory?session=s").await.0, 404);
+    assert_eq!(house.delete("/background/agents/a/memory?bucket=both").await.0, 422);
+    assert_eq!(house.get("/background/agents/a%2Fb/memory").await.0, 422);
+    house.close().await;
+}
+
 #[test]
 fn no_json_makes_the_daemon_fail() {
     for_any(300, prop_oneof![any_json(), nearly_a_task()], async |house, body| {

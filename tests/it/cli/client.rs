@@ -89,6 +89,8 @@ async fn an_empty_list_says_what_to_do() {
     let nothing = |name: &str| vec![ok(&json!({name: [], "total": 0, "next_cursor": null}))];
     let script: Vec<(&'static str, Vec<Reply>)> = vec![
         ("GET agents", nothing("agents")),
+        ("GET agents/a/memory", nothing("buckets")),
+        ("GET agents/a/memory?bucket=agent", nothing("entries")),
         ("GET plugins", nothing("plugins")),
         ("GET tasks?limit=50&order=asc", nothing("tasks")),
         ("GET runs?limit=50&order=desc", nothing("runs")),
@@ -97,6 +99,8 @@ async fn an_empty_list_says_what_to_do() {
     let stage = Stage::new(script).await;
     for (line, hint) in [
         (vec!["agents", "list"], "plugins folder"),
+        (vec!["agents", "memory", "a"], "keeps nothing"),
+        (vec!["agents", "memory", "a", "--own"], "no keys"),
         (vec!["plugins"], "plugins folder"),
         (vec!["tasks", "list"], "sandclock tasks create"),
         (vec!["runs", "list"], "sandclock tasks run"),
@@ -191,6 +195,12 @@ async fn verbs_without_a_body_ask_for_what_they_say() {
         (vec!["tasks", "delete", "t"], "DELETE tasks/t"),
         (vec!["tasks", "delete", "t", "--runs"], "DELETE tasks/t?delete_runs=true"),
         (vec!["agents", "delete", "a", "--force"], "DELETE agents/a?force=true"),
+        (vec!["agents", "memory", "a"], "GET agents/a/memory"),
+        (vec!["agents", "memory", "a", "--own"], "GET agents/a/memory?bucket=agent"),
+        (vec!["agents", "memory", "a", "--session", "b/c"], "GET agents/a/memory?session=b%2Fc"),
+        (vec!["agents", "memory", "a", "--own", "--key", "k", "--cursor", "3"], "GET agents/a/memory?bucket=agent&cursor=3&key=k"),
+        (vec!["agents", "memory", "a", "--clear"], "DELETE agents/a/memory"),
+        (vec!["agents", "memory", "a", "--session", "s", "--clear"], "DELETE agents/a/memory?session=s"),
         (vec!["runs", "cancel", "run_1"], "POST runs/run_1/cancel"),
         (vec!["runs", "resume", "run_1"], "POST runs/run_1/resume"),
         (vec!["runs", "mirror", "run_1"], "POST runs/run_1/mirror"),

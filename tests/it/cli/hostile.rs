@@ -62,7 +62,7 @@ fn record() -> Value {
 #[tokio::test]
 async fn every_view_escapes_what_it_shows() {
     let mut list = record();
-    for name in ["runs", "tasks", "agents", "plugins", "events", "files", "occurrences", "skips", "sample"] {
+    for name in ["runs", "tasks", "agents", "plugins", "events", "files", "occurrences", "skips", "sample", "buckets", "entries"] {
         list[name] = json!([record()]);
     }
     let answer = || vec![ok(&list)];
@@ -71,6 +71,10 @@ async fn every_view_escapes_what_it_shows() {
         ("GET plugins", vec!["plugins"]),
         ("GET agents", vec!["agents", "list"]),
         ("GET agents/a", vec!["agents", "show", "a"]),
+        ("GET agents/a/memory", vec!["agents", "memory", "a"]),
+        ("GET agents/a/memory?session=s", vec!["agents", "memory", "a", "--session", "s"]),
+        ("GET agents/a/memory?session=s&key=k", vec!["agents", "memory", "a", "--session", "s", "--key", "k"]),
+        ("DELETE agents/a/memory", vec!["agents", "memory", "a", "--clear"]),
         ("GET tasks?limit=50&order=asc", vec!["tasks", "list"]),
         ("GET tasks/t", vec!["tasks", "show", "t"]),
         ("GET tasks/t/status", vec!["tasks", "status", "t"]),

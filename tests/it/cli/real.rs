@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
 use super::stage::{Ended, ended, file, sandclock, signal};
+use crate::guest::memory::{self as guests, Draft};
 use crate::guest::plain;
 
 struct Daemon {
@@ -19,11 +20,19 @@ struct Daemon {
 impl Daemon {
     /// Starts it on a free port, and returns when it listens.
     async fn start(plugins: &[(&str, Vec<u8>)]) -> Daemon {
+        Self::start_with(plugins, "").await
+    }
+
+    /// The same with more settings.
+    async fn start_with(plugins: &[(&str, Vec<u8>)], settings: &str) -> Daemon {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(ended(sandclock(folder.path(), &["init", "d"])).await.code, 0);
         for (name, bytes) in plugins {
             file(&folder.path().join("d/plugins"), name, bytes);
         }
+        let config = folder.path().join("d/sandclock.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, format!("{text}\n{settings}")).unwrap();
         let mut command = sandclock(folder.path(), &["serve", "--config", "d/sandclock.toml"]);
         let mut child = command.env("SANDCLOCK_LISTEN", "127.0.0.1:0").env("SANDCLOCK_STORE", "memory").spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -161,4 +170,44 @@ async fn a_port_in_use_is_one_sentence() {
     assert_eq!(ended.code, 1);
     let told: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("sandclock:")).collect();
     assert!(told.len() == 1 && told[0].contains("cannot listen on") && told[0].contains("server.listen"), "{}", ended.err);
+}
+
+#[tokio::test]
+async fn what_an_agent_keeps_and_logs_is_seen_and_cleared_from_the_command_line() {
+    let plugins = [
+        ("keeper.wasm", guests::all_of(Draft::Two, "session")),
+        ("writer.wasm", guests::logs(guests::LOGGINGS[0], 1)),
+        ("configured.wasm", guests::config(guests::CONFIGS[0])),
+    ];
+    let settings = "[agents.configured]\nconfig = { greeting = \"hello\", number = 0.5, list = [1, \"b\"] }\n";
+    let daemon = Daemon::start_with(&plugins, settings).await;
+    for agent in ["keeper", "writer", "configured"] {
+        daemon.good(&["tasks", "create", "--id", agent, "--agent", agent, "--query", "q"]).await;
+    }
+    let kept = daemon.good(&["tasks", "run", "keeper", "--wait"]).await;
+    assert!(kept.contains("|kept|1|0|5|42|42|one,-,two,|3+0|0|"), "{kept}");
+    let again = daemon.good(&["tasks", "run", "keeper", "--wait"]).await;
+    assert!(again.contains("|47|84|84|"), "the second run finds what the first left: {again}");
+    let listed = daemon.good(&["agents", "memory", "keeper"]).await;
+    assert!(listed.contains("session") && listed.contains("background:keeper:keeper"), "{listed}");
+    let session = ["agents", "memory", "keeper", "--session", "background:keeper:keeper"];
+    let keys = value(&daemon.good(&[&session[..], &["--json"]].concat()).await);
+    assert_eq!((&keys["entries"], &keys["keys"], &keys["bytes"]), (&json!([{"key": "n", "bytes": 2}]), &json!(1), &json!(3)));
+    assert_eq!(daemon.good(&[&session[..], &["--key", "n"]].concat()).await, "84\n");
+    assert_eq!(daemon.run(&[&session[..], &["--key", "k"]].concat()).await.code, 3);
+    assert_eq!(daemon.run(&["agents", "memory", "keeper", "--own"]).await.code, 3);
+    assert_eq!(daemon.good(&[&session[..], &["--clear"]].concat()).await, "cleared 1 key of 3 B in 1 bucket\n");
+    assert!(daemon.good(&["agents", "memory", "keeper"]).await.contains("keeps nothing"));
+    assert!(daemon.good(&["agents", "memory", "nowhere", "--clear"]).await.contains("cleared 0 keys"));
+
+    let ended = daemon.run(&["tasks", "run", "writer", "--wait", "--json"]).await;
+    let run = value(&ended.out)["run_id"].as_str().unwrap().to_owned();
+    let log = daemon.good(&["runs", "logs", &run]).await;
+    assert_eq!(log, "TRACE very\\u{1b} fine\nWARN  db/pool: two\\nlines\nCRITICAL main: the end\n");
+    let lines = value(&daemon.good(&["runs", "logs", &run, "--json"]).await);
+    assert_eq!((&lines["lines"][1]["level"], &lines["lines"][1]["context"]), (&json!("warn"), &json!("db/pool")));
+    assert_eq!(lines["lines"][1]["text"], "two\nlines");
+
+    assert!(daemon.good(&["tasks", "run", "configured", "--wait"]).await.ends_with("\nhello 3\n"));
+    signal(&daemon.child, Signal::TERM);
 }

@@ -67,6 +67,11 @@ impl Faulty {
         Arc::new(Faulty { store, planned: Arc::new(planned) })
     }
 
+    /// The store itself, to which nothing happens that is not asked for.
+    pub fn behind(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
     /// The same store by a connection of its own; what is planned happens to its calls too.
     pub fn by(&self, store: Arc<dyn Store>) -> Arc<Faulty> {
         Arc::new(Faulty { store, planned: Arc::clone(&self.planned) })

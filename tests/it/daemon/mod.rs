@@ -12,6 +12,7 @@ mod faulty;
 mod fence;
 mod fleet;
 mod harness;
+mod memory;
 mod mend;
 mod mirrors;
 mod overlap;

@@ -17,8 +17,15 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Keeps everything for as long, and looks often.
 fn keep(span: Duration) -> Bounds {
     let kept = Some(span);
-    let retention =
-        Retention { completed: kept, failed: kept, cancelled: kept, skipped: kept, runs_per_task: None, pass: Duration::from_millis(5) };
+    let retention = Retention {
+        completed: kept,
+        failed: kept,
+        cancelled: kept,
+        skipped: kept,
+        sessions: kept,
+        runs_per_task: None,
+        pass: Duration::from_millis(5),
+    };
     Bounds { retention, ..Bounds::default() }
 }
 

@@ -152,6 +152,12 @@ impl Stage {
         self.add(agent, None, Arc::new(InSandbox(prepared)));
     }
 
+    /// Another agent whose attempts the test holds, as those of `guest`.
+    pub fn steer(&self, agent: &str) {
+        let start = Arc::clone(&self.agents.lock().unwrap()[&AgentId::parse("guest").unwrap()].start);
+        self.add(agent, None, start);
+    }
+
     /// Lets an agent have so many runs at once.
     pub fn limit(&self, agent: &str, max_running: u32) {
         let start = Arc::clone(&self.agents.lock().unwrap()[&AgentId::parse(agent).unwrap()].start);

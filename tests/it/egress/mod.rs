@@ -18,7 +18,7 @@ use sandclock::daemon::foreground::{Foreground, ForegroundRun};
 use sandclock::domain::http::{HttpCall, HttpCalls, Rule};
 use sandclock::domain::policy::ErrorKind;
 use sandclock::egress::{Gateway, Lookup};
-use sandclock::sandbox::{AttemptReport, AttemptSignals, EffectsRefused, Ended, GuestHost, LogStream};
+use sandclock::sandbox::{AttemptReport, AttemptSignals, EffectsRefused, Ended, GuestHost, LogEntry, LogStream};
 
 use crate::guest::http::fetch;
 use server::Server;
@@ -69,6 +69,10 @@ impl GuestHost for Recorder {
 
     fn log(&self, _: LogStream, bytes: &[u8]) {
         self.logs.lock().unwrap().extend(bytes);
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        self.logs.lock().unwrap().extend(entry.message.bytes());
     }
 }
 

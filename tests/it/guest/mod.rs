@@ -11,6 +11,7 @@ pub mod files;
 mod host;
 pub mod hostile;
 pub mod http;
+pub mod memory;
 pub mod plain;
 
 use std::collections::HashMap;
@@ -44,19 +45,29 @@ pub fn agent(body: &str, extra: &str) -> Vec<u8> {
 }
 
 fn agent_wat(body: &str, extra: &str) -> String {
+    module(&agent_items(body, extra))
+}
+
+/// What makes a module an agent.
+fn agent_items(body: &str, extra: &str) -> String {
     let entry = "sandclock:agent/entry@0.1.0#run";
-    module(&format!(
+    format!(
         r#"{extra}
   (func (export "{entry}") (param $query i32) (param $query_len i32) (result i32)
     (local $i i32) (local $n i64) (local $fd i32) (local $code i32)
     {body})
   (func (export "cabi_post_{entry}") (param i32) {})"#,
         if extra.contains("$post_return") { "(call $post_return)" } else { "" }
-    ))
+    )
 }
 
 /// A core module of `items`, with the imports and helpers they name, their texts, a memory and an allocator.
 fn module(items: &str) -> String {
+    module_with(items, "")
+}
+
+/// The same with imports that are not of [`host`].
+fn module_with(items: &str, more_imports: &str) -> String {
     let (mut items, data) = place_texts(&with_helpers(items));
     if !items.contains("\"cabi_realloc\"") {
         items.push_str(host::ALLOCATOR);
@@ -65,7 +76,9 @@ fn module(items: &str) -> String {
         let _ = writeln!(text, "  (import \"{}\" \"{}\" (func {} {}))", import.interface, import.function, import.name, import.shape);
         text
     });
-    format!("(module\n{imports}  (memory (export \"memory\") 2)\n  (global $heap (mut i32) (i32.const 131072))\n{data}\n{items})")
+    format!(
+        "(module\n{more_imports}{imports}  (memory (export \"memory\") 2)\n  (global $heap (mut i32) (i32.const 131072))\n{data}\n{items})"
+    )
 }
 
 /// Adds the helpers that the text names, and those that these name.

@@ -4,6 +4,7 @@ mod answers;
 mod examples;
 mod files;
 mod hostile;
+mod memory;
 mod signals;
 
 use std::path::Path;
@@ -11,11 +12,13 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sandclock::daemon::foreground::RunMemory;
 use sandclock::domain::agent::Limits;
 use sandclock::domain::policy::ErrorKind;
+use sandclock::sandbox::memory::KeyValues;
 use sandclock::sandbox::{
-    AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogStream, Prepared, Sandbox,
-    SandboxSettings,
+    AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, DiskUse, EffectsRefused, Ended, GuestHost, LogEntry, LogStream, Prepared,
+    Sandbox, SandboxSettings,
 };
 use tokio::sync::Notify;
 use wasmtime::component::Component;
@@ -41,6 +44,8 @@ struct Recorder {
     shown: Mutex<Vec<Shown>>,
     stdout: Mutex<Vec<u8>>,
     stderr: Mutex<Vec<u8>>,
+    entries: Mutex<Vec<LogEntry>>,
+    memory: RunMemory,
     reported: Notify,
 }
 
@@ -68,6 +73,14 @@ impl GuestHost for Recorder {
 
     fn emit(&self, name: String, payload: String) {
         self.shown.lock().unwrap().push(Shown::Event(name, payload));
+    }
+
+    fn log_entry(&self, entry: LogEntry) {
+        self.entries.lock().unwrap().push(entry);
+    }
+
+    fn key_values(&self) -> Option<&dyn KeyValues> {
+        Some(&self.memory)
     }
 
     fn log(&self, stream: LogStream, bytes: &[u8]) {
@@ -112,6 +125,7 @@ impl Try {
             found: Some(DiskUse::default()),
             limits: Limits::default(),
             env: Vec::new(),
+            config: Arc::default(),
             time_limit: Some(Duration::from_secs(60)),
         };
         Try { guest: prepare(sandbox, guest), spec, host: Arc::default(), signals: AttemptSignals::new(), workspace }

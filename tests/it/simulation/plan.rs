@@ -53,6 +53,7 @@ fn bounds(chance: &mut Chance) -> Bounds {
         failed: kept(),
         cancelled: kept(),
         skipped: kept(),
+        sessions: None,
         runs_per_task: chance.percent(30).then(|| chance.within(1, 8)),
         pass: Duration::from_secs(1),
     };

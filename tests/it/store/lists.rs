@@ -1,7 +1,7 @@
 //! What `list` promises: keyset pages over the closed set of scopes, in both directions, while others write.
 
 use sandclock::domain::run::{Run, Status};
-use sandclock::store::{Change, Index, Kind, PageRequest, Put, RecordId, Scope};
+use sandclock::store::{Change, Index, Kind, PageRequest, Put, RecordId, Scope, When};
 
 use super::{Place, agent_id, on_every_store, plain, queued, run_id, task_id};
 
@@ -23,6 +23,13 @@ async fn every_scope_lists_its_own(place: Place) {
     place
         .put(vec![of_task(Kind::Task, "a", "a", "x"), of_task(Kind::Task, "b", "b", "y"), of_task(Kind::SkipRange, "a/1", "a", "x")])
         .await;
+    let bucket = |key: &str, agent: &str| {
+        let due = key.starts_with("s/").then_some(When::In(std::time::Duration::ZERO));
+        Put { index: Index { agent: Some(agent_id(agent)), due, ..Index::default() }, ..plain(Kind::KeyValue, key, "{}") }
+    };
+    // What is in a bucket belongs to no agent, and a receipt to its run.
+    let receipt = Put { index: Index { run: Some(run_id(1)), ..Index::default() }, ..plain(Kind::KeyValue, "r/1", "{}") };
+    place.put(vec![bucket("a/x", "x"), bucket("a/y", "y"), bucket("s/x/1", "x"), plain(Kind::KeyValue, "v/1/2", "{}"), receipt]).await;
     let statuses = [Status::Queued, Status::Completed, Status::AwaitingBudget, Status::Failed, Status::Queued];
     let runs: Vec<Run> = (1..)
         .zip(statuses)
@@ -50,6 +57,9 @@ async fn every_scope_lists_its_own(place: Place) {
     assert_eq!(keys(&place, Scope::Attempts(run_id(1))).await, ["1/0000000001"]);
     assert_eq!(keys(&place, Scope::Attempts(run_id(2))).await, [""; 0]);
     assert_eq!(keys(&place, Scope::SkipRanges(task_id("a"))).await, ["a/1"]);
+    assert_eq!(keys(&place, Scope::BucketsOfAgent(agent_id("x"))).await, ["a/x", "s/x/1"]);
+    assert_eq!(keys(&place, Scope::BucketsOfAgent(agent_id("y"))).await, ["a/y"]);
+    assert_eq!(keys(&place, Scope::BucketsOfAgent(agent_id("z"))).await, [""; 0]);
     // A record that moves moves in the lists too.
     place.put(vec![of_task(Kind::Task, "a", "a", "y")]).await;
     assert_eq!(keys(&place, Scope::TasksOfAgent(agent_id("x"))).await, [""; 0]);

@@ -260,7 +260,7 @@ fn scopes() -> Vec<Scope> {
         scopes.extend([Scope::LiveRunsOfTask(task.clone()), Scope::SkipRanges(task)]);
     }
     for agent in AGENTS.map(agent_id) {
-        scopes.extend([Scope::TasksOfAgent(agent.clone()), Scope::LiveRunsOfAgent(agent)]);
+        scopes.extend([Scope::TasksOfAgent(agent.clone()), Scope::BucketsOfAgent(agent.clone()), Scope::LiveRunsOfAgent(agent)]);
     }
     scopes
 }

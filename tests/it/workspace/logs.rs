@@ -3,7 +3,7 @@
 use std::fs;
 
 use sandclock::domain::id::RunId;
-use sandclock::workspace::{LogLine, LogStream};
+use sandclock::workspace::{LogLevel, LogLine, LogStream};
 
 use super::{paths, place};
 
@@ -16,6 +16,7 @@ fn texts(lines: &[LogLine]) -> Vec<(LogStream, &str)> {
         .iter()
         .map(|line| match line {
             LogLine::Text { stream, text, .. } => (*stream, text.as_str()),
+            LogLine::Entry { .. } => panic!("nothing had a level"),
             LogLine::Truncated { .. } => panic!("nothing was dropped"),
         })
         .collect()
@@ -52,6 +53,50 @@ fn a_log_has_the_lines_of_both_streams_and_is_out_of_the_guests_view() {
     logs.remove(&run_id()).unwrap();
     logs.remove(&run_id()).unwrap();
     assert!(logs.read(&run_id(), 2, 0, 100).unwrap().lines.is_empty());
+}
+
+#[test]
+fn lines_with_a_level_keep_it_and_come_in_order() {
+    let place = place();
+    let logs = place.all.logs();
+    let writer = logs.writer(&run_id(), 1, 1 << 20);
+    writer.write(LogStream::Stdout, b"before\nbegun");
+    writer.write_entry(LogLevel::Warn, "db/pool", "two\nlines\u{1b}");
+    writer.write_entry(LogLevel::Trace, "", "");
+    writer.write_entry(LogLevel::Critical, "main", &"é".repeat(10_000));
+    writer.finish();
+    writer.write_entry(LogLevel::Info, "", "too late");
+    let page = logs.read(&run_id(), 1, 0, 100).unwrap();
+    let entry = |line: &LogLine| match line {
+        LogLine::Entry { level, context, text, .. } => Some((*level, context.clone(), text.clone())),
+        _ => None,
+    };
+    let entries: Vec<_> = page.lines.iter().filter_map(entry).collect();
+    assert_eq!(entries[0], (LogLevel::Warn, "db/pool".to_owned(), "two\nlines\u{1b}".to_owned()));
+    assert_eq!(entries[1], (LogLevel::Trace, String::new(), String::new()));
+    let long: String = entries[2..].iter().map(|(_, _, text)| text.as_str()).collect();
+    assert_eq!((entries.len(), long), (4, "é".repeat(10_000)));
+    assert!(entries[2..].iter().all(|(level, context, _)| (*level, &**context) == (LogLevel::Critical, "main")));
+    assert!(matches!(&page.lines[0], LogLine::Text { text, .. } if text == "before"));
+    assert!(matches!(page.lines.last().unwrap(), LogLine::Text { text, .. } if text == "begun"));
+    let file = fs::read_to_string(place.all.root().join(".logs").join(run_id().as_str()).join("1.jsonl")).unwrap();
+    assert_eq!(file.lines().count(), 6);
+    assert!(file.contains(r#""level":"warn","context":"db/pool","text":"two\nlines"#), "{file}");
+}
+
+#[test]
+fn a_flood_of_lines_with_a_level_is_cut_at_the_limit() {
+    let place = place();
+    let logs = place.all.logs();
+    let writer = logs.writer(&run_id(), 1, 1000);
+    for _ in 0..100 {
+        writer.write_entry(LogLevel::Info, "", "0123456789");
+    }
+    writer.finish();
+    let page = logs.read(&run_id(), 1, 0, 1000).unwrap();
+    let kept = page.lines.iter().filter(|line| matches!(line, LogLine::Entry { .. })).count();
+    assert!((5..15).contains(&kept), "{kept}");
+    assert_eq!(page.lines.last(), Some(&LogLine::Truncated { truncated: (100 - kept as u64) * 10 }));
 }
 
 #[test]

@@ -18,7 +18,8 @@ use super::errors::{Address, Failure};
 use super::pool::{Lent, Pool, Server};
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-pub const MIGRATIONS: [&str; 1] = [include_str!("../migrations/postgres/0001_records.sql")];
+pub const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/postgres/0001_records.sql"), include_str!("../migrations/postgres/0002_buckets.sql")];
 
 /// The oldest server that has what we use.
 const OLDEST: i32 = 140_000;

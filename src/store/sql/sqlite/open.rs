@@ -18,10 +18,11 @@ use super::statements::OWNER;
 pub const APPLICATION_ID: u32 = 0x7363_6c6b;
 
 /// The schema's versions, oldest first; each brings the one before it forward.
-pub const MIGRATIONS: [&str; 3] = [
+pub const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/sqlite/0001_records.sql"),
     include_str!("../migrations/sqlite/0002_retention.sql"),
     include_str!("../migrations/sqlite/0003_owner.sql"),
+    include_str!("../migrations/sqlite/0004_buckets.sql"),
 ];
 
 /// How the one writer uses the database.

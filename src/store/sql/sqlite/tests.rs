@@ -129,6 +129,7 @@ async fn every_list_walks_along_its_index() {
         (Scope::LiveRunsOfAgent(agent), "record_agent_live (agent=? AND rowid"),
         (Scope::LiveRunsOfTask(task.clone()), "record_task_status (task=? AND status=? AND rowid"),
         (Scope::Attempts(run), "record_run (run=? AND kind=? AND rowid"),
+        (Scope::BucketsOfAgent(AgentId::parse("agent_1").unwrap()), "record_agent_buckets (agent=? AND rowid"),
         (Scope::SkipRanges(task), "record_task (task=? AND kind=? AND rowid"),
     ];
     for (scope, index) in scopes {

@@ -51,6 +51,7 @@ async fn work(url: &str, clock: &Arc<ManualClock>, round: u32) {
         runs(Some(&task), None),
         runs(Some(&task), Some(Status::Completed)),
         Scope::TasksOfAgent(agent.clone()),
+        Scope::BucketsOfAgent(agent.clone()),
         Scope::LiveRunsOfAgent(agent.clone()),
         Scope::LiveRunsOfTask(task.clone()),
         Scope::Attempts(run_id(1)),
