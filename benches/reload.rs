@@ -33,7 +33,7 @@ mod guest;
 const TURNS: u8 = 15;
 const LARGE_TURNS: u8 = 3;
 /// How often a run is asked for beside a compile, whatever became of those before.
-const PACE: Duration = Duration::from_millis(4);
+const PACE: Duration = Duration::from_millis(10);
 /// How long the runs are watched without a compile, in each round.
 const ALONE: Duration = Duration::from_secs(10);
 const ROUNDS: u8 = 3;
