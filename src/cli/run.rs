@@ -122,7 +122,10 @@ async fn cancel(context: &Context, signals: &AttemptSignals, grace: Duration) ->
 }
 
 /// Keeps the result where a daemon does: as `output.md`, unless the agent wrote that.
-fn keep_result(workspace: &Path, result: &str) -> Result<(), Fault> {
+///
+/// # Errors
+/// The workspace takes no file.
+pub(super) fn keep_result(workspace: &Path, result: &str) -> Result<(), Fault> {
     // A file that is made anew is never one that a link of the guest's leads to.
     match std::fs::File::create_new(workspace.join(OUTPUT_MD)).and_then(|mut file| file.write_all(result.as_bytes())) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -132,7 +135,11 @@ fn keep_result(workspace: &Path, result: &str) -> Result<(), Fault> {
     }
 }
 
-fn tell(context: &Context, report: &AttemptReport, run: &RunId, workspace: &Path, is_json: bool) -> Result<(), Fault> {
+/// Shows how an attempt ended: its result on stdout, the rest on stderr.
+///
+/// # Errors
+/// The output cannot be written.
+pub(super) fn tell(context: &Context, report: &AttemptReport, run: &RunId, workspace: &Path, is_json: bool) -> Result<(), Fault> {
     let screen = &context.screen;
     let (status, result, error) = outcome(&report.ended);
     if is_json {
