@@ -125,6 +125,7 @@ fn reading() -> Router<Api> {
 
 fn operating() -> Router<Api> {
     Router::new()
+        .route("/agents/{id}/memory", delete(memory::clear))
         .route("/tasks", post(tasks::register))
         .route("/tasks/{id}", patch(tasks::update).delete(tasks::delete))
         .route("/tasks/{id}/run", post(tasks::run))

@@ -9,6 +9,7 @@ mod check;
 pub mod config_check;
 pub mod config_show;
 mod daemons;
+mod dev;
 pub mod exit;
 mod guest_output;
 mod human;
@@ -58,6 +59,7 @@ pub struct Cli {
 enum Verb {
     Serve(serve::ServeArgs),
     Run(Box<run::RunArgs>),
+    Dev(Box<dev::DevArgs>),
     Check(check::CheckArgs),
     Init(setup::InitArgs),
     Config(setup::ConfigArgs),
@@ -90,7 +92,7 @@ impl Context {
 pub async fn execute(cli: Cli) -> Exit {
     let env = Environment::of_process();
     let screen = Arc::new(Screen::of_process(&env));
-    let is_patient = matches!(cli.verb, Verb::Serve(_) | Verb::Run(_));
+    let is_patient = matches!(cli.verb, Verb::Serve(_) | Verb::Run(_) | Verb::Dev(_));
     let done = match Signals::listen(is_patient) {
         Ok(signals) => dispatch(cli.verb, &Context { env, screen: Arc::clone(&screen), signals }).await,
         Err(fault) => Err(fault),
@@ -113,6 +115,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         // These end their work in an order of their own.
         Verb::Serve(args) => Box::pin(serve::execute(args, context)).await,
         Verb::Run(args) => Box::pin(run::execute(*args, context)).await,
+        Verb::Dev(args) => Box::pin(dev::execute(*args, context)).await,
         verb => tokio::select! {
             biased;
             done = Box::pin(at_once(verb, context)) => done,
@@ -126,6 +129,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
     match verb {
         Verb::Serve(args) => serve::execute(args, context).await,
         Verb::Run(args) => run::execute(*args, context).await,
+        Verb::Dev(args) => dev::execute(*args, context).await,
         Verb::Check(args) => check::execute(args, context).await,
         Verb::Init(args) => setup::execute_init(&args, context),
         Verb::Config(args) => setup::execute_config(&args, context),

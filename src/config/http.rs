@@ -146,7 +146,7 @@ pub(super) fn policy<'a>(reading: &mut Reading<'a>, node: Option<&'a Node>, path
         return Arc::default();
     }
     let mut section = reading.open(node, path).file_only();
-    let show = |allow: &Vec<(String, Allowed)>| allow.iter().map(|(url, _)| url.as_str()).collect::<Vec<_>>().into();
+    let show = |allow: &Vec<Allowed>| allow.iter().map(Allowed::shown).collect::<Vec<_>>().into();
     let allow = given(&mut section, "allow", show, allow_of).unwrap_or_default();
     let names = given(
         &mut section,
@@ -173,10 +173,10 @@ pub(super) fn policy<'a>(reading: &mut Reading<'a>, node: Option<&'a Node>, path
     };
     section.finish();
     let credentials = names.iter().flatten().filter_map(|name| known.get(name).cloned().flatten()).collect();
-    Arc::new(HttpPolicy { allow: allow.into_iter().map(|(_, entry)| entry).collect(), limits, credentials })
+    Arc::new(HttpPolicy { allow, limits, credentials })
 }
 
-fn allow_of(node: &Node) -> Result<Vec<(String, Allowed)>, String> {
+fn allow_of(node: &Node) -> Result<Vec<Allowed>, String> {
     match &node.value {
         Value::List(nodes) if nodes.len() > ENTRIES => Err(format!("has {} entries; at most {ENTRIES} are read", nodes.len())),
         Value::List(nodes) => nodes.iter().map(entry_of).collect(),
@@ -184,9 +184,9 @@ fn allow_of(node: &Node) -> Result<Vec<(String, Allowed)>, String> {
     }
 }
 
-fn entry_of(node: &Node) -> Result<(String, Allowed), String> {
+fn entry_of(node: &Node) -> Result<Allowed, String> {
     let table = match &node.value {
-        Value::Text(url) => return Allowed::parse(url, &[], &[]).map(|entry| (url.clone(), entry)),
+        Value::Text(url) => return Allowed::parse(url, &[], &[]),
         Value::Table(table) => table,
         other => return Err(format!("must hold URLs in quotes or `{{ url = \"https://api.example.com\" }}`, not {}", other.describe())),
     };
@@ -203,5 +203,5 @@ fn entry_of(node: &Node) -> Result<(String, Allowed), String> {
             list => Ok(list),
         },
     };
-    Ok((url.to_owned(), Allowed::parse(url, &list("methods")?, &list("addresses")?)?))
+    Allowed::parse(url, &list("methods")?, &list("addresses")?)
 }

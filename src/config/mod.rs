@@ -4,6 +4,7 @@
 //! every setting remembers which it was. It fails with all that is wrong at once, one sentence each, and then gives no
 //! settings at all; only in a text that is not TOML are the settings not judged.
 
+mod agent_file;
 mod agents;
 mod bounds;
 mod bucket;
@@ -31,6 +32,7 @@ use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
 
 pub use crate::domain::secret::{Secret, TokenHash};
+pub use agent_file::{AGENT_FILE, AgentFile, agent_file};
 pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};

@@ -334,3 +334,16 @@ impl Start for SandboxStart {
         egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), host, signals).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_read_as_texts() {
+        let values = json!({"text": "as it \"is\"", "number": 0.5, "flag": true, "list": [1, "b"], "table": {"a": null}});
+        let values: BTreeMap<String, Value> = values.as_object().unwrap().clone().into_iter().collect();
+        let wanted = [("flag", "true"), ("list", "[1,\"b\"]"), ("number", "0.5"), ("table", "{\"a\":null}"), ("text", "as it \"is\"")];
+        assert_eq!(config_texts(&values).to_vec(), wanted.map(|(name, text)| (name.to_owned(), text.to_owned())));
+    }
+}

@@ -48,6 +48,40 @@ pub struct PluginReport {
     pub capabilities: Vec<Capability>,
 }
 
+/// A sandbox that loads one plugin after the other.
+pub struct Workbench {
+    sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
+    loader: Loader<SandboxPreparer>,
+    settings: Settings,
+}
+
+impl Workbench {
+    /// With the configuration's limits and cache.
+    ///
+    /// # Errors
+    /// The sandbox or the compile threads cannot be started.
+    pub fn open(settings: &Settings) -> Result<Workbench, ForegroundError> {
+        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
+        let mut plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
+        // The whole machine waits for this one.
+        plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
+        Ok(Workbench { sandbox, gateway, loader, settings: settings.clone() })
+    }
+
+    /// Loads a plugin file.
+    ///
+    /// # Errors
+    /// The daemon would refuse it too, and why.
+    pub async fn load(&self, plugin: &Path) -> Result<Foreground, ForegroundError> {
+        let loaded = self.loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
+        let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
+        Ok(Foreground { sandbox, gateway, loaded, settings: self.settings.clone() })
+    }
+}
+
 /// A plugin that is ready for one attempt after the other.
 pub struct Foreground {
     sandbox: Arc<Sandbox>,
@@ -76,14 +110,7 @@ impl Foreground {
     /// # Errors
     /// The daemon would refuse it too, and why.
     pub async fn load(plugin: &Path, settings: &Settings) -> Result<Foreground, ForegroundError> {
-        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
-        let mut plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
-        // The whole machine waits for this one.
-        plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
-        let loaded = loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
-        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
-        Ok(Foreground { sandbox, gateway, loaded, settings: settings.clone() })
+        Workbench::open(settings)?.load(plugin).await
     }
 
     /// The same with another gateway, such as one with a resolver of its own.

@@ -1,6 +1,5 @@
 //! The calls of one attempt, from a guest's wish to the host's answer.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response};
-use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
@@ -18,7 +16,7 @@ use super::body::{GuestBody, Incoming, Outgoing, UnderWay};
 use super::client::{self, CONNECT_TIME, HEADER_BYTES, Prohibited, cause_of};
 use super::ledger::{Call, Ledger, Told, Way};
 use super::pace::Place;
-use crate::domain::http::{Credential, HttpCalls, HttpFault, HttpPolicy, Refusal, Rule, Target};
+use crate::domain::http::{Allowed, Credential, HttpCalls, HttpFault, HttpPolicy, Refusal, Rule, Target};
 
 /// What a guest's headers may not say: they are the connection's, or ours.
 const OURS: [&str; 16] = [
@@ -67,10 +65,11 @@ pub struct AttemptHttp {
 /// What a call needs once it is allowed.
 struct Ruled {
     target: Target,
-    granted: Vec<IpNet>,
     credentials: Vec<Arc<Credential>>,
-    /// To tell of an address that the entry does not grant.
-    address_refused: Box<dyn Fn(IpAddr, &str) -> Refusal + Send + Sync>,
+    /// What allows it.
+    entry: Allowed,
+    policy: Arc<HttpPolicy>,
+    agent: String,
 }
 
 struct AbortOnDrop<T>(JoinHandle<T>);
@@ -156,10 +155,8 @@ impl AttemptHttp {
     fn rule(&self, target: Target, credentials: Vec<Arc<Credential>>) -> Result<Ruled, Refusal> {
         let entry = self.policy.judge(&self.agent, &target)?;
         credentials.iter().try_for_each(|credential| credential.check_channel(&target))?;
-        let granted = entry.addresses().to_vec();
-        let (policy, agent, of, by) = (Arc::clone(&self.policy), self.agent.clone(), target.clone(), entry.clone());
-        let address_refused = Box::new(move |address, kind: &str| policy.address_refused(&agent, &of, &by, address, kind));
-        Ok(Ruled { target, granted, credentials, address_refused })
+        let (entry, policy, agent) = (entry.clone(), Arc::clone(&self.policy), self.agent.clone());
+        Ok(Ruled { target, credentials, entry, policy, agent })
     }
 
     /// Every call of a run is found under the run's trace, each with a span of its own.
@@ -198,8 +195,8 @@ impl Exchange<'_> {
             self.call.refuse(refusal);
             HttpFault::Denied
         };
-        let Ruled { target, granted, credentials, .. } = self.ruled;
-        let client = self.gateway.clients.with(granted).await.map_err(|why| {
+        let Ruled { target, credentials, entry, .. } = self.ruled;
+        let client = self.gateway.clients.with(entry.addresses()).await.map_err(|why| {
             self.call.failed(format!("no HTTP client can be made: {why}"));
             HttpFault::Broken
         })?;
@@ -250,6 +247,10 @@ impl Exchange<'_> {
         for name in OURS.into_iter().chain(self.ruled.credentials.iter().map(|credential| credential.header.as_str())) {
             headers.remove(name);
         }
+        if !self.ruled.credentials.is_empty() {
+            // What is repeated of a credential is masked, and nothing is found in what is compressed.
+            headers.remove("accept-encoding");
+        }
         if let Ok(value) = HeaderValue::from_str(traceparent) {
             headers.insert("traceparent", value);
         }
@@ -286,7 +287,8 @@ impl Exchange<'_> {
     /// What an error means to the guest; the record gets the whole of it.
     fn fault_of(&self, error: &reqwest::Error) -> HttpFault {
         if let Some(Prohibited { address, kind }) = cause_of::<Prohibited>(error) {
-            self.call.refuse((self.ruled.address_refused)(*address, kind));
+            let Ruled { target, entry, policy, agent, .. } = self.ruled;
+            self.call.refuse(policy.address_refused(agent, target, entry, *address, kind));
             return HttpFault::Denied;
         }
         let of_body = cause_of::<HttpFault>(error).copied();
@@ -294,20 +296,15 @@ impl Exchange<'_> {
         if of_body != Some(HttpFault::RequestTooLarge) {
             self.call.failed(client::told(error));
         }
-        let io = cause_of::<std::io::Error>(error);
         match of_body {
             Some(fault) => fault,
-            None if cause_of::<rustls::Error>(error).is_some() || io.is_some_and(is_tls) => HttpFault::Tls,
+            None if cause_of::<rustls::Error>(error).is_some() => HttpFault::Tls,
             None if error.is_timeout() => HttpFault::ConnectTimeout,
             None if !error.is_connect() => HttpFault::Broken,
             None if client::told(error).contains("dns error") => HttpFault::NameUnknown,
             None => HttpFault::ConnectionRefused,
         }
     }
-}
-
-fn is_tls(error: &std::io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some())
 }
 
 fn mask(headers: &mut HeaderMap, redactor: &super::Redactor) {

@@ -145,18 +145,14 @@ impl Body for Incoming {
                     if let Poll::Ready(ended) = this.poll_times(context) {
                         return Poll::Ready(ended);
                     }
-                    match frame.into_data() {
-                        Ok(data) => {
-                            let counted = this.under_way.as_ref().map(|under_way| under_way.call.count(Way::In, data.len()));
-                            if let Some(Err(_)) = counted {
-                                return this.end(HttpFault::ResponseTooLarge);
-                            }
-                            if let Some(seen) = this.seen(data) {
-                                return Poll::Ready(Some(Ok(Frame::data(seen))));
-                            }
-                        }
-                        // Trailers tell a guest nothing that it needs, and could repeat what is masked.
-                        Err(_) => {}
+                    // Trailers tell a guest nothing that it needs, and could repeat what is masked.
+                    let Ok(data) = frame.into_data() else { continue };
+                    let counted = this.under_way.as_ref().map(|under_way| under_way.call.count(Way::In, data.len()));
+                    if let Some(Err(_)) = counted {
+                        return this.end(HttpFault::ResponseTooLarge);
+                    }
+                    if let Some(seen) = this.seen(data) {
+                        return Poll::Ready(Some(Ok(Frame::data(seen))));
                     }
                 }
             }

@@ -160,6 +160,11 @@ pub fn cause_of<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::
         if let Some(found) = error.downcast_ref::<E>() {
             return Some(found);
         }
+        // What an error of input and output is made of is not its source.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(found) = inner.and_then(|inner| cause_of::<E>(inner)) {
+            return Some(found);
+        }
         cause = error.source();
     }
     None

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::http::{HttpCall, HttpCalls, HttpLimits, Refusal, Rule, Target};
+use crate::domain::http::{HttpCall, HttpCalls, HttpLimits, Refusal, Rule, Target, toml_key};
 use crate::domain::text;
 use crate::domain::time::{Seconds, Timestamp};
 
@@ -49,7 +49,7 @@ pub enum Way {
 impl Ledger {
     /// Nothing used.
     pub fn new(agent: &str, limits: HttpLimits) -> Self {
-        Ledger { agent: agent.to_owned(), limits, state: Mutex::default() }
+        Ledger { agent: toml_key(agent), limits, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -74,7 +74,7 @@ impl PluginSettings {
             max_file_bytes: 64 << 20,
             compile_time_limit: Duration::from_secs(60),
             compile_threads: cores.min(4),
-            poll_interval: Duration::from_secs(5),
+            poll_interval: Duration::from_secs(2),
         }
     }
 }

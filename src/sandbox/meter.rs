@@ -98,8 +98,7 @@ impl Meter {
     /// Whether a log line of so many bytes is passed on; after one that is not, none is, so that the log has no holes.
     pub(crate) fn admits_log_line(&self, bytes: usize) -> bool {
         let wanted = bytes as u64;
-        let left =
-            self.log_bytes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.checked_sub(wanted).unwrap_or(0)));
+        let left = self.log_bytes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(wanted)));
         let admitted = left.unwrap_or(0) >= wanted;
         if !admitted {
             self.log_bytes_dropped.fetch_add(wanted, Ordering::Relaxed);

@@ -20,10 +20,10 @@ pub enum Rule {
     Url,
     /// The host is not listed.
     Host,
-    /// The host is listed with another scheme.
-    Scheme,
     /// The host is listed with other ports.
     Port,
+    /// The host is listed with another scheme.
+    Scheme,
     /// The host is listed with other paths.
     Path,
     /// The entry does not have the method.

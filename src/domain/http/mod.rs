@@ -12,3 +12,9 @@ pub use call::{Denied, HttpCall, HttpCalls, Refusal, Rule, WhyDenied};
 pub use fault::HttpFault;
 pub use policy::{Credential, HttpLimits, HttpPolicy, Source};
 pub use rule::{Allowed, Target};
+
+/// An id as a key of TOML.
+pub fn toml_key(id: &str) -> String {
+    let is_bare = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if is_bare { id.to_owned() } else { format!("\"{id}\"") }
+}

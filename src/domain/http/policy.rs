@@ -124,7 +124,7 @@ impl Credential {
         }
         let mend = if is_loopback { ", or set `allow_http_loopback = true` for it" } else { "" };
         let sentence = format!("the credential `{}` is sent over TLS only; ask for `https`{mend}", self.name);
-        let toml = is_loopback.then(|| format!("[credentials.{}]\nallow_http_loopback = true", self.name));
+        let toml = is_loopback.then(|| format!("[credentials.{}]\nallow_http_loopback = true", super::toml_key(&self.name)));
         Err(Refusal { rule: Rule::Credential, sentence, toml })
     }
 }
@@ -155,8 +155,9 @@ impl HttpPolicy {
             }
         }
         let rule = nearest.map_or(Rule::Host, |(rule, _)| rule);
+        let agent = &super::toml_key(agent);
         let sentence = match rule {
-            _ if self.allow.is_empty() => format!("the agent `{agent}` may ask nobody: `[agents.{agent}.http]` allows no host"),
+            _ if self.allow.is_empty() => format!("the agent may ask nobody: `[agents.{agent}.http]` allows no host"),
             Rule::Scheme => format!("`[agents.{agent}.http]` allows `{}` with another scheme only", target.host),
             Rule::Port => format!("`[agents.{agent}.http]` does not allow port {} of `{}`", target.port, target.host),
             Rule::Path => format!("`[agents.{agent}.http]` allows other paths of `{}` only", target.host),
@@ -173,7 +174,7 @@ impl HttpPolicy {
     /// The refusal of an address that a listed name stands for, or of all of them.
     pub fn address_refused(&self, agent: &str, target: &Target, entry: &Allowed, address: IpAddr, kind: &str) -> Refusal {
         let sentence = format!("`{}` stands for {address}, {kind}, which only an entry with `addresses` allows", target.host);
-        let toml = self.toml(agent, Some(entry), Some(&entry.toml(None, Some(address))));
+        let toml = self.toml(&super::toml_key(agent), Some(entry), Some(&entry.toml(None, Some(address))));
         Refusal { rule: Rule::Address, sentence, toml: Some(toml) }
     }
 

@@ -81,13 +81,19 @@ impl Allowed {
         }
         addresses.sort_unstable();
         addresses.dedup();
-        let port = url.port_or_known_default().unwrap_or(if is_https { 443 } else { 80 });
+        let port = url.port_or_known_default().unwrap_or(own_port(is_https));
         Ok(Allowed { url, is_https, host, port, methods: (!methods.is_empty()).then_some(methods), addresses })
     }
 
     /// The addresses that the entry grants beside public ones, sorted.
     pub fn addresses(&self) -> &[IpNet] {
         &self.addresses
+    }
+
+    /// The entry as it is written for people: its URL, or a table where it says more.
+    pub fn shown(&self) -> String {
+        let toml = self.toml(None, None);
+        toml.trim_matches('"').to_owned()
     }
 
     /// The entry as TOML, with what is added to it.
@@ -121,8 +127,9 @@ impl Allowed {
         if !is_host {
             Some(Rule::Host)
         } else if self.port != target.port {
-            // A scheme of its own has a port of its own where none is given.
-            Some(if self.is_https == target.is_https { Rule::Port } else { Rule::Scheme })
+            // Where neither says a port, another one is another scheme's.
+            let own = self.port == own_port(self.is_https) && target.port == own_port(target.is_https);
+            Some(if own { Rule::Scheme } else { Rule::Port })
         } else if self.is_https != target.is_https {
             Some(Rule::Scheme)
         } else if !self.has_path(target.url.path()) {
@@ -142,6 +149,11 @@ impl Allowed {
         let Some(rest) = path.strip_prefix(prefix) else { return false };
         (prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')) && is_plain(path)
     }
+}
+
+/// The port of a scheme where none is given.
+const fn own_port(is_https: bool) -> u16 {
+    if is_https { 443 } else { 80 }
 }
 
 fn loopback() -> Vec<IpNet> {
@@ -234,7 +246,7 @@ impl Target {
         let text = format!("{scheme}://{authority}{}{path}", if path.starts_with('/') { "" } else { "/" });
         let url = Url::parse(&text).map_err(|error| refused(&format!("has a URL that is none ({error})")))?;
         let Some(host) = url.host_str().map(str::to_owned) else { return Err(refused("names no host")) };
-        let port = url.port_or_known_default().unwrap_or(if is_https { 443 } else { 80 });
+        let port = url.port_or_known_default().unwrap_or(own_port(is_https));
         Ok(Target { method, url, is_https, host, port })
     }
 

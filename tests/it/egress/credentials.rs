@@ -28,6 +28,8 @@ async fn the_value_is_put_in_and_what_the_host_repeats_of_it_is_masked() {
     }
     assert!(!stage.logs().contains(KEY) && stage.logs().contains("***"));
     assert_eq!(came.calls()[0].credentials, ["key"]);
+    stage.run(&format!("O\nG h {here} /echo accept-encoding gzip 0 r\n")).await;
+    assert!(server.seen()[2].header("accept-encoding").is_empty(), "nothing could be masked in what is compressed");
     assert!(!serde_json::to_string(came.record()).unwrap().contains("Tiger"));
 }
 

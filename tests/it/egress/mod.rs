@@ -1,7 +1,9 @@
 //! Outgoing HTTP of real guests: what they reach, and everything that they try beyond it.
 
+mod configuration;
 mod credentials;
 mod escapes;
+mod leak;
 mod limits;
 mod server;
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -158,7 +160,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, lo
     }
 }
 
-/// `/echo` tells the request's headers, `/status/N` has that status and the headers too, `/to/URL` redirects; everything else is "hello".
+/// `/echo` tells the request's headers, `/status/N` has that status and the headers too, `/last` tells every `authorization` that was ever
+/// sent, `/encoded` the same in base64 and JSON, `/to/URL` redirects; everything else is "hello".
 async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let headers: Vec<(String, String)> =
@@ -177,6 +180,13 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<Fu
     } else if let Some(status) = path.strip_prefix("/status/") {
         response = response.status(status.parse::<u16>().unwrap()).header("retry-after", "0");
         text = told;
+    } else if path == "/last" {
+        let seen = log.seen.lock().unwrap();
+        text = seen.iter().flat_map(|seen| seen.header("authorization")).collect::<Vec<_>>().join("\n");
+    } else if path == "/encoded" {
+        let seen = log.seen.lock().unwrap();
+        let all = seen.iter().flat_map(|seen| seen.header("authorization"));
+        text = all.map(|value| format!("{} {:?}\n", BASE64_STANDARD.encode(value), value)).collect();
     } else if let Some(to) = path.strip_prefix("/to/") {
         response = response.status(302).header("location", to);
     }

@@ -15,8 +15,8 @@ pub const ALL: &[Fixture] = &[("fetch", fetch)];
 /// METHOD is a letter of `GHPUDC` for GET, HEAD, POST, PUT, DELETE and CONNECT; SCHEME `h` or `s`. HEADER is `-` for none, CHUNKS so many
 /// times 4 KiB of zeros as the body, 0 for none. MODE is what becomes of the answer: `r` shows it, `d` reads and counts it, `k` keeps it
 /// unread, `n` waits for none. A line is the status, or `E` and the code of the error; then the body, the number of its bytes, or `!` and a
-/// code where it broke. A header that is refused adds `H` and a code. Before each request it reports "asking", and after it prints what the
-/// answer was to its standard output.
+/// code where it broke. A header that is refused adds `H` and a code. Before each request it reports "asking", and after it prints and
+/// emits what the answer was.
 pub fn fetch() -> Vec<u8> {
     agent(BODY, EXTRA)
 }
@@ -36,6 +36,7 @@ const BODY: &str = r#"
       (call $put @"
 ")
       (drop (call $write_text (local.get $fd) (local.get $i) (i32.sub (global.get $out) (local.get $i))))
+      (call $emit @"answer" (local.get $i) (i32.sub (global.get $out) (local.get $i)))
       (br $more)))
     (if (i32.and (global.get $failed) (i32.eq (local.get $code) (i32.const 84))) (then unreachable))
     (if (i32.and (global.get $failed) (i32.eq (local.get $code) (i32.const 80)))
