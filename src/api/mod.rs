@@ -139,7 +139,6 @@ fn operating() -> Router<Api> {
         .route("/runs/{id}/resume", post(runs::resume))
         .route("/runs/{id}/rerun", post(mend::rerun))
         .route("/runs/{id}/mirror", post(runs::mirror))
-        .route("/agents/{id}/memory", delete(memory::clear))
 }
 
 fn deploying() -> Router<Api> {

@@ -116,11 +116,13 @@ pub async fn execute(args: AgentsArgs, context: &Context) -> Result<Exit, Fault>
 }
 
 fn list(caller: &Caller<'_>, agents: &Value) -> String {
-    let mut table = Table::new(&["AGENT", "PLUGIN", "TIMEOUT", "MAX RUNNING", "CHANGED", "NAME"]);
+    let mut table = Table::new(&["AGENT", "PLUGIN", "STATE", "SERVES", "TIMEOUT", "MAX RUNNING", "CHANGED", "NAME"]);
     for agent in view::list(agents, "agents") {
         table.row(vec![
             Cell::new(view::shown(agent, "agent_id")),
             Cell::new(view::shown(agent, "plugin")),
+            view::status_cell(&state(agent)),
+            Cell::new(view::shown(agent, "digest").chars().take(12).collect::<String>()),
             Cell::number(view::text(agent, "timeout_seconds").map_or("default".to_owned(), |seconds| format!("{seconds}s"))),
             Cell::number(view::text(agent, "max_running").unwrap_or_else(|| "any".to_owned())),
             Cell::new(view::age(agent, "updated_at", caller.now())),
@@ -129,6 +131,18 @@ fn list(caller: &Caller<'_>, agents: &Value) -> String {
     }
     let empty = "no agents yet: drop a component into the plugins folder, and see with `sandclock plugins` what becomes of it";
     caller.page(&table, agents, empty)
+}
+
+/// What an agent's plugin is in the state of, or what holds it back.
+fn state(agent: &Value) -> String {
+    let is = |name: &str| view::at(agent, name).is_some_and(Value::is_object);
+    if is("paused") {
+        "paused".to_owned()
+    } else if is("quarantined") {
+        "quarantine".to_owned()
+    } else {
+        view::shown(agent, "state")
+    }
 }
 
 fn sheet(caller: &Caller<'_>, agent: &Value) -> String {

@@ -7,7 +7,7 @@
 //! How it fails: an upload that broke off leaves a record that no agent names; retention takes it, and what is no longer kept, after
 //! a while, a few parts at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -265,6 +265,20 @@ fn name_if_right(from: &Path, to: &Path, digest: Digest) -> std::io::Result<()> 
 
 fn unwritable(digest: &Digest, error: &std::io::Error) -> ManagerError {
     ManagerError::Host(format!("plugin {digest} cannot be brought here from the store: {error}; push it again, or make room"))
+}
+
+/// Removes the files of a private folder whose digests are not wanted.
+pub(super) fn remove_unwanted(folder: &Path, wanted: &HashSet<Digest>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let digest = name.to_str().and_then(|name| name.strip_suffix(".wasm")).and_then(|stem| Digest::parse(stem).ok());
+        if digest.is_some_and(|digest| !wanted.contains(&digest))
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::debug!(%error, path = %entry.path().display(), "the file of a pushed component could not be removed");
+        }
+    }
 }
 
 /// Removes the bytes of plugins that nobody has kept for a while; answers whether some are left for another turn.

@@ -7,7 +7,7 @@ use sandclock::store::sql::sqlite::SqliteStore;
 use sandclock::store::{CountScope, Kind, Store as _};
 use serde_json::{Value, json};
 
-use super::{answer, answered, digest, done, good, left_over, post, put, saved, verb, why};
+use super::{answer, answered, digest, done, good, left_over, names, post, put, saved, verb, why};
 use crate::guest::plain;
 use crate::process::daemon::Home;
 use crate::process::guests::{answers, gate};
@@ -151,6 +151,8 @@ async fn of_pushes_at_once_each_is_whole_and_the_same_one_is_one() {
     daemon.task("t", "a", json!({})).await;
     assert_eq!(answer(&daemon, "t").await.1, serving);
     assert!(left_over(&home).is_empty());
+    // The files of what serves no more go; the store has them.
+    daemon.until("/background/status", |_| names(&home.path(".sandclock/pushed")).len() == 1).await;
     daemon.stop().await;
 }
 
