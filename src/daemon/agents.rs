@@ -337,6 +337,8 @@ impl Start for SandboxStart {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
