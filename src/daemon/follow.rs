@@ -39,17 +39,13 @@ pub async fn follow(inner: Arc<Inner>, agents: Arc<Agents>, stop: CancellationTo
     let mut changes = agents.catalogue().changes();
     let mut coming: FuturesUnordered<Coming> = FuturesUnordered::new();
     let (fetches, mut warned) = (Arc::new(Semaphore::new(FETCHES)), HashMap::new());
-    let mut tidied = None;
     loop {
         let look = agents.begin_look();
         match see(&inner, &agents).await {
             Ok(seen) => {
                 let wanted = seen.wanted();
                 let digests = agents.looked(look, seen);
-                if tidied.as_ref() != Some(&wanted) {
-                    tidy(&inner, &agents, wanted.clone()).await;
-                    tidied = Some(wanted);
-                }
+                tidy(&inner, &agents, wanted).await;
                 inner.admission.bound_agents(agents.queue_bounds());
                 for digest in digests {
                     coming.push(Box::pin(bring(Arc::clone(&inner), Arc::clone(&agents), digest, Arc::clone(&fetches))));
@@ -79,7 +75,11 @@ pub async fn follow(inner: Arc<Inner>, agents: Arc<Agents>, stop: CancellationTo
 /// Removes the files of pushed components that serve no agent any more; the store has those that are kept.
 async fn tidy(inner: &Inner, agents: &Agents, wanted: HashSet<Digest>) {
     let Some(folder) = agents.pushed_folder().map(Path::to_owned) else { return };
-    if let Err(error) = inner.blocking(move || Ok(pushed::remove_unwanted(&folder, &wanted))).await {
+    let remove = move || {
+        pushed::remove_unwanted(&folder, &wanted);
+        Ok(())
+    };
+    if let Err(error) = inner.blocking(remove).await {
         tracing::debug!(%error, "the files of pushed components were not looked after");
     }
 }

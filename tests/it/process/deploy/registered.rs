@@ -32,6 +32,9 @@ async fn one_plugin_backs_many_agents_each_with_settings_of_its_own() {
         assert_eq!((&told["limits"]["memory_bytes"], &told["max_running"]), (&json!(16_777_216), &json!(1)));
         assert_eq!(post(&daemon, AGENTS, body).await.0, 200, "the same again changes nothing");
         daemon.task(&agent, &agent, json!({})).await;
+        let run = daemon.fire(&agent).await;
+        assert_eq!(run["policy"]["timeout_seconds"], 60, "{run}");
+        daemon.terminal(&run).await;
         assert_eq!(answer(&daemon, &agent).await, answered("q", &plain::echo()));
     }
     let (status, told) = post(&daemon, AGENTS, json!({"agent_id": "agent0", "plugin": "shared"})).await;
