@@ -5,10 +5,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::body::OptionalBody;
+use super::auth::Caller;
+use super::body::{JsonBody, OptionalBody};
 use super::error::Problem;
 use super::params::{NoParams, Params, PathId};
 use super::{Answer, Api};
+use crate::daemon::manager::refuse_secrets;
 use crate::domain::id::AgentId;
 use crate::domain::input::{Faults, Fields};
 
@@ -37,28 +39,61 @@ pub(super) async fn delete(State(api): State<Api>, PathId(id): PathId<AgentId>, 
     Ok(Json(json!({"status": "deleted"})))
 }
 
-/// `POST /background/agents`. An agent comes from a plugin, so there is nothing to register; what a script expects of the default
-/// agent is answered as if it had been registered when the daemon started.
-pub(super) async fn register(State(api): State<Api>, _: NoParams, OptionalBody(body): OptionalBody) -> Answer {
+/// `POST /background/agents`: registers an agent with the keys of `[agents.NAME]`. Without any of them it means the default agent, which
+/// is answered as if it had been registered when the daemon started.
+pub(super) async fn register(State(api): State<Api>, caller: Caller, _: NoParams, OptionalBody(body): OptionalBody) -> Answer {
+    let body = body.unwrap_or_else(|| json!({}));
+    // Before anything else looks at it: other refusals repeat what was given.
+    refuse_secrets(&body)?;
     let default_agent = &api.settings.default_agent;
+    let Value::Object(mut settings) = body else {
+        return Err(Faults::one("", "must be an object with the keys of `[agents.NAME]` and `agent_id`").into());
+    };
     let mut faults = Faults::new();
-    let mut fields = Fields::open("", body.unwrap_or_else(|| json!({})), &mut faults);
+    let head = ["agent_id", "replace", "spec"].into_iter().filter_map(|name| Some((name.to_owned(), settings.shift_remove(name)?)));
+    let mut fields = Fields::open("", Value::Object(head.collect()), &mut faults);
     let spec: Option<Value> = fields.raw("spec");
     let agent: Option<AgentId> = fields.optional("agent_id");
     let replace = fields.or("replace", false);
     if spec.is_some() {
         fields.fault(
             "spec",
-            "cannot be registered over HTTP: put a component into the plugins folder and it is an agent of its file's name, with its settings in the configuration",
+            "cannot be made into an agent by this version: an agent is a component, so push one (`sandclock push FILE.wasm`) or drop it into the plugins folder, and name it in `plugin`",
         );
-    } else if agent.as_ref().is_some_and(|agent| agent != default_agent) {
-        fields.fault("agent_id", format!("must be `{default_agent}` where there is no spec"));
+    } else if settings.is_empty() && agent.as_ref().is_some_and(|agent| agent != default_agent) {
+        fields.fault(
+            "agent_id",
+            format!("must be `{default_agent}` where nothing else is given; `plugin` names the component of another one"),
+        );
+    } else if !settings.is_empty() && agent.is_none() {
+        fields.fault("agent_id", "is required");
     }
-    fields.refuse_rest(&["agent_id", "replace", "spec"]);
     faults.into_result(())?;
-    let agent = api.manager.agent(default_agent)?;
-    if !replace {
-        return Err(Problem::new(StatusCode::CONFLICT, format!("Agent already registered: {default_agent}")));
+    match agent {
+        Some(agent) if !settings.is_empty() => {
+            Ok(Json(api.manager.register_agent(&agent, settings, replace, caller.name().map(str::to_owned)).await?))
+        }
+        _ => {
+            let agent = api.manager.agent(default_agent)?;
+            if !replace {
+                return Err(Problem::new(StatusCode::CONFLICT, format!("Agent already registered: {default_agent}")));
+            }
+            Ok(Json(agent))
+        }
     }
-    Ok(Json(agent))
+}
+
+/// `PATCH /background/agents/{id}`: changes the given keys of a registered agent; a null takes one away.
+pub(super) async fn update(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<AgentId>,
+    _: NoParams,
+    JsonBody(body): JsonBody,
+) -> Answer {
+    refuse_secrets(&body)?;
+    let Value::Object(patch) = body else {
+        return Err(Faults::one("", "must be an object with keys of `[agents.NAME]`").into());
+    };
+    Ok(Json(api.manager.update_agent(&id, patch, caller.name().map(str::to_owned)).await?))
 }

@@ -10,6 +10,7 @@
 mod agents;
 mod auth;
 mod body;
+mod deploy;
 mod error;
 mod health;
 mod idempotency;
@@ -32,7 +33,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use serde_json::Value;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -102,6 +103,7 @@ fn reading() -> Router<Api> {
         .route("/plugins", get(agents::plugins))
         .route("/agents", get(agents::list))
         .route("/agents/{id}", get(agents::show))
+        .route("/agents/{id}/history", get(deploy::history))
         .route("/agents/{id}/memory", get(memory::show))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
@@ -123,22 +125,29 @@ fn reading() -> Router<Api> {
 
 fn operating() -> Router<Api> {
     Router::new()
+        .route("/agents/{id}/memory", delete(memory::clear))
         .route("/tasks", post(tasks::register))
         .route("/tasks/{id}", patch(tasks::update).delete(tasks::delete))
         .route("/tasks/{id}/run", post(tasks::run))
         .route("/tasks/{id}/pause", post(tasks::pause))
         .route("/tasks/{id}/resume", post(tasks::resume))
+        .route("/agents/{id}/pause", post(deploy::pause))
+        .route("/agents/{id}/resume", post(deploy::resume))
         .route("/runs/rerun", post(mend::rerun_many))
         .route("/runs/cancel", post(mend::cancel_many))
         .route("/runs/{id}/cancel", post(runs::cancel))
         .route("/runs/{id}/resume", post(runs::resume))
         .route("/runs/{id}/rerun", post(mend::rerun))
         .route("/runs/{id}/mirror", post(runs::mirror))
-        .route("/agents/{id}/memory", delete(memory::clear))
 }
 
 fn deploying() -> Router<Api> {
-    Router::new().route("/agents", post(agents::register)).route("/agents/{id}", delete(agents::delete))
+    Router::new()
+        .route("/agents", post(agents::register))
+        .route("/agents/{id}", patch(agents::update).delete(agents::delete))
+        .route("/agents/{id}/plugin", put(deploy::push))
+        .route("/agents/{id}/rollback", post(deploy::roll_back))
+        .route("/agents/{id}/release", post(deploy::release))
 }
 
 async fn unknown_path(request: Request) -> Problem {

@@ -47,6 +47,11 @@ impl GuestOutput {
         self.screen.clear_status();
     }
 
+    /// Whether the guest leaves something that a daemon would keep for the next run.
+    pub fn has_kept(&self) -> bool {
+        !self.memory.is_empty()
+    }
+
     fn begun(&self) -> MutexGuard<'_, Begun> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,12 +9,14 @@ mod check;
 pub mod config_check;
 pub mod config_show;
 mod daemons;
+mod dev;
 pub mod exit;
 mod guest_output;
 mod human;
 pub mod init;
 mod memory;
 mod plugins;
+mod push;
 mod remote;
 mod run;
 mod runs;
@@ -57,6 +59,7 @@ pub struct Cli {
 enum Verb {
     Serve(serve::ServeArgs),
     Run(Box<run::RunArgs>),
+    Dev(Box<dev::DevArgs>),
     Check(check::CheckArgs),
     Init(setup::InitArgs),
     Config(setup::ConfigArgs),
@@ -65,6 +68,7 @@ enum Verb {
     Daemons(daemons::DaemonsArgs),
     Agents(agents::AgentsArgs),
     Plugins(plugins::PluginsArgs),
+    Push(push::PushArgs),
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
     Token(token::TokenArgs),
@@ -88,7 +92,7 @@ impl Context {
 pub async fn execute(cli: Cli) -> Exit {
     let env = Environment::of_process();
     let screen = Arc::new(Screen::of_process(&env));
-    let is_patient = matches!(cli.verb, Verb::Serve(_) | Verb::Run(_));
+    let is_patient = matches!(cli.verb, Verb::Serve(_) | Verb::Run(_) | Verb::Dev(_));
     let done = match Signals::listen(is_patient) {
         Ok(signals) => dispatch(cli.verb, &Context { env, screen: Arc::clone(&screen), signals }).await,
         Err(fault) => Err(fault),
@@ -111,6 +115,7 @@ async fn dispatch(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         // These end their work in an order of their own.
         Verb::Serve(args) => Box::pin(serve::execute(args, context)).await,
         Verb::Run(args) => Box::pin(run::execute(*args, context)).await,
+        Verb::Dev(args) => Box::pin(dev::execute(*args, context)).await,
         verb => tokio::select! {
             biased;
             done = Box::pin(at_once(verb, context)) => done,
@@ -124,6 +129,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
     match verb {
         Verb::Serve(args) => serve::execute(args, context).await,
         Verb::Run(args) => run::execute(*args, context).await,
+        Verb::Dev(args) => dev::execute(*args, context).await,
         Verb::Check(args) => check::execute(args, context).await,
         Verb::Init(args) => setup::execute_init(&args, context),
         Verb::Config(args) => setup::execute_config(&args, context),
@@ -132,6 +138,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Daemons(args) => daemons::execute(args, context).await,
         Verb::Agents(args) => agents::execute(args, context).await,
         Verb::Plugins(args) => plugins::execute(args, context).await,
+        Verb::Push(args) => push::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
         Verb::Token(args) => token::execute(args, context),

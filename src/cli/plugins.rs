@@ -33,12 +33,15 @@ fn list(caller: &Caller<'_>, plugins: &Value) -> String {
     for plugin in view::list(plugins, "plugins") {
         let serving = view::text(plugin, "digest").unwrap_or_else(|| "nothing".to_owned());
         table.row(vec![
-            Cell::new(view::shown(plugin, "file")),
+            Cell::new(match view::text(plugin, "source").as_deref() {
+                Some("push") => format!("{} (pushed)", view::shown(plugin, "plugin")),
+                _ => view::shown(plugin, "file"),
+            }),
             view::status_cell(&view::shown(plugin, "state")),
             Cell::number(view::count(plugin, "size").map(human::bytes).unwrap_or_default()),
             Cell::new(view::age(plugin, "modified_at", caller.now())),
             Cell::new(serving.chars().take(12).collect::<String>()),
-            Cell::new(view::shown(plugin, "reason")),
+            Cell::new(view::text(plugin, "reason").or_else(|| view::text(plugin, "overridden")).unwrap_or_default()),
         ]);
     }
     caller.page(&table, plugins, "no plugins yet: drop a component (*.wasm) into the daemon's plugins folder")

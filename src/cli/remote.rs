@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ use crate::config::{self, Environment, Secret};
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the daemon may take for one answer; streams have no limit.
 const ANSWER: Duration = Duration::from_secs(60);
+/// How long a push may take.
+const PUSH: Duration = Duration::from_secs(600);
 /// The longest text of an error that is shown, in characters.
 const LONGEST_DETAIL: usize = 4_000;
 
@@ -145,6 +147,15 @@ impl Remote {
         self.answer(request).await
     }
 
+    /// Puts a component to a path. It has more time than other requests: it is sent, compiled and kept.
+    ///
+    /// # Errors
+    /// The daemon is unreachable or says no.
+    pub async fn put(&self, segments: &[&str], query: &[(&str, String)], bytes: Vec<u8>) -> Result<Answer, Fault> {
+        let request = self.request(Method::PUT, self.url(segments, query)?).header(CONTENT_TYPE, "application/wasm").body(bytes);
+        self.answer_within(request, PUSH).await
+    }
+
     /// Deletes what stands at a path.
     ///
     /// # Errors
@@ -180,7 +191,11 @@ impl Remote {
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<Answer, Fault> {
-        let response = request.timeout(ANSWER).send().await.map_err(|error| self.unreachable(&error))?;
+        self.answer_within(request, ANSWER).await
+    }
+
+    async fn answer_within(&self, request: RequestBuilder, limit: Duration) -> Result<Answer, Fault> {
+        let response = request.timeout(limit).send().await.map_err(|error| self.unreachable(&error))?;
         if !response.status().is_success() {
             return Err(refused(response).await);
         }

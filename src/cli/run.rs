@@ -83,6 +83,9 @@ pub async fn execute(args: RunArgs, context: &Context) -> Result<Exit, Fault> {
         never = cancel(context, &signals, grace) => match never {},
     };
     host.finish();
+    if host.has_kept() {
+        context.screen.note("what the agent kept through wasi:keyvalue ends with this run; a daemon keeps it for the next");
+    }
     if let Ended::Completed(result) = &report.ended {
         keep_result(&workspace, result)?;
     }
@@ -119,7 +122,10 @@ async fn cancel(context: &Context, signals: &AttemptSignals, grace: Duration) ->
 }
 
 /// Keeps the result where a daemon does: as `output.md`, unless the agent wrote that.
-fn keep_result(workspace: &Path, result: &str) -> Result<(), Fault> {
+///
+/// # Errors
+/// The workspace takes no file.
+pub(super) fn keep_result(workspace: &Path, result: &str) -> Result<(), Fault> {
     // A file that is made anew is never one that a link of the guest's leads to.
     match std::fs::File::create_new(workspace.join(OUTPUT_MD)).and_then(|mut file| file.write_all(result.as_bytes())) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -129,7 +135,11 @@ fn keep_result(workspace: &Path, result: &str) -> Result<(), Fault> {
     }
 }
 
-fn tell(context: &Context, report: &AttemptReport, run: &RunId, workspace: &Path, is_json: bool) -> Result<(), Fault> {
+/// Shows how an attempt ended: its result on stdout, the rest on stderr.
+///
+/// # Errors
+/// The output cannot be written.
+pub(super) fn tell(context: &Context, report: &AttemptReport, run: &RunId, workspace: &Path, is_json: bool) -> Result<(), Fault> {
     let screen = &context.screen;
     let (status, result, error) = outcome(&report.ended);
     if is_json {

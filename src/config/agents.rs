@@ -89,7 +89,8 @@ pub(super) fn agents<'a>(
     agents
 }
 
-fn agent<'a>(
+/// Reads one agent's settings.
+pub(super) fn agent<'a>(
     reading: &mut Reading<'a>,
     id: &AgentId,
     node: Option<&'a Node>,

@@ -27,9 +27,11 @@ pub(super) fn retention(mut section: Section<'_, '_>) -> Retention {
     let skipped = kept(&mut section, key("skipped_seconds", "SANDCLOCK_RETENTION_SKIPPED_SECONDS"), 7 * DAY);
     let sessions = kept(&mut section, key("sessions_seconds", "SANDCLOCK_RETENTION_SESSIONS_SECONDS"), 90 * DAY);
     let runs_per_task = section.whole(key("runs_per_task", "SANDCLOCK_RETENTION_RUNS_PER_TASK"), 100_000, 0..=1_000_000_000);
+    let plugins =
+        section.seconds(key("plugins_seconds", "SANDCLOCK_RETENTION_PLUGINS_SECONDS"), Seconds::whole(3600), 1.0..=366.0 * 86_400.0);
     let pass = section.seconds(key("pass_seconds", "SANDCLOCK_RETENTION_PASS_SECONDS"), Seconds::whole(60), 0.1..=86_400.0);
     section.finish();
-    Retention { completed, failed, cancelled, skipped, sessions, runs_per_task, pass }
+    Retention { completed, failed, cancelled, skipped, sessions, runs_per_task, plugins, pass }
 }
 
 fn kept(section: &mut Section<'_, '_>, key: Key, default: u64) -> Option<Seconds> {

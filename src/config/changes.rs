@@ -13,11 +13,11 @@ use super::{Loaded, Settings};
 
 /// What a running daemon keeps as it was when it started: whole tables, and single settings.
 const NEXT_START: [&str; 14] = [
-    "server.tls_cert_file",
-    "server.tls_key_file",
     "default_agent",
     "server.listen",
     "server.api_prefix",
+    "server.tls_cert_file",
+    "server.tls_key_file",
     "server.request_timeout_seconds",
     "server.max_body_bytes",
     "store",
@@ -30,13 +30,14 @@ const NEXT_START: [&str; 14] = [
 ];
 
 /// What a running daemon takes: whole tables, and single settings.
-const LIVE: [&str; 17] = [
+const LIVE: [&str; 18] = [
+    "plugins",
     "credentials",
-    "tokens",
     "server.token",
     "server.token_file",
     "server.idempotency_seconds",
     "server.idempotency_keys",
+    "tokens",
     "worker.shutdown_grace_seconds",
     "worker.cancel_grace_seconds",
     "worker.timeout_seconds",

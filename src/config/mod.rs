@@ -4,6 +4,7 @@
 //! every setting remembers which it was. It fails with all that is wrong at once, one sentence each, and then gives no
 //! settings at all; only in a text that is not TOML are the settings not judged.
 
+mod agent_file;
 mod agents;
 mod bounds;
 mod bucket;
@@ -14,7 +15,7 @@ mod environment;
 mod fault;
 mod http;
 mod named_store;
-
+mod registered;
 mod section;
 mod seed;
 mod server;
@@ -31,10 +32,12 @@ use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
 
 pub use crate::domain::secret::{Secret, TokenHash};
+pub use agent_file::{AGENT_FILE, AgentFile, agent_file};
 pub use client::{Client, client};
 pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, Origin};
 pub use named_store::{NamedStore, named_store, shows_password};
+pub use registered::registered_agent;
 pub use section::Entry;
 pub use settings::{
     AgentSettings, BucketSettings, LogFormat, Logging, NamedToken, Paths, Queue, Retention, Scheduler, Server, Settings, StoreSettings,
@@ -54,7 +57,7 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "default_agent",
     "server",
     "tokens",
@@ -65,6 +68,7 @@ const SECTIONS: [&str; 15] = [
     "scheduler",
     "queue",
     "retention",
+    "plugins",
     "agents",
     "credentials",
     "limits",
@@ -162,6 +166,7 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let scheduler = scheduler(reading.section(root, "scheduler"));
     let queue = bounds::queue(reading.section(root, "queue"));
     let retention = bounds::retention(reading.section(root, "retention"));
+    let quarantine_after = plugins(reading.section(root, "plugins"));
     let logging = logging(reading.section(root, "logging"));
     let mut section = reading.section(root, "limits");
     let limits = agents::limits(&mut section, &Limits::default());
@@ -169,7 +174,23 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let credentials = http::credentials(reading, root.get("credentials"));
     let agents = agents::agents(reading, root.get("agents"), &default_agent, (&limits, &credentials));
     let tasks = agents::tasks(reading, root.get("tasks"));
-    Settings { server, store, paths, bucket, worker, scheduler, queue, retention, default_agent, agents, limits, tasks, logging }
+    Settings {
+        server,
+        store,
+        paths,
+        bucket,
+        worker,
+        scheduler,
+        queue,
+        retention,
+        default_agent,
+        agents,
+        limits,
+        credentials: credentials.into_iter().filter_map(|(name, credential)| Some((name, credential?))).collect(),
+        quarantine_after,
+        tasks,
+        logging,
+    }
 }
 
 fn default_agent<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> AgentId {
@@ -257,6 +278,12 @@ fn scheduler(mut section: Section<'_, '_>) -> Scheduler {
     let poll = section.seconds(key("poll_seconds", "SANDCLOCK_POLL_SECONDS"), Seconds::whole(5), 0.05..=3600.0);
     section.finish();
     Scheduler { dispatch_batch, misfire_grace, poll }
+}
+
+fn plugins(mut section: Section<'_, '_>) -> u32 {
+    let quarantine_after = section.whole(key("quarantine_after", "SANDCLOCK_QUARANTINE_AFTER"), 5, 0..=1_000_000);
+    section.finish();
+    quarantine_after
 }
 
 fn logging(mut section: Section<'_, '_>) -> Logging {

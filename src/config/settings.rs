@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::agent::Limits;
-use crate::domain::http::HttpPolicy;
+use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::role::Roles;
 use crate::domain::task::Task;
@@ -44,6 +44,10 @@ pub struct Settings {
     pub agents: BTreeMap<AgentId, AgentSettings>,
     /// What one attempt of an agent may use when its entry does not say otherwise.
     pub limits: Limits,
+    /// What is put into requests to one host, by the names that agents use.
+    pub credentials: BTreeMap<String, Arc<Credential>>,
+    /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
+    pub quarantine_after: u32,
     /// The tasks of the file, in its order, each with a valid id of its own and otherwise unjudged.
     pub tasks: Vec<TaskEntry>,
     /// What the daemon says of itself.
@@ -210,6 +214,8 @@ pub struct Retention {
     pub sessions: Option<Seconds>,
     /// How many ended runs of a task are kept; 0 for any number.
     pub runs_per_task: u64,
+    /// The bytes of pushed plugins that no agent keeps.
+    pub plugins: Seconds,
     /// How often to look for what is to go.
     pub pass: Seconds,
 }

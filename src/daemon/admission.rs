@@ -5,6 +5,7 @@
 //!
 //! How it fails: while the store does not answer, the last counts stand.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,22 @@ impl Admission {
             }
         }
         state.read_at = None;
+    }
+
+    /// Bounds the runs of these agents that may wait from now on, and of no others.
+    pub fn bound_agents(&self, bounds: BTreeMap<AgentId, u64>) {
+        let mut state = self.state();
+        state.rooms.retain(|room| !matches!(&room.what, What::RunsOf(agent) if !bounds.contains_key(agent)));
+        for (agent, most) in bounds {
+            let what = What::RunsOf(agent);
+            match state.rooms.iter_mut().find(|room| room.what == what) {
+                Some(room) => room.most = most,
+                None => {
+                    state.rooms.push(Room { what, most, there: 0, since: 0, open: 0, full: false });
+                    state.read_at = None;
+                }
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

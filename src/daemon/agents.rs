@@ -1,26 +1,42 @@
 //! Which agents there are, and what an attempt of each starts from.
 //!
-//! Every plugin is an agent of its own name; the configuration adds agents and settles what they may use.
+//! Every plugin is an agent of its own name; the configuration and the API add agents and settle what they may use. What the store says
+//! of them, pushes and pauses among it, is taken in by [`super::follow`].
 
-use std::collections::BTreeMap;
+mod crashes;
+mod deployed;
+mod registered;
+mod told;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::egress;
-use super::executor::{Executor, Offer, Offered, Start};
+use super::executor::{Executor, Offer, Offered, Start, Tripped};
 use crate::clock::Clock;
-use crate::config::AgentSettings;
+use crate::config::{AgentSettings, registered_agent};
 use crate::domain::agent::{Agent, Limits};
-use crate::domain::http::HttpPolicy;
+use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
-use crate::domain::time::Timestamp;
+use crate::domain::input::Faults;
+use crate::domain::time::{Seconds, Timestamp};
 use crate::egress::Gateway;
-use crate::plugins::{Catalogue, Loaded, PluginState, PluginStatus, Preparer};
-use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, GuestHost, Prepared, Sandbox};
+use crate::plugins::{Catalogue, Loaded, PluginStatus, Preparer};
+use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, Prepared, Sandbox};
 use crate::store::ClaimAgent;
+
+use crashes::Crashes;
+pub(super) use deployed::Hold;
+use deployed::Looks;
+pub(super) use registered::id_of as registered_id_of;
+pub use registered::{Registered, StoredAgent};
+pub(super) use told::Said;
+use told::{Here, Told};
 
 /// Prepares components for the sandbox.
 pub struct SandboxPreparer(pub Arc<Sandbox>);
@@ -40,12 +56,28 @@ pub struct Roster {
     pub configured: BTreeMap<AgentId, AgentSettings>,
     /// The limits of agents that the configuration does not name.
     pub limits: Limits,
+    /// The credentials that agents may name.
+    pub credentials: BTreeMap<String, Arc<Credential>>,
+    /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
+    pub quarantine_after: u32,
 }
 
 impl Roster {
     /// What is set for an agent: what the configuration says, or else every default.
     pub fn settings_of(&self, agent: &AgentId) -> AgentSettings {
-        self.configured.get(agent).cloned().unwrap_or_else(|| AgentSettings {
+        self.configured.get(agent).cloned().unwrap_or_else(|| self.unnamed(agent))
+    }
+
+    /// Reads the settings of an agent that is registered.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub(super) fn read(&self, agent: &AgentId, settings: &Map<String, Value>) -> Result<AgentSettings, Faults> {
+        registered_agent(agent, settings, &self.limits, &self.credentials)
+    }
+
+    fn unnamed(&self, agent: &AgentId) -> AgentSettings {
+        AgentSettings {
             plugin: agent.as_str().to_owned(),
             name: None,
             timeout: None,
@@ -56,7 +88,7 @@ impl Roster {
             limits: self.limits.clone(),
             http: Arc::default(),
             metadata: BTreeMap::new(),
-        })
+        }
     }
 }
 
@@ -68,6 +100,11 @@ pub struct Agents {
     roster: ArcSwap<Roster>,
     started_at: Timestamp,
     offer: Mutex<Option<(u64, Offer)>>,
+    told: Told,
+    crashes: Crashes,
+    looks: Looks,
+    /// Where pushed components lie as files; none where this daemon takes no pushes.
+    pushed: Option<PathBuf>,
 }
 
 impl Agents {
@@ -78,12 +115,35 @@ impl Agents {
         roster: Roster,
         clock: &dyn Clock,
     ) -> Self {
-        Agents { sandbox, gateway, catalogue, roster: ArcSwap::from_pointee(roster), started_at: clock.now(), offer: Mutex::default() }
+        Agents {
+            sandbox,
+            gateway,
+            catalogue,
+            roster: ArcSwap::from_pointee(roster),
+            started_at: clock.now(),
+            offer: Mutex::default(),
+            told: Told::default(),
+            crashes: Crashes::default(),
+            looks: Looks::default(),
+            pushed: None,
+        }
+    }
+
+    /// Takes pushes, and keeps their files in this private folder.
+    #[must_use]
+    pub fn with_pushes(self, folder: PathBuf) -> Self {
+        Agents { pushed: Some(folder), ..self }
+    }
+
+    /// Where pushed components lie as files; none where this daemon takes no pushes.
+    pub(super) fn pushed_folder(&self) -> Option<&Path> {
+        self.pushed.as_deref()
     }
 
     /// Puts other settings into force for the attempts that start from now on.
     pub fn configure(&self, roster: Roster) {
         self.roster.store(Arc::new(roster));
+        self.read_registered_again();
         // Offers are kept by the catalogue's version: one that was made meanwhile is made again.
         self.catalogue.touch();
     }
@@ -94,10 +154,16 @@ impl Agents {
     }
 
     fn settings_of(&self, agent: &AgentId) -> AgentSettings {
-        self.roster.load().settings_of(agent)
+        let (roster, said) = (self.roster.load(), self.told.said.load());
+        let registered = said.registered.get(agent).and_then(|(_, registered)| registered.settings.as_ref().ok());
+        match registered.filter(|_| !roster.configured.contains_key(agent)) {
+            Some(settings) => settings.clone(),
+            None => roster.settings_of(agent),
+        }
     }
 
-    fn is_configured(&self, agent: &AgentId) -> bool {
+    /// Whether the configuration of this daemon names the agent.
+    pub(super) fn is_configured(&self, agent: &AgentId) -> bool {
         self.roster.load().configured.contains_key(agent)
     }
 
@@ -106,10 +172,19 @@ impl Agents {
         self.catalogue.list().into_iter().find(|plugin| plugin.stem == stem)
     }
 
-    /// The ids of all agents: those of the configuration and those of the plugins.
+    /// Whether the plugins folder has a file for an agent.
+    pub(super) fn has_file(&self, agent: &AgentId) -> bool {
+        self.plugin_of(agent).is_some()
+    }
+
+    /// The ids of all agents: those of the configuration, of the API, of pushes and of the plugins.
     pub fn ids(&self) -> Vec<AgentId> {
+        let said = self.told.said.load();
+        let pushed = said.deployments.iter().filter(|(_, (_, deployment))| !deployment.history.is_empty()).map(|(agent, _)| agent.clone());
         let plugins = self.catalogue.list().into_iter().filter_map(|plugin| AgentId::parse(&plugin.stem).ok());
-        let mut ids: Vec<AgentId> = self.roster.load().configured.keys().cloned().chain(plugins).collect();
+        let configured = self.roster.load();
+        let named = configured.configured.keys().chain(said.registered.keys()).cloned();
+        let mut ids: Vec<AgentId> = named.chain(pushed).chain(plugins).collect();
         ids.sort();
         ids.dedup();
         ids
@@ -117,39 +192,44 @@ impl Agents {
 
     /// Whether there is such an agent, whatever the state of its plugin.
     pub fn knows(&self, agent: &AgentId) -> bool {
-        self.is_configured(agent) || self.plugin_of(agent).is_some()
+        self.is_configured(agent) || self.is_said(agent) || self.plugin_of(agent).is_some()
     }
 
     /// Where an agent comes from, for people.
     pub fn origin_of(&self, agent: &AgentId) -> String {
-        match (self.is_configured(agent), self.plugin_of(agent)) {
-            (true, _) => "the configuration".to_owned(),
-            (false, Some(plugin)) => format!("the plugin file {}", plugin.file_name),
-            (false, None) => "nowhere".to_owned(),
+        match (self.origin(agent), self.plugin_of(agent)) {
+            ("plugin", Some(plugin)) => format!("the plugin file {}", plugin.file_name),
+            ("configuration", _) => "the configuration".to_owned(),
+            (other, _) => format!("a {other}"),
+        }
+    }
+
+    /// Where an agent comes from, in a word.
+    pub(super) fn origin(&self, agent: &AgentId) -> &'static str {
+        if self.is_configured(agent) {
+            "configuration"
+        } else if self.told.said.load().registered.contains_key(agent) {
+            "registration"
+        } else if self.plugin_of(agent).is_some() {
+            "plugin"
+        } else {
+            "push"
         }
     }
 
     /// Why an agent's runs cannot start here; none when they can.
     pub fn why_not_serving(&self, agent: &AgentId) -> Option<String> {
-        let stem = self.settings_of(agent).plugin;
-        if self.catalogue.serving(&stem).is_some() {
-            return None;
-        }
-        Some(match self.plugin_of(agent).map(|plugin| plugin.state) {
-            Some(PluginState::Compiling) => format!("its plugin `{stem}` is being compiled"),
-            Some(PluginState::Rejected { reason }) => format!("its plugin `{stem}` was rejected: {reason}"),
-            Some(PluginState::Accepted { .. }) | None => format!("there is no plugin file `{stem}.wasm` in the plugins folder"),
-        })
+        self.hold_of(agent).map(|hold| hold.to_string())
     }
 
     /// An agent as the API shows it; none when there is no such one.
     pub fn show(&self, agent: &AgentId) -> Option<Value> {
-        let plugin = self.plugin_of(agent);
-        if plugin.is_none() && !self.is_configured(agent) {
+        if !self.knows(agent) {
             return None;
         }
+        let plugin = self.plugin_of(agent);
         let settings = self.settings_of(agent);
-        let updated_at = plugin.as_ref().and_then(|plugin| plugin.modified_at).unwrap_or(self.started_at);
+        let updated_at = plugin.as_ref().and_then(|plugin| plugin.modified_at).max(self.said_at(agent)).unwrap_or(self.started_at);
         let shown = Agent {
             agent_id: agent.clone(),
             name: settings.name.unwrap_or_else(|| agent.as_str().to_owned()),
@@ -171,23 +251,20 @@ impl Agents {
         };
         let mut shown = serde_json::to_value(shown).ok()?;
         if let Value::Object(object) = &mut shown {
-            let (state, reason) = match plugin.as_ref().map(|plugin| &plugin.state) {
-                Some(PluginState::Compiling) => ("compiling", None),
-                Some(PluginState::Accepted { .. }) => ("accepted", None),
-                Some(PluginState::Rejected { reason }) => ("rejected", Some(reason.clone())),
-                None => ("missing", self.why_not_serving(agent)),
-            };
-            object.insert("state".to_owned(), json!(state));
-            object.insert("reason".to_owned(), json!(reason));
-            object.insert("digest".to_owned(), json!(plugin.and_then(|plugin| plugin.serving).map(|digest| digest.to_string())));
+            object.extend(self.show_deployed(agent, plugin.as_ref()));
         }
         Some(shown)
     }
 
     fn make_offer(&self) -> Offer {
+        let mut last = HashMap::new();
         let offered = self.ids().into_iter().filter_map(|agent| {
             let settings = self.settings_of(&agent);
-            let loaded = self.catalogue.serving(&settings.plugin)?;
+            let loaded = self.loaded_of(&agent, &settings.plugin).ok()?;
+            last.insert(agent.clone(), Arc::clone(&loaded));
+            if self.held_back(&agent, &loaded.digest).is_some() {
+                return None;
+            }
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
             let env = settings.env.into_iter().collect();
             let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
@@ -195,7 +272,9 @@ impl Agents {
             let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, config, http: settings.http };
             Some(Offered { claim, start: Arc::new(start) })
         });
-        Arc::new(offered.collect())
+        let offer = Arc::new(offered.collect());
+        self.told.note_last(last);
+        offer
     }
 }
 
@@ -211,6 +290,18 @@ impl Executor for Agents {
                 offer
             }
         }
+    }
+
+    fn timeout_of(&self, agent: &AgentId) -> Option<Seconds> {
+        self.settings_of(agent).timeout
+    }
+
+    fn note_end(&self, agent: &AgentId, digest: &str, ended: &Ended) -> Option<Tripped> {
+        self.note_crash(agent, digest, ended)
+    }
+
+    fn settle(&self, tripped: &Tripped, is_kept: bool) {
+        self.settle_crash(tripped, is_kept);
     }
 }
 
@@ -241,5 +332,20 @@ impl Start for SandboxStart {
         spec.env.clone_from(&self.env);
         spec.config = Arc::clone(&self.config);
         egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), host, signals).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_read_as_texts() {
+        let values = json!({"text": "as it \"is\"", "number": 0.5, "flag": true, "list": [1, "b"], "table": {"a": null}});
+        let values: BTreeMap<String, Value> = values.as_object().unwrap().clone().into_iter().collect();
+        let wanted = [("flag", "true"), ("list", "[1,\"b\"]"), ("number", "0.5"), ("table", "{\"a\":null}"), ("text", "as it \"is\"")];
+        assert_eq!(config_texts(&values).to_vec(), wanted.map(|(name, text)| (name.to_owned(), text.to_owned())));
     }
 }

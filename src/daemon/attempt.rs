@@ -5,6 +5,7 @@
 //! its outcome is committed, so that whoever sees the outcome finds them; a lost lease ends it without a word to the store.
 
 mod bucket;
+mod quarantine;
 mod workspace;
 
 use std::convert::Infallible;
@@ -16,8 +17,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use super::committer::CommitError;
+use super::deployment;
 use super::error::ManagerError;
-use super::executor::Start;
+use super::executor::{Start, Tripped};
 use super::guest::{AttemptHost, CLAIMED};
 use super::inner::Inner;
 use super::kept::{self, Left};
@@ -110,6 +112,8 @@ struct Remains {
     http: Option<HttpCalls>,
     /// Where it worked; none when it did not come to that.
     workspace: Option<Workspace>,
+    /// That its digest has crashed too often, if it has.
+    tripped: Option<Tripped>,
 }
 
 impl Work<'_> {
@@ -123,16 +127,24 @@ impl Work<'_> {
                 let host = Arc::new(AttemptHost::new(inner, run, attempt, self.live.clone(), logs));
                 let report = self.guest(start, self.spec(workspace.as_ref()), &host).await;
                 host.close_logs();
+                // Before the place is free: whoever takes it next goes by what this attempt said of its digest.
+                let tripped = self.tripped(&report.ended);
+                let mut told = host.take();
+                told.extend(tripped.as_ref().map(|tripped| self.quarantine_event(tripped)));
                 let http = Some(report.usage.http.clone()).filter(|http| http.total > 0);
-                (self.word_of(report), Remains { attempt: host.attempt(), told: host.take(), http, workspace })
+                (self.word_of(report), Remains { attempt: host.attempt(), told, http, workspace, tripped })
             }
             Err(word) => {
                 let attempt = (CLAIMED, Arc::new(self.claimed.attempt.clone()));
-                (word, Remains { attempt, told: Vec::new(), http: None, workspace: None })
+                (word, Remains { attempt, told: Vec::new(), http: None, workspace: None, tripped: None })
             }
         };
         drop(slot);
-        self.end(word, remains).await;
+        let tripped = remains.tripped.clone();
+        let is_kept = self.end(word, remains).await;
+        if let Some(tripped) = tripped {
+            self.inner.executor.settle(&tripped, is_kept);
+        }
     }
 
     /// Runs the guest, writes what it tells meanwhile, and ends its grace after a cancel.
@@ -240,12 +252,12 @@ impl Work<'_> {
         }
     }
 
-    /// Decides what comes of the attempt and commits it.
-    async fn end(&self, word: Word, remains: Remains) {
+    /// Decides what comes of the attempt and commits it; answers whether that came about.
+    async fn end(&self, word: Word, remains: Remains) -> bool {
         let run_id = &self.run.run_id;
         if matches!(word, Word::Lost) {
             self.live.say_lost(run_id);
-            return;
+            return false;
         }
         let chance = self.inner.entropy.fraction();
         let fence = self.fence;
@@ -259,7 +271,7 @@ impl Work<'_> {
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());
-        let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return };
+        let Ok(expected) = decide(Run::clone(&self.run), Attempt::clone(&remains.attempt.1), now) else { return false };
         let moves = self.live.history_moves();
         let mut mirrored = self.mirror(&expected, &remains).await;
         let left = self.upload(remains.workspace.as_ref()).await;
@@ -283,11 +295,11 @@ impl Work<'_> {
                         self.inner.mirror_from_store(run_id, remains.workspace).await;
                     }
                     tracing::debug!(status = run.status.as_str(), "the attempt ended");
-                    return;
+                    return true;
                 }
                 Err(error) if error.is_loss() || matches!(error, CommitError::Refused(_)) => {
                     self.live.say_lost(run_id);
-                    return;
+                    return false;
                 }
                 Err(CommitError::Store(error)) if error.is_transient() => {
                     tracing::debug!(%error, "the attempt's outcome is not kept yet; it is offered again");
@@ -297,7 +309,7 @@ impl Work<'_> {
                 }
                 Err(error) => {
                     tracing::error!(error = %ManagerError::from(error), "the attempt's outcome cannot be kept; recovery takes the run up");
-                    return;
+                    return false;
                 }
             }
             // As long as the lease holds nobody else takes the run up, and the outcome is still worth keeping.
@@ -307,6 +319,7 @@ impl Work<'_> {
             tokio::time::sleep(GATHER).await;
         }
         tracing::error!("the store did not take the attempt's outcome while its lease held; recovery takes the run up");
+        false
     }
 
     async fn commit<D>(&self, decide: Arc<D>, at: Timestamp, remains: &Remains, left: &Left) -> Result<Arc<Run>, CommitError<ManagerError>>
@@ -317,14 +330,18 @@ impl Work<'_> {
         let claimed = Arc::clone(&self.run);
         let (run_key, attempt_key) = (RecordId::run(&run_id), RecordId::attempt(&run_id, number));
         let (rev, attempt) = &remains.attempt;
-        let told = remains.told.clone();
+        let (told, tripped) = (remains.told.clone(), remains.tripped.clone());
         let known =
             vec![Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)), Known::at(attempt_key.clone(), *rev, Arc::clone(attempt))];
-        let reads = if matches!(left, Left::Nothing) { Vec::new() } else { vec![kept::id_of(&run_id)] };
+        let mut reads = if matches!(left, Left::Nothing) { Vec::new() } else { vec![kept::id_of(&run_id)] };
+        reads.extend(tripped.as_ref().map(|tripped| deployment::id_of(&tripped.agent)));
         let (left, daemon) = (left.clone(), self.inner.settings().worker.daemon().to_owned());
         let decide = move |txn: &mut Txn<'_>| {
             txn.held(&run_id, fence);
             left.keep(txn, &run_id, &daemon, fence)?;
+            if let Some(tripped) = &tripped {
+                quarantine::keep(txn, tripped, &run_id)?;
+            }
             let run = transitions::run_of(txn, &run_id)?;
             let Some(attempt) = txn.get::<Attempt, _>(&attempt_key)? else {
                 return Err(ManagerError::not_found("Attempt", &attempt_key).into());

@@ -48,6 +48,8 @@ pub struct Retention {
     pub sessions: Option<Duration>,
     /// How many ended runs of a task are kept; none for any number.
     pub runs_per_task: Option<u64>,
+    /// The bytes of pushed plugins that no agent keeps: for longer than a push takes.
+    pub plugins: Duration,
     /// How often to look for what is to go.
     pub pass: Duration,
 }
@@ -61,6 +63,7 @@ impl Default for Retention {
             skipped: None,
             sessions: None,
             runs_per_task: None,
+            plugins: Duration::from_secs(3600),
             pass: Duration::from_secs(60),
         }
     }

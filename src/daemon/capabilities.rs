@@ -180,3 +180,58 @@ fn key(agent: &AgentId) -> String {
     let is_bare = agent.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
     if is_bare { agent.to_string() } else { format!("\"{agent}\"") }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Environment, parse};
+
+    fn told(config: &str, imports: &[&str]) -> Vec<(&'static str, Grant, Option<String>)> {
+        let agent = AgentId::parse("my.agent").unwrap();
+        let settings = parse(config, Path::new("x.toml"), &Environment::default()).unwrap().settings.agents.remove(&agent).unwrap();
+        let imports: Vec<String> = imports.iter().map(|import| format!("{import}@0.2.6")).collect();
+        let told = capabilities(&agent, &imports, &settings);
+        for import in imports.iter().filter(|import| !is_carrier(import)) {
+            assert_eq!(told.iter().filter(|one| one.imports.contains(import)).count(), 1, "{import} is told of once");
+        }
+        told.into_iter().map(|one| (one.name, one.grant, one.toml)).collect()
+    }
+
+    const ALL: [&str; 9] = [
+        "wasi:io/streams",
+        "wasi:filesystem/types",
+        "wasi:cli/environment",
+        "wasi:config/store",
+        "wasi:http/outgoing-handler",
+        "wasi:http/types",
+        "wasi:sockets/tcp",
+        "wasi:keyvalue/store",
+        "acme:other/thing",
+    ];
+
+    #[test]
+    fn what_is_missing_is_told_with_lines_that_grant_it() {
+        let before = told("[agents.\"my.agent\"]\n", &ALL);
+        let of = |name: &str| before.iter().find(|one| one.0 == name).unwrap().1;
+        assert_eq!([of("files"), of("memory"), of("other")], [Grant::Granted; 3]);
+        assert_eq!([of("environment"), of("config"), of("HTTP")], [Grant::Missing; 3]);
+        assert_eq!(of("sockets"), Grant::Refused);
+        let lines: Vec<String> = before.iter().filter_map(|one| one.2.clone()).collect();
+        assert_eq!(lines.len(), 3);
+        // Pasted, each grants what it says.
+        for (name, line) in before.iter().filter_map(|one| Some((one.0, one.2.clone()?))) {
+            let after = told(&line, &ALL);
+            assert_eq!(after.iter().find(|one| one.0 == name).unwrap().1, Grant::Granted, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_granted_to_a_plugin_that_cannot_ask_is_unused() {
+        let config = "[agents.\"my.agent\"]\nenv = { A = \"b\" }\nconfig = { c = 1 }\nhttp = { allow = [\"https://api.example.com\"] }";
+        let named: Vec<_> = told(config, &["wasi:filesystem/types", "wasi:http/types"]).into_iter().map(|one| (one.0, one.1)).collect();
+        let unused = |name| (name, Grant::Unused);
+        assert_eq!(named, [("files", Grant::Granted), unused("environment"), unused("config"), unused("HTTP")]);
+    }
+}

@@ -387,11 +387,13 @@ impl Work {
     fn committed(&self, group: Group) {
         let mut ready = false;
         let mut schedules = false;
+        let mut agents = false;
         let mut runs: Vec<RunId> = Vec::new();
         let mut cancels: Vec<RunId> = Vec::new();
         for (waiting, footprint) in group.members {
             ready |= footprint.notices.ready;
             schedules |= footprint.notices.schedules;
+            agents |= footprint.notices.agents;
             footprint.notices.cancels.iter().for_each(|run| self.parts.live.ask_cancel(run));
             runs.extend(footprint.notices.runs);
             cancels.extend(footprint.notices.cancels);
@@ -404,6 +406,9 @@ impl Work {
         if schedules {
             self.parts.wakeups.schedules.notify_one();
         }
-        self.parts.wakeups.others.note(Hint { from: None, ready, schedules, runs, cancels });
+        if agents {
+            self.parts.wakeups.agents.notify_one();
+        }
+        self.parts.wakeups.others.note(Hint { from: None, ready, schedules, agents, runs, cancels });
     }
 }

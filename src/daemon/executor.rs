@@ -5,7 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::agent::Limits;
-use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, GuestHost};
+use crate::domain::id::AgentId;
+use crate::domain::time::Seconds;
+use crate::plugins::Digest;
+use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost};
 use crate::store::ClaimAgent;
 
 /// Starts attempts of one agent from one digest.
@@ -42,4 +45,31 @@ pub type Offer = Arc<Vec<Offered>>;
 pub trait Executor: Send + Sync + 'static {
     /// The agents whose runs may be claimed now.
     fn offer(&self) -> Offer;
+
+    /// The time limit of an attempt of this agent whose task gives none, where the agent gives one.
+    fn timeout_of(&self, _agent: &AgentId) -> Option<Seconds> {
+        None
+    }
+
+    /// Takes note of how an attempt of a digest ended; answers where the digest has crashed too often in a row. It is offered no more
+    /// from then on, and whoever asked says with [`Executor::settle`] whether the store keeps that.
+    fn note_end(&self, _agent: &AgentId, _digest: &str, _ended: &Ended) -> Option<Tripped> {
+        None
+    }
+
+    /// The outcome of the attempt that tripped it was committed, or was not.
+    fn settle(&self, _tripped: &Tripped, _is_kept: bool) {}
+}
+
+/// A digest that has crashed too often in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tripped {
+    /// Whose attempts they were.
+    pub agent: AgentId,
+    /// The digest.
+    pub digest: Digest,
+    /// How many attempts in a row crashed.
+    pub crashes: u32,
+    /// What became of the last one.
+    pub error: String,
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agents::{Roster, SandboxPreparer, config_texts};
+use super::agents::{SandboxPreparer, config_texts};
 use super::capabilities::{Capability, capabilities};
 use super::egress;
 pub use super::memory::RunMemory;
-use super::open::sandbox_settings;
+use super::open::{roster, sandbox_settings};
 use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::domain::id::{AgentId, RunId, TaskId};
@@ -48,6 +48,40 @@ pub struct PluginReport {
     pub capabilities: Vec<Capability>,
 }
 
+/// A sandbox that loads one plugin after the other.
+pub struct Workbench {
+    sandbox: Arc<Sandbox>,
+    gateway: Arc<Gateway>,
+    loader: Loader<SandboxPreparer>,
+    settings: Settings,
+}
+
+impl Workbench {
+    /// With the configuration's limits and cache.
+    ///
+    /// # Errors
+    /// The sandbox or the compile threads cannot be started.
+    pub fn open(settings: &Settings) -> Result<Workbench, ForegroundError> {
+        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
+        let mut plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
+        // The whole machine waits for this one.
+        plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
+        Ok(Workbench { sandbox, gateway, loader, settings: settings.clone() })
+    }
+
+    /// Loads a plugin file.
+    ///
+    /// # Errors
+    /// The daemon would refuse it too, and why.
+    pub async fn load(&self, plugin: &Path) -> Result<Foreground, ForegroundError> {
+        let loaded = self.loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
+        let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
+        Ok(Foreground { sandbox, gateway, loaded, settings: self.settings.clone() })
+    }
+}
+
 /// A plugin that is ready for one attempt after the other.
 pub struct Foreground {
     sandbox: Arc<Sandbox>,
@@ -76,14 +110,7 @@ impl Foreground {
     /// # Errors
     /// The daemon would refuse it too, and why.
     pub async fn load(plugin: &Path, settings: &Settings) -> Result<Foreground, ForegroundError> {
-        let sandbox = Arc::new(Sandbox::new(&sandbox_settings(settings))?);
-        let mut plugins = PluginSettings::new(&settings.paths.plugins, &settings.paths.cache);
-        // The whole machine waits for this one.
-        plugins.compile_threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let loader = Loader::open(&plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox)))?;
-        let loaded = loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
-        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
-        Ok(Foreground { sandbox, gateway, loaded, settings: settings.clone() })
+        Workbench::open(settings)?.load(plugin).await
     }
 
     /// The same with another gateway, such as one with a resolver of its own.
@@ -96,7 +123,7 @@ impl Foreground {
     pub fn report(&self, agent: Option<&AgentId>) -> PluginReport {
         let prepared = &self.loaded.prepared;
         let agent = agent.cloned().or_else(|| AgentId::parse(&self.loaded.stem).ok());
-        let roster = Roster { configured: self.settings.agents.clone(), limits: self.settings.limits.clone() };
+        let roster = roster(&self.settings);
         let told = agent.as_ref().map(|agent| capabilities(agent, prepared.imports(), &roster.settings_of(agent)));
         PluginReport {
             digest: self.loaded.digest.to_string(),

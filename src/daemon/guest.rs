@@ -45,7 +45,7 @@ impl AttemptHost {
     pub fn new(inner: &Inner, run: Arc<Run>, claimed: Attempt, live: LiveRun, logs: LogWriter) -> Self {
         let (store, committer, entropy) = (Arc::clone(&inner.store), inner.committer.clone(), Arc::clone(&inner.entropy));
         AttemptHost {
-            memory: AttemptMemory::new(store, committer, entropy, &run, live.clone()),
+            memory: AttemptMemory::new(store, committer, entropy, Arc::clone(&run), live.clone()),
             run,
             clock: Arc::clone(&inner.clock),
             committer: inner.committer.clone(),

@@ -61,7 +61,7 @@ pub async fn listen(inner: Arc<Inner>, stop: CancellationToken) {
             match inner.store.hints().await {
                 Ok(mut hints) => {
                     // What was told before is not told again.
-                    look(&inner, Hint { ready: true, schedules: true, ..Hint::default() });
+                    look(&inner, Hint { ready: true, schedules: true, agents: true, ..Hint::default() });
                     while let Some(hint) = hints.next().await {
                         wait = AGAIN.0;
                         if hint.from.as_ref() != Some(&inner.settings().worker) {
@@ -85,7 +85,7 @@ pub async fn listen(inner: Arc<Inner>, stop: CancellationToken) {
 }
 
 fn look(inner: &Inner, hint: Hint) {
-    let Hint { ready, schedules, runs, cancels, .. } = hint;
+    let Hint { ready, schedules, agents, runs, cancels, .. } = hint;
     for live in cancels.iter().filter_map(|run| inner.live.get(run)) {
         live.ask_cancel();
     }
@@ -95,5 +95,8 @@ fn look(inner: &Inner, hint: Hint) {
     }
     if schedules {
         inner.wakeups.schedules.notify_one();
+    }
+    if agents {
+        inner.wakeups.agents.notify_one();
     }
 }

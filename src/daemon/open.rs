@@ -21,6 +21,7 @@ use super::manager::{Manager, Registered};
 use super::reload::ConfigurationReport;
 use super::run::{Daemon, DaemonParts};
 use super::spawn::OnRuntime;
+use super::upload;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::config::{ConfigFaults, Loaded, Settings};
 use crate::domain::agent::Limits;
@@ -155,9 +156,11 @@ impl Opened {
             Ok(summary) => report(&summary),
             Err(_) => tracing::info!("plugins are still being compiled; their agents serve when they are ready"),
         }
-        let roster = Roster { configured: settings.agents.clone(), limits: settings.limits.clone() };
+        let pushed = settings.paths.data.join("pushed");
+        upload::make_folder(&pushed).map_err(|source| OpenError::Folder { path: pushed.clone(), source })?;
         let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::clone(&clock));
-        let agents = Arc::new(Agents::new((sandbox, gateway), catalogue.clone(), roster, &*clock));
+        let agents = Agents::new((sandbox, gateway), catalogue.clone(), roster(settings), &*clock).with_pushes(pushed);
+        let agents = Arc::new(agents);
         let mut daemon = Daemon::open(DaemonParts {
             store,
             clock,
@@ -170,6 +173,14 @@ impl Opened {
             settings: daemon_settings(settings, &identity),
         })
         .await?;
+        // Pushed plugins that are compiled already serve at once, too.
+        let pushes = async {
+            agents.seen_once().await;
+            agents.all_here().await;
+        };
+        if tokio::time::timeout(FIRST_SCAN, pushes).await.is_err() {
+            tracing::info!("pushed plugins are still on their way; their agents serve when they are ready");
+        }
         // A schedule that the configuration has changed must not fire once more as it was.
         apply_tasks(daemon.manager(), tasks, loaded.file.as_deref()).await?;
         daemon.manager().note_configuration(ConfigurationReport::at_start(loaded));
@@ -191,7 +202,7 @@ impl Opened {
         let tasks = tasks_of(&settings, &SystemClock)?;
         let beyond = within(&self.sandbox, &mut settings);
         self.manager().configure(daemon_settings(&settings, &self.identity));
-        self.agents.configure(Roster { configured: settings.agents, limits: settings.limits });
+        self.agents.configure(roster(&settings));
         apply_tasks(self.manager(), tasks, loaded.file.as_deref()).await?;
         Ok(beyond)
     }
@@ -219,6 +230,16 @@ impl Opened {
             tracing::error!(%error, "the plugins' watcher ended in a panic");
         }
         self.daemon.stop(grace, hurry).await;
+    }
+}
+
+/// What is set for agents.
+pub fn roster(settings: &Settings) -> Roster {
+    Roster {
+        configured: settings.agents.clone(),
+        limits: settings.limits.clone(),
+        credentials: settings.credentials.clone(),
+        quarantine_after: settings.quarantine_after,
     }
 }
 
@@ -281,6 +302,7 @@ fn bounds(settings: &Settings) -> Bounds {
             skipped: span(retention.skipped),
             sessions: span(retention.sessions),
             runs_per_task: number(retention.runs_per_task),
+            plugins: retention.plugins.duration(),
             pass: retention.pass.duration(),
         },
         max_queued_runs: number(queue.max_queued_runs),

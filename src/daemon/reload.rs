@@ -86,7 +86,8 @@ impl<'a> Follower<'a> {
             Some(file) => Some(FileWatch::new(file).await),
             None => None,
         };
-        let mut is_owed = false;
+        // What changed since the daemon read it at its start, before it was watched.
+        let mut is_owed = self.turn(false, watch.as_ref(), &took).await;
         loop {
             let changed = async {
                 match &mut watch {
@@ -99,23 +100,29 @@ impl<'a> Follower<'a> {
                 () = changed => false,
                 () = tokio::time::sleep(AGAIN), if is_owed => true,
             };
-            let read = self.read().await;
-            // What was read while the file changed is read again when it rests.
-            if let (Some(watch), false) = (&watch, is_asked)
-                && !watch.is_as_seen().await
-            {
-                continue;
-            }
-            let taken = match read {
-                Ok(loaded) => self.take(loaded, is_asked).await,
-                Err(faults) => Err(NotTaken::Faulty(faults)),
-            };
-            is_owed = matches!(taken, Err(NotTaken::Later(_)));
-            match taken {
-                Ok(()) => took(&self.now.settings),
-                Err(refused) => self.tell_refused(refused),
-            }
+            is_owed = self.turn(is_asked, watch.as_ref(), &took).await;
         }
+    }
+
+    /// Reads the configuration once and takes it; answers whether that is to be tried again.
+    async fn turn(&mut self, is_asked: bool, watch: Option<&FileWatch>, took: &impl Fn(&Settings)) -> bool {
+        let read = self.read().await;
+        // What was read while the file changed is read again when it rests.
+        if let (Some(watch), false) = (watch, is_asked)
+            && !watch.is_as_seen().await
+        {
+            return false;
+        }
+        let taken = match read {
+            Ok(loaded) => self.take(loaded, is_asked).await,
+            Err(faults) => Err(NotTaken::Faulty(faults)),
+        };
+        let is_owed = matches!(taken, Err(NotTaken::Later(_)));
+        match taken {
+            Ok(()) => took(&self.now.settings),
+            Err(refused) => self.tell_refused(refused),
+        }
+        is_owed
     }
 
     async fn read(&self) -> Result<Loaded, ConfigFaults> {
@@ -131,14 +138,24 @@ impl<'a> Follower<'a> {
     async fn take(&mut self, mut loaded: Loaded, is_asked: bool) -> Result<(), NotTaken> {
         let mut next_start: Vec<String> = changes::waiting(self.started, &loaded).iter().map(ToString::to_string).collect();
         next_start.extend(self.keep_closed(&mut loaded.settings));
+        // Tasks and whoever asks for a run must mean the same agent.
+        loaded.settings.default_agent.clone_from(&self.started.settings.default_agent);
+        // The command line may have switched the worker off.
+        loaded.settings.worker.enabled = self.started.settings.worker.enabled;
         let changed: Vec<String> = changes::differences(&self.now, &loaded).into_iter().map(|difference| difference.key).collect();
         let is_same = self.now.settings == loaded.settings;
+        let before = self.opened.manager().configuration();
+        if is_same && !is_asked && before.faults.is_empty() && before.next_start == next_start {
+            let report = ConfigurationReport { read_at: SystemClock.now(), ..(*before).clone() };
+            self.opened.manager().note_configuration(report);
+            self.now = loaded;
+            return Ok(());
+        }
         next_start.extend(self.opened.reload(&loaded).await.map_err(|error| match error {
             OpenError::Tasks(faults) => NotTaken::Faulty(faults),
             OpenError::Manager(error) if error.is_outage() => NotTaken::Later(error),
             error => NotTaken::Faulty(ConfigFaults(vec![fault(error.to_string())])),
         })?);
-        let before = self.opened.manager().configuration();
         let report = ConfigurationReport { next_start, ..ConfigurationReport::at_start(&loaded) };
         if !is_same {
             for warning in &loaded.warnings {
@@ -158,7 +175,7 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// A daemon that listens on a public address keeps its token, whatever the file says of the addresses to come.
+    /// A daemon that listens on a public address keeps its tokens, whatever the file says of the addresses to come.
     fn keep_closed(&self, settings: &mut Settings) -> Option<String> {
         let is_public = self.started.settings.server.listen.iter().any(|address| !address.ip().to_canonical().is_loopback());
         let is_open = |server: &Server| server.token.is_none() && server.tokens.is_empty();

@@ -1,5 +1,5 @@
-//! Deletes what has been kept for long enough: ended runs by status and age, and by number a task; skip ranges; idempotency keys; the key-values
-//! of sessions.
+//! Deletes what has been kept for long enough: ended runs by status and age, and by number a task; skip ranges; idempotency keys; the
+//! key-values of sessions; the bytes of pushed plugins that no agent keeps.
 //!
 //! Invariants: only what has ended is deleted, judged again in the commit that deletes it; the store's clock tells how long ago it
 //! ended; the totals of schedules are not touched. The work is done in small changes with a rest after each as long as it took, so
@@ -18,6 +18,7 @@ use super::fleet;
 use super::inner::Inner;
 use super::memory;
 use super::outage::tell_unless_out;
+use super::pushed;
 use super::removal;
 use super::sweep;
 use super::transitions::Step;
@@ -95,6 +96,7 @@ impl Pass<'_> {
         }
         more |= self.records_that(DueKind::Aged { kind: Kind::Idempotency, for_at_least: Duration::ZERO }).await?;
         more |= self.records_that(DueKind::Aged { kind: Kind::Daemon, for_at_least: fleet::KEPT }).await?;
+        more |= pushed::sweep_unused(self.inner).await?;
         if let Some(for_at_least) = self.inner.settings().bounds.retention.sessions {
             more |= self.sessions_that(DueKind::Aged { kind: Kind::KeyValue, for_at_least }).await?;
         }

@@ -20,7 +20,7 @@ use super::outage::{self, Outage, Watched};
 use super::owed::OwedMirrors;
 use super::signals::Wakeups;
 use super::spawn::{Part, Spawner};
-use super::{fleet, hints, recovery, renewals, retention, scheduler, worker};
+use super::{fleet, follow, hints, recovery, renewals, retention, scheduler, worker};
 use crate::clock::{Clock, Entropy};
 use crate::sandbox::Stop;
 use crate::store::{Store, StoreError};
@@ -129,6 +129,10 @@ impl Daemon {
         if inner.settings().hints {
             keepers.push(inner.spawner.spawn(Box::pin(hints::tell(Arc::clone(&inner), upkeep.clone()))));
             keepers.push(inner.spawner.spawn(Box::pin(hints::listen(Arc::clone(&inner), upkeep.clone()))));
+        }
+        if let Some(agents) = &parts.agents {
+            let following = follow::follow(Arc::clone(&inner), Arc::clone(agents), upkeep.clone());
+            keepers.push(inner.spawner.spawn(Box::pin(following)));
         }
         let (manager, offers) = (Manager::new(Arc::clone(&inner), parts.agents), parts.offers);
         Ok(Daemon { inner, manager, attempts, offers, intake, upkeep, takers, keepers, committing, heartbeats, renewing })

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{Admission, Place};
 use super::entities::skip_range_id;
 use super::error::ManagerError;
+use super::executor::Executor;
 use super::inner::Inner;
 use super::outage::tell_unless_out;
 use super::transitions::{self, Step};
@@ -105,8 +106,9 @@ async fn dispatch_one(inner: Arc<Inner>, record: Record, now: Timestamp) -> Opti
         let occurrence = |nominal| RunId::of_occurrence(&task, &state.incarnation, state.schedule_revision, nominal);
         ids.extend(state.next_nominal_at.map(|nominal| RecordId::run(&occurrence(nominal))));
         let known = Known::at(record.id.clone(), record.rev, state);
+        let executor = Arc::clone(&inner.executor);
         let (settings, mut queue) = (inner.settings(), Queue { admission: Arc::clone(&inner.admission), places: Vec::new() });
-        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, &settings, &mut queue, now);
+        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, (&settings, &*executor), &mut queue, now);
         inner.committer.commit(ids, vec![known], decide).await.map_err(ManagerError::from)
     }
     .await;
@@ -130,7 +132,13 @@ impl Queue {
 }
 
 /// Decides about a task's due occurrences.
-fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSettings, queue: &mut Queue, now: Timestamp) -> Step<()> {
+fn dispatch_due(
+    txn: &mut Txn<'_>,
+    task_id: &TaskId,
+    (settings, executor): (&super::DaemonSettings, &dyn Executor),
+    queue: &mut Queue,
+    now: Timestamp,
+) -> Step<()> {
     let state_id = RecordId::schedule(task_id);
     let Some(state) = txn.get::<ScheduleState, _>(&state_id)? else { return Ok(()) };
     let Some(task) = txn.get::<Task, _>(&RecordId::task(task_id))? else {
@@ -142,7 +150,9 @@ fn dispatch_due(txn: &mut Txn<'_>, task_id: &TaskId, settings: &super::DaemonSet
     if due.fire.is_empty() && due.skipped.is_none() {
         return Ok(());
     }
-    let drafts: Vec<Draft> = due.fire.iter().map(|nominal| draft(&task, &state, *nominal, settings)).collect();
+    let default_timeout = executor.timeout_of(&task.agent_id).unwrap_or(settings.timeout);
+    let of = |nominal: &Timestamp| Draft { default_timeout, ..draft(&task, &state, *nominal, settings) };
+    let drafts: Vec<Draft> = due.fire.iter().map(of).collect();
     txn.need(&drafts.iter().map(|draft| RecordId::run(&draft.run_id)).collect::<Vec<_>>())?;
     let (mut admitted, mut refused) = (0, None);
     for draft in drafts {

@@ -15,6 +15,8 @@ pub struct Wakeups {
     pub ready: Notify,
     /// A schedule changed.
     pub schedules: Notify,
+    /// What the store says of agents changed.
+    pub agents: Notify,
     /// What is kept, and for how long, changed.
     pub bounds: Notify,
     /// What the store's other daemons are to hear.

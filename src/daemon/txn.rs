@@ -202,6 +202,7 @@ pub(super) struct Footprint {
 pub(super) struct Notices {
     pub(super) ready: bool,
     pub(super) schedules: bool,
+    pub(super) agents: bool,
     pub(super) cancels: Vec<RunId>,
     pub(super) runs: Vec<RunId>,
 }
@@ -272,6 +273,7 @@ impl<'a> Txn<'a> {
         self.footprint.bytes += put.body.len();
         match T::KIND {
             Kind::Schedule => self.footprint.notices.schedules = true,
+            Kind::Deployment | Kind::Agent => self.footprint.notices.agents = true,
             Kind::Run => {
                 self.footprint.notices.ready |= put.index.ready;
             }
@@ -295,6 +297,7 @@ impl<'a> Txn<'a> {
 
     /// Deletes a record, with what hangs on it.
     pub fn delete(&mut self, id: RecordId) {
+        self.footprint.notices.agents |= matches!(id.kind, Kind::Deployment | Kind::Agent);
         self.footprint.touched.push(id.clone());
         self.staged.insert(id, Staged::Delete);
     }

@@ -58,6 +58,8 @@ event_names! {
     Progress = "background_run_progress",
     /// An event of the agent's own.
     Agent = "background_agent_event",
+    /// The agent's digest has crashed too often in a row with this attempt, and starts no more.
+    Quarantined = "background_agent_quarantined",
     /// The run succeeded.
     Completed = "background_run_completed",
     /// The run failed.

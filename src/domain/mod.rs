@@ -14,6 +14,7 @@ pub mod role;
 pub mod run;
 pub mod schedule;
 pub mod secret;
+pub mod secret_search;
 pub mod task;
 pub mod text;
 pub mod time;

@@ -46,6 +46,10 @@ pub enum Code {
     AgentUnknown,
     /// The agent's plugin does not serve.
     AgentNotServing,
+    /// Somebody paused the agent.
+    AgentPaused,
+    /// The agent's digest crashed too often in a row.
+    AgentQuarantined,
     /// As many of the agent's runs execute as may.
     AgentAtLimit,
     /// As many runs execute here as may.
@@ -85,6 +89,10 @@ pub enum AgentHere {
     Unknown,
     /// It knows the agent and cannot start it, for this reason.
     NotServing(String),
+    /// The agent is paused: when, by whom and why.
+    Paused(String),
+    /// The agent's digest is in quarantine: since when and why.
+    Quarantined(String),
     /// It can start attempts.
     Serves {
         /// How many runs of the agent may be leased at once.

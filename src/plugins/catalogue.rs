@@ -2,6 +2,7 @@
 //!
 //! Invariant: readers never wait, neither for a scan nor for a compile; the map they read is replaced whole.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use wasmtime::Engine;
 
 use super::books::{Books, Serving, Task};
+use super::folder::Stamp;
 use super::{Digest, Loaded, Loader, PluginError, PluginSettings, PluginState, PluginStatus, Preparer, folder};
 
 /// What one scan found changed, or could not do.
@@ -54,6 +56,8 @@ impl<P: Preparer> Clone for Catalogue<P> {
 pub(super) struct Survey {
     /// The files that wait for a verdict.
     pub(super) pending: Vec<OsString>,
+    /// What the files looked like that can be plugins.
+    pub(super) stamps: HashMap<OsString, Stamp>,
     summary: ScanSummary,
 }
 
@@ -92,7 +96,7 @@ impl<P: Preparer> Catalogue<P> {
     /// Looks at the whole folder once, and ends when every file that it found changed is accepted or rejected. Files that
     /// another scan is examining already are left to it. Dropping the future leaves the rest to the next scan.
     pub async fn scan(&self) -> ScanSummary {
-        let Survey { pending, mut summary } = self.survey().await;
+        let Survey { pending, mut summary, .. } = self.survey().await;
         let mut jobs: FuturesUnordered<_> = pending.into_iter().map(|name| self.examine(name)).collect();
         while let Some(news) = jobs.next().await {
             match news {
@@ -128,6 +132,11 @@ impl<P: Preparer> Catalogue<P> {
         self.0.version.send_modify(|version| *version += 1);
     }
 
+    /// The largest plugin file, in bytes.
+    pub fn max_file_bytes(&self) -> u64 {
+        self.0.settings.max_file_bytes
+    }
+
     /// Why the folder cannot be read, if so. What serves is then what served before.
     pub fn fault(&self) -> Option<String> {
         self.0.fault.load().as_ref().clone()
@@ -149,6 +158,7 @@ impl<P: Preparer> Catalogue<P> {
         let survey = tokio::task::spawn_blocking(move || survey(&inner)).await;
         survey.unwrap_or_else(|_| Survey {
             pending: Vec::new(),
+            stamps: HashMap::new(),
             summary: ScanSummary { fault: Some("the scan was given up: scan again".to_owned()), ..ScanSummary::default() },
         })
     }
@@ -162,10 +172,12 @@ fn survey<P: Preparer>(inner: &Inner<P>) -> Survey {
         Err(error) => {
             let fault = unreadable(path, &error);
             inner.note_fault(Some(fault.clone()));
-            return Survey { pending: Vec::new(), summary: ScanSummary { fault: Some(fault), ..ScanSummary::default() } };
+            let summary = ScanSummary { fault: Some(fault), ..ScanSummary::default() };
+            return Survey { pending: Vec::new(), stamps: HashMap::new(), summary };
         }
     };
     inner.note_fault(None);
+    let stamps = found.iter().filter_map(|file| Some((file.name.clone(), *file.look.as_ref().ok()?))).collect();
     let mut books = inner.books();
     let done = books.reconcile(found);
     if done.changed || !done.removed.is_empty() {
@@ -180,7 +192,7 @@ fn survey<P: Preparer>(inner: &Inner<P>) -> Survey {
     }
     let rejected = done.refused.into_iter().map(|(file_name, _)| file_name).collect();
     let (removed, unchanged) = (done.removed, done.unchanged);
-    Survey { pending: done.pending, summary: ScanSummary { rejected, removed, unchanged, ..ScanSummary::default() } }
+    Survey { pending: done.pending, stamps, summary: ScanSummary { rejected, removed, unchanged, ..ScanSummary::default() } }
 }
 
 fn unreadable(folder: &Path, error: &std::io::Error) -> String {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
 /// Small enough to stay in the processor's cache.
@@ -23,18 +24,27 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
-    /// The digest of all that a reader gives, and how many bytes that was.
-    pub(super) fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
-        let mut hash = Sha256::new();
-        let length = in_chunks(&mut reader, |chunk| hash.update(chunk))?;
-        Ok((Digest(hash.finalize().into()), length))
+    /// The digest of the bytes that went through a hash.
+    pub fn of_hash(hash: Sha256) -> Self {
+        Digest(hash.finalize().into())
     }
 
-    /// Reads 64 hexadecimal digits.
+    /// The digest of all that a reader gives, and how many bytes that was.
+    ///
+    /// # Errors
+    /// The reader fails.
+    pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
+        let mut hash = Sha256::new();
+        let length = in_chunks(&mut reader, |chunk| hash.update(chunk))?;
+        Ok((Digest::of_hash(hash), length))
+    }
+
+    /// Reads 64 hexadecimal digits, with or without `sha256:` before them.
     ///
     /// # Errors
     /// The text is anything else.
     pub fn parse(text: &str) -> Result<Self, InvalidDigest> {
+        let text = text.strip_prefix("sha256:").unwrap_or(text);
         let mut bytes = [0; 32];
         if text.len() != 64 {
             return Err(InvalidDigest);
@@ -51,6 +61,19 @@ impl Digest {
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(de::Error::custom)
     }
 }
 
@@ -91,6 +114,8 @@ mod tests {
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Digest::of(b"abc").to_string(), text);
         assert_eq!(Digest::parse(text), Ok(Digest::of(b"abc")));
+        assert_eq!(Digest::parse(&format!("sha256:{text}")), Ok(Digest::of(b"abc")));
+        assert_eq!(serde_json::from_value::<Digest>(serde_json::json!(Digest::of(b"abc"))).unwrap(), Digest::of(b"abc"));
     }
 
     #[test]

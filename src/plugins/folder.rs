@@ -42,6 +42,11 @@ impl Stamp {
         }
     }
 
+    /// The file's size in bytes.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
     #[cfg(test)]
     pub(super) fn numbered(inode: u64) -> Self {
         Stamp { device: 1, inode, size: 1, mtime_ns: 0, ctime_ns: 0 }

@@ -167,11 +167,12 @@ impl<P: Preparer> Loader<P> {
             !unwanted
         };
         let answer = self.0.compiler.in_turn(begun, move || inner.look(&order, Step::Compile)).await;
-        match tokio::time::timeout(self.0.compile_time_limit, answer).await {
+        let size = quick.read.map_or(0, |(stamp, _)| stamp.size());
+        match tokio::time::timeout(self.0.time_limit(size), answer).await {
             Ok(Ok(examined)) => examined,
             Ok(Err(_)) if unwanted => Examined { verdict: Verdict::Unwanted, ..quick },
             Ok(Err(_)) => Examined { verdict: Verdict::Refused(None, Refused::for_now(given_up(&name))), ..quick },
-            Err(_) => Examined { verdict: Verdict::Refused(Some(digest), self.0.too_slow(&name)), ..quick },
+            Err(_) => Examined { verdict: Verdict::Refused(Some(digest), self.0.too_slow(&name, size)), ..quick },
         }
     }
 
@@ -248,8 +249,9 @@ impl<P: Preparer> Inner<P> {
         let started = Instant::now();
         let component = self.compiler.compile(name, bytes).map_err(Refused::for_good)?;
         // What was refused as too slow must not be found in the cache at the next start.
-        if started.elapsed() > self.compile_time_limit {
-            return Err(self.too_slow(name));
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if started.elapsed() > self.time_limit(size) {
+            return Err(self.too_slow(name, size));
         }
         if let Some(cache) = &self.cache {
             cache.store(self.compiler.engine(), &digest, &component);
@@ -257,8 +259,15 @@ impl<P: Preparer> Inner<P> {
         Ok(component)
     }
 
-    fn too_slow(&self, name: &str) -> Refused {
-        let limit = self.compile_time_limit.as_secs_f64();
+    /// How long a component of so many bytes may take: compiles give way to everything else, and a large one that a busy machine
+    /// holds up must not be refused for it.
+    fn time_limit(&self, bytes: u64) -> Duration {
+        let more = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        self.compile_time_limit.saturating_add((self.compile_time_limit / 4).saturating_mul(more))
+    }
+
+    fn too_slow(&self, name: &str, bytes: u64) -> Refused {
+        let limit = self.time_limit(bytes).as_secs_f64();
         Refused::for_good(format!("compiling `{name}` takes longer than {limit} s: make it smaller or raise the limit"))
     }
 

@@ -56,7 +56,7 @@ pub struct PluginSettings {
     pub cache: PathBuf,
     /// The largest plugin file, in bytes.
     pub max_file_bytes: u64,
-    /// The longest that one component may take to compile.
+    /// The longest that a component of less than 1 MiB may take to compile; a larger one has a quarter of it more for each MiB.
     pub compile_time_limit: Duration,
     /// How many threads compile, at least one. They run at a low priority.
     pub compile_threads: usize,
@@ -74,7 +74,7 @@ impl PluginSettings {
             max_file_bytes: 64 << 20,
             compile_time_limit: Duration::from_secs(60),
             compile_threads: cores.min(4),
-            poll_interval: Duration::from_secs(5),
+            poll_interval: Duration::from_secs(2),
         }
     }
 }

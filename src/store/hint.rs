@@ -21,6 +21,8 @@ pub struct Hint {
     pub ready: bool,
     /// A schedule changed.
     pub schedules: bool,
+    /// What the store says of agents changed: which digest serves one, a pause, a registration.
+    pub agents: bool,
     /// Runs about which something was committed.
     pub runs: Vec<RunId>,
     /// Runs whose cancel was asked for.
@@ -32,6 +34,7 @@ impl Hint {
     pub fn merge(&mut self, other: Hint) {
         self.ready |= other.ready;
         self.schedules |= other.schedules;
+        self.agents |= other.agents;
         for (own, others) in [(&mut self.runs, other.runs), (&mut self.cancels, other.cancels)] {
             own.extend(others);
             own.truncate(MOST_RUNS);
@@ -40,7 +43,7 @@ impl Hint {
 
     /// Whether it tells of nothing.
     pub fn is_empty(&self) -> bool {
-        !self.ready && !self.schedules && self.runs.is_empty() && self.cancels.is_empty()
+        !self.ready && !self.schedules && !self.agents && self.runs.is_empty() && self.cancels.is_empty()
     }
 
     /// The hint as it is sent.

@@ -2,6 +2,7 @@
 //! against a real one.
 
 mod client;
+mod dev;
 mod hostile;
 mod https;
 mod local;

@@ -3,8 +3,10 @@
 mod bulk;
 mod configured;
 mod denied;
+mod deploy;
 mod files;
 mod memory;
+mod registered;
 mod runs;
 mod status;
 mod tasks;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use super::agents::Agents;
 use super::error::ManagerError;
@@ -30,14 +33,20 @@ use crate::domain::run::Trigger;
 use crate::domain::time::Timestamp;
 use crate::store::{PageRequest, Record, RecordId, Scope, StoreError};
 
+pub use super::deployment::{Back, Wish};
 pub use super::signals::RunWatch;
+pub use super::upload::Upload;
 pub use bulk::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
+pub use deploy::Deployed;
 pub use files::{FileContent, WorkspaceFile, WorkspaceListing};
+pub use registered::refuse_secrets;
 pub use runs::RunWish;
 pub use tasks::Registered;
 
 /// How many records are read at a time.
 const PAGE_PART: usize = 100;
+/// How many components may come in at once.
+const UPLOADS: usize = 4;
 /// A page ends with the record that passes this many bytes.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -49,6 +58,8 @@ struct Shared {
     inner: Arc<Inner>,
     agents: Option<Arc<Agents>>,
     running: AtomicBool,
+    /// How many more components may come in at once.
+    uploads: Arc<Semaphore>,
     configuration: ArcSwap<ConfigurationReport>,
 }
 
@@ -66,7 +77,8 @@ pub struct Listing<T> {
 impl Manager {
     pub(super) fn new(inner: Arc<Inner>, agents: Option<Arc<Agents>>) -> Self {
         let none = ConfigurationReport { file: None, read_at: inner.clock.now(), faults: Vec::new(), next_start: Vec::new() };
-        Manager(Arc::new(Shared { inner, agents, running: AtomicBool::new(true), configuration: ArcSwap::from_pointee(none) }))
+        let (running, uploads) = (AtomicBool::new(true), Arc::new(Semaphore::new(UPLOADS)));
+        Manager(Arc::new(Shared { inner, agents, running, uploads, configuration: ArcSwap::from_pointee(none) }))
     }
 
     pub(super) fn stop_running(&self) {

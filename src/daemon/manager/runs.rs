@@ -120,7 +120,7 @@ impl Manager {
         draft.query = query;
         draft.by = wish.by;
         draft.trigger_metadata = wish.metadata;
-        let admission = Arc::clone(&inner.admission);
+        let (admission, executor) = (Arc::clone(&inner.admission), Arc::clone(&inner.executor));
         let (mut in_queue, mut of_key) = (None, None);
         let mut reads = source.reads();
         reads.extend(once.as_ref().map(Once::id));
@@ -135,7 +135,8 @@ impl Manager {
                 }
                 once.take_place(&mut of_key)?;
             }
-            let (task, draft) = source.draft(txn, draft.clone())?;
+            let (task, mut draft) = source.draft(txn, draft.clone())?;
+            draft.default_timeout = executor.timeout_of(&task.agent_id).unwrap_or(draft.default_timeout);
             if in_queue.is_none() {
                 in_queue = Some(admission.run(&task.agent_id)?);
             }

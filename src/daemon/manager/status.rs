@@ -92,17 +92,7 @@ impl Manager {
         shown.ok_or_else(|| ManagerError::not_found("Agent", agent))
     }
 
-    /// Deletes an agent. Those of plugin files and of the configuration are removed where they come from.
-    ///
-    /// # Errors
-    /// There is no such agent, or it is not the API's to delete.
-    pub async fn delete_agent(&self, agent: &AgentId, _force: bool) -> Result<(), ManagerError> {
-        self.agent(agent)?;
-        let origin = self.0.agents.as_ref().map_or_else(String::new, |agents| agents.origin_of(agent));
-        Err(ManagerError::Conflict(format!("Agent {agent} comes from {origin}; remove it there")))
-    }
-
-    /// The plugin files.
+    /// The plugin files, and what was pushed.
     pub fn plugins(&self) -> Vec<Value> {
         let Some(agents) = &self.0.agents else { return Vec::new() };
         let plugins = agents.catalogue().list();
@@ -120,9 +110,11 @@ impl Manager {
                 "state": state,
                 "reason": reason,
                 "digest": plugin.serving.map(|digest| digest.to_string()),
+                "source": "folder",
+                "overridden": agents.overridden_by(&plugin.stem),
             })
         };
-        plugins.into_iter().map(show).collect()
+        plugins.into_iter().map(show).chain(agents.pushes()).collect()
     }
 
     /// Whether the daemon takes requests; otherwise why not.

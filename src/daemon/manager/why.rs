@@ -1,6 +1,7 @@
 //! Why a run is where it is, as this daemon knows it.
 
 use super::Manager;
+use crate::daemon::agents::Hold;
 use crate::daemon::error::ManagerError;
 use crate::daemon::inner::EVENTS_PAGE;
 use crate::domain::event::EventName;
@@ -98,9 +99,13 @@ impl Manager {
                 AgentHere::Serves { max_running: offered.claim.max_running, running: leased.map(|status| counts.of(status)).sum() }
             }
             (None, Some(agents)) if agents.knows(agent) => {
-                // It may have begun to serve since the offer was made.
-                let reason = agents.why_not_serving(agent);
-                AgentHere::NotServing(reason.unwrap_or_else(|| "its plugin serves in a moment".to_owned()))
+                match agents.hold_of(agent) {
+                    Some(Hold::Paused(why)) => AgentHere::Paused(why),
+                    Some(Hold::Quarantined(why)) => AgentHere::Quarantined(why),
+                    Some(Hold::NotServing(why)) => AgentHere::NotServing(why),
+                    // It may have begun to serve since the offer was made.
+                    None => AgentHere::NotServing("its plugin serves in a moment".to_owned()),
+                }
             }
             (None, _) => AgentHere::Unknown,
         };

@@ -13,7 +13,6 @@ use super::{Kept, LEAVES, Leaf, Order, bucket_id, leaf_id, value_id};
 use crate::clock::Entropy;
 use crate::daemon::committer::{CommitError, Committer};
 use crate::daemon::live::LiveRun;
-use crate::domain::id::{AgentId, RunId};
 use crate::domain::memory::{Bucket, BucketName, Quota};
 use crate::domain::run::Run;
 use crate::sandbox::memory::{Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused};
@@ -33,9 +32,7 @@ pub(in crate::daemon) struct AttemptMemory {
     committer: Committer,
     entropy: Arc<dyn Entropy>,
     live: LiveRun,
-    agent: AgentId,
-    session: String,
-    run: RunId,
+    run: Arc<Run>,
     /// Counts the changes.
     changes: AtomicU64,
     /// The incarnations of the agent's and the session's bucket, as they were seen last.
@@ -58,24 +55,14 @@ impl AttemptMemory {
         store: Arc<dyn Store>,
         committer: Committer,
         entropy: Arc<dyn Entropy>,
-        run: &Run,
+        run: Arc<Run>,
         live: LiveRun,
     ) -> AttemptMemory {
-        AttemptMemory {
-            store,
-            committer,
-            entropy,
-            live,
-            agent: run.agent_id.clone(),
-            session: run.session_id.clone(),
-            run: run.run_id.clone(),
-            changes: AtomicU64::new(0),
-            seen: Mutex::default(),
-        }
+        AttemptMemory { store, committer, entropy, live, run, changes: AtomicU64::new(0), seen: Mutex::default() }
     }
 
     fn session_of(&self, bucket: BucketName) -> Option<&str> {
-        (bucket == BucketName::Session).then_some(&*self.session)
+        (bucket == BucketName::Session).then_some(&*self.run.session_id)
     }
 
     fn seen(&self, bucket: BucketName) -> Option<String> {
@@ -107,7 +94,7 @@ impl AttemptMemory {
     ) -> Result<Option<Vec<Option<Record>>>, MemoryRefused> {
         loop {
             let seen = self.seen(bucket);
-            let mut wanted = vec![bucket_id(&self.agent, self.session_of(bucket))];
+            let mut wanted = vec![bucket_id(&self.run.agent_id, self.session_of(bucket))];
             wanted.extend(seen.as_deref().into_iter().flat_map(&ids));
             let mut records = self.records(&wanted).await?.into_iter();
             let Some(found) = records.next().flatten() else {
@@ -126,9 +113,9 @@ impl AttemptMemory {
         let mut version = [0; 8];
         self.entropy.fill(&mut version);
         Order {
-            agent: self.agent.clone(),
+            agent: self.run.agent_id.clone(),
             session: self.session_of(bucket).map(str::to_owned),
-            run: self.run.clone(),
+            run: self.run.run_id.clone(),
             fence: self.live.fence,
             number: self.changes.fetch_add(1, Ordering::Relaxed) + 1,
             quota,

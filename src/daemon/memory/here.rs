@@ -25,6 +25,11 @@ pub struct RunMemory {
 }
 
 impl RunMemory {
+    /// Whether anything is kept at present.
+    pub fn is_empty(&self) -> bool {
+        self.lock().iter().all(|bucket| bucket.entries.is_empty())
+    }
+
     fn lock(&self) -> MutexGuard<'_, [Held; 2]> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -76,6 +76,12 @@ fn ready(known: &Situation<'_>, since: Timestamp) -> Why {
                 let sentence = format!("agent {agent} cannot start here: {}", super::one_line(reason));
                 but(Code::AgentNotServing, sentence).with("reason", reason)
             }
+            AgentHere::Paused(reason) => {
+                but(Code::AgentPaused, format!("agent {agent} does not start: {}", super::one_line(reason))).with("reason", reason)
+            }
+            AgentHere::Quarantined(reason) => {
+                but(Code::AgentQuarantined, format!("agent {agent} does not start: {}", super::one_line(reason))).with("reason", reason)
+            }
             AgentHere::Serves { max_running: Some(most), running } if *running >= u64::from(*most) => {
                 let sentence = format!("agent {agent} is at its limit: {running} of at most {most} of its runs are executing");
                 but(Code::AgentAtLimit, sentence).with("running", running).with("max_running", most)

@@ -26,7 +26,7 @@ use super::pipelines::{AGENT, AGENT_BUCKETS, AGENT_LIVE, KIND, ORDERS, PARTS, RE
 use super::{CALL, DATABASE, MongoOptions, MongoStore, OnCommand, STATEMENT, Tables, durable};
 
 /// The schema that this sandclock knows.
-pub const SCHEMA: i64 = 1;
+pub const SCHEMA: i64 = 2;
 /// How long a server is looked for.
 const FIND: Duration = Duration::from_secs(5);
 /// What servers of version 6.0 speak.

@@ -8,6 +8,8 @@ use crate::store::{Kind, StoreError};
 
 /// The most records of a page.
 const RECORDS: usize = 256;
+/// The most parts of plugins in a page: each has more than half a megabyte.
+const PARTS: usize = 4;
 /// The most events of a page.
 const EVENTS: u64 = 2048;
 
@@ -52,8 +54,9 @@ impl Walk {
 
     async fn records(&mut self) -> Result<Vec<Whole>, StoreError> {
         while let Some((kind, after)) = self.at {
-            let mut records = self.picture.records(kind, after, RECORDS).await?;
-            self.at = match records.last().filter(|_| records.len() >= RECORDS) {
+            let most = if kind == Kind::PluginPart { PARTS } else { RECORDS };
+            let mut records = self.picture.records(kind, after, most).await?;
+            self.at = match records.last().filter(|_| records.len() >= most) {
                 Some(last) => Some((kind, last.row.known.order)),
                 None => self.kinds.next().map(|kind| (kind, i64::MIN)),
             };

@@ -81,6 +81,10 @@ async fn each_role_opens_what_it_says() {
     for (token, expected) in [("read", 403), ("approve", 403), ("deploy", 403), ("operate", 200), ("root", 409)] {
         assert_eq!(ask(&house, token, &Method::POST, "/background/tasks", &task).await.0, expected, "{token}");
     }
+    for (token, expected) in [("read", 403), ("approve", 403), ("deploy", 403), ("operate", 200), ("root", 200)] {
+        assert_eq!(ask(&house, token, &Method::DELETE, "/background/agents/a/memory", &Value::Null).await.0, expected, "{token}");
+        assert_eq!(ask(&house, token, &Method::GET, "/background/agents/a/memory", &Value::Null).await.0, 200, "{token}");
+    }
     for (token, expected) in [("read", 403), ("operate", 403), ("approve", 403), ("deploy", 404), ("root", 404)] {
         assert_eq!(ask(&house, token, &Method::DELETE, "/background/agents/nobody", &json!({})).await.0, expected, "{token}");
     }

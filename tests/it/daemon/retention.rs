@@ -24,6 +24,7 @@ fn keep(span: Duration) -> Bounds {
         skipped: kept,
         sessions: kept,
         runs_per_task: None,
+        plugins: Duration::from_secs(3600),
         pass: Duration::from_millis(5),
     };
     Bounds { retention, ..Bounds::default() }

@@ -32,12 +32,12 @@ async fn shows_and_applies(folder: &std::path::Path, url: &str, found: u64, know
 #[tokio::test]
 async fn a_new_store_is_made_on_each_server() {
     let folder = tempfile::tempdir().unwrap();
-    shows_and_applies(folder.path(), "sqlite:///new.db", 0, 3).await;
+    shows_and_applies(folder.path(), "sqlite:///new.db", 0, 4).await;
     if let Some(database) = servers::postgres().await {
-        shows_and_applies(folder.path(), &database.url, 0, 1).await;
+        shows_and_applies(folder.path(), &database.url, 0, 2).await;
     }
     if let Some(database) = servers::mongodb() {
-        shows_and_applies(folder.path(), &database.url.replace("/?", &format!("/{}?", database.name)), 0, 1).await;
+        shows_and_applies(folder.path(), &database.url.replace("/?", &format!("/{}?", database.name)), 0, 2).await;
     }
 }
 
@@ -52,8 +52,8 @@ async fn an_older_file_is_brought_forward() {
     connection.execute(AssertSqlSafe(made)).await.unwrap();
     connection.close().await.unwrap();
     let (_, answer) = check(folder.path(), "sqlite:///old.db").await;
-    assert_eq!(answer["store"]["schema"], json!({"found": 1, "known": 3}), "{answer}");
-    shows_and_applies(folder.path(), "sqlite:///old.db", 1, 3).await;
+    assert_eq!(answer["store"]["schema"], json!({"found": 1, "known": 4}), "{answer}");
+    shows_and_applies(folder.path(), "sqlite:///old.db", 1, 4).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, Home};
+use super::daemon::{Daemon, Home, patiently};
 use crate::cli::stage::file;
 use crate::guest::plain;
 
@@ -148,5 +148,29 @@ async fn sighup_reads_the_configuration_again_with_the_files_that_it_names() {
     daemon.task("mine", "echo", json!({})).await;
     let run = daemon.fire("mine").await;
     assert_eq!(daemon.terminal(&run).await["status"], "completed", "a daemon that was sent SIGHUP goes on");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_exchanged_while_requests_are_served() {
+    let home = Home::new("", &[("echo", plain::echo())]);
+    let token = |token: &str| home.configure(&format!("[server]\ntoken = \"{token}\"\n"));
+    token("old-token");
+    let daemon = home.start(&[]).await;
+    let status = async |token: &str| {
+        let request = daemon.client.get(format!("{}/background/status", daemon.url)).bearer_auth(token);
+        daemon.ask(request).await.0
+    };
+    assert_eq!((status("old-token").await, status("new-token").await), (200, 401));
+    token("new-token");
+    daemon.logged("is in force").await;
+    let exchanged = async {
+        while status("new-token").await != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    patiently("the new token", exchanged).await;
+    assert_eq!(status("old-token").await, 401);
+    assert!(!daemon.log().iter().any(|line| line.contains("-token")), "{:#?}", daemon.log());
     daemon.stop().await;
 }

@@ -100,3 +100,8 @@ pub fn waits() -> Vec<u8> {
         (call $ok @"never")"#;
     agent(body, "")
 }
+
+/// Answers this text at once.
+pub fn answers(text: &str) -> Vec<u8> {
+    agent(&format!("(call $ok @\"{text}\")"), "")
+}

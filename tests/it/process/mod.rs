@@ -7,6 +7,7 @@ mod bucket;
 mod chaos;
 mod configuration;
 pub mod daemon;
+mod deploy;
 mod disk;
 mod events;
 mod fleet;

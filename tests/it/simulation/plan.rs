@@ -55,6 +55,7 @@ fn bounds(chance: &mut Chance) -> Bounds {
         skipped: kept(),
         sessions: None,
         runs_per_task: chance.percent(30).then(|| chance.within(1, 8)),
+        plugins: Duration::from_secs(3600),
         pass: Duration::from_secs(1),
     };
     let retention = if chance.percent(30) { retention } else { Retention::default() };

@@ -15,8 +15,8 @@ use sandclock::domain::run::{Run, Status};
 use sandclock::domain::time::Timestamp;
 use sandclock::store::mongodb::{MongoOptions, MongoStore, OnCommand};
 use sandclock::store::{
-    Change, ChangeId, ClaimRequest, CountScope, DueKind, Kind, Outcome, PageRequest, Put, RecordId, Renewal, Scope, ServerClock, Store,
-    StoreError, When,
+    Change, ChangeId, ClaimRequest, CountScope, DueKind, Index, Kind, Outcome, PageRequest, Put, RecordId, Renewal, Scope, ServerClock,
+    Store, StoreError, When,
 };
 
 use super::trace::{trace, traces};
@@ -110,6 +110,7 @@ async fn live(store: &MongoStore, clock: &ManualClock) {
     assert_eq!(store.due(older, 5).await.unwrap().records.len(), 2);
     store.due(DueKind::Ended { status: Status::Completed, for_at_least: Duration::ZERO }, 5).await.unwrap();
     store.list(Scope::LiveRunsOfTask(task_id("task")), PageRequest::first(2)).await.unwrap();
+    store.list(Scope::BucketsOfAgent(agent_id("agent")), PageRequest::first(2)).await.unwrap();
     store.counts(CountScope::RunsOfAgent(agent_id("agent"))).await.unwrap();
     assert_eq!(store.events(&run_id(2), 0, 9).await.unwrap().len(), 3);
     store.now().await.unwrap();
@@ -197,6 +198,20 @@ async fn stores_of_one_database_are_told_apart_by_their_prefix() {
     one.apply(vec![Change { puts: vec![plain(Kind::Agent, "echo", "{}")], ..change(1) }]).await.unwrap();
     assert!(one.get(&[RecordId::new(Kind::Agent, "echo")]).await.unwrap()[0].is_some());
     assert_eq!(two.get(&[RecordId::new(Kind::Agent, "echo")]).await.unwrap(), [None]);
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_version_is_brought_forward() {
+    let Some(database) = servers::mongodb() else { return };
+    drop(open(&database, ServerClock::given(ManualClock::new())).await);
+    let client = ::mongodb::Client::with_uri_str(&database.url).await.unwrap();
+    let raw = client.database(&database.name);
+    raw.collection::<Document>("records").drop_index("agent_buckets").await.unwrap();
+    raw.collection::<Document>("meta").update_one(doc! { "_id": "schema" }, doc! { "$set": { "version": 1_i64 } }).await.unwrap();
+    let store = open(&database, ServerClock::given(ManualClock::new())).await;
+    let put = Put { index: Index { agent: Some(agent_id("x")), ..Index::default() }, ..plain(Kind::KeyValue, "a/x", "{}") };
+    store.apply(vec![Change { puts: vec![put], ..change(1) }]).await.unwrap();
+    assert_eq!(store.list(Scope::BucketsOfAgent(agent_id("x")), PageRequest::first(9)).await.unwrap().records.len(), 1);
 }
 
 #[tokio::test]

@@ -127,8 +127,12 @@ impl Trace {
             2 => {
                 let due = Some(When::In(Duration::from_secs(self.chance.below(60) as u64)));
                 let key = format!("{task}/{}", self.chance.below(3));
-                match self.chance.below(3) {
+                match self.chance.below(4) {
                     0 => vec![Put { index: Index { due, ..Index::default() }, ..plain(Kind::Idempotency, &key, "{}") }],
+                    1 => {
+                        let agent = index.agent.filter(|_| self.chance.one_in(2));
+                        vec![Put { index: Index { due, agent, ..Index::default() }, ..plain(Kind::KeyValue, &key, "{}") }]
+                    }
                     _ => vec![Put { index: Index { due, ..index }, ..plain(Kind::SkipRange, &key, "{}") }],
                 }
             }
@@ -163,10 +167,10 @@ impl Trace {
             change.deletes.push(RecordId::run(&self.any_run()));
         }
         if self.chance.one_in(12) {
-            let kind = self.chance.of(&[Kind::Task, Kind::Schedule, Kind::Slot, Kind::SkipRange, Kind::Idempotency]);
+            let kind = self.chance.of(&[Kind::Task, Kind::Schedule, Kind::Slot, Kind::SkipRange, Kind::Idempotency, Kind::KeyValue]);
             let task = self.chance.of(&TASKS);
             let numbered = format!("{task}/{}", self.chance.below(3));
-            let key = if matches!(kind, Kind::SkipRange | Kind::Idempotency) { &numbered } else { task };
+            let key = if matches!(kind, Kind::SkipRange | Kind::Idempotency | Kind::KeyValue) { &numbered } else { task };
             change.deletes.push(RecordId::new(kind, key));
         }
         change
@@ -242,7 +246,7 @@ impl Trace {
         let kinds = [DueKind::Ready, DueKind::ExpiredLeases, DueKind::Schedules, DueKind::Expiries];
         let for_at_least = Duration::from_secs(self.chance.below(30) as u64);
         let ended = [Status::Completed, Status::Failed].map(|status| DueKind::Ended { status, for_at_least });
-        let aged = [Kind::SkipRange, Kind::Idempotency].map(|kind| DueKind::Aged { kind, for_at_least });
+        let aged = [Kind::SkipRange, Kind::Idempotency, Kind::KeyValue].map(|kind| DueKind::Aged { kind, for_at_least });
         for kind in kinds.into_iter().chain(older).chain(ended).chain(aged) {
             let limit = 1 + self.chance.below(6);
             both!(self, store => async { store.due(kind.clone(), limit).await.map(|due| (placeless(due.records), due.next, due.now)) });
