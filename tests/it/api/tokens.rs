@@ -94,7 +94,7 @@ async fn each_role_opens_what_it_says() {
 #[tokio::test]
 async fn events_tell_whose_token_it_was() {
     let (house, _) = house().await;
-    let task = json!({"task_id": "t", "query": "wait", "schedule": {"type": "manual"}});
+    let task = json!({"task_id": "t", "query": "hold", "schedule": {"type": "manual"}});
     assert_eq!(ask(&house, "operate", &Method::POST, "/background/tasks", &task).await.0, 200);
     for (token, queued_by, cancelled_by) in [("operate", json!("operate"), json!("operate")), ("root", Value::Null, json!("api"))] {
         let run = ask(&house, token, &Method::POST, "/background/tasks/t/run", &json!({})).await.1;
