@@ -5,7 +5,7 @@ mod access;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use sandclock::config::{ConfigFaults, Environment, Loaded, LogFormat, Origin, REFERENCE, StoreSettings, load, parse};
+use sandclock::config::{ConfigFaults, Environment, Loaded, LogFormat, Origin, REFERENCE, Secret, StoreSettings, load, parse};
 use sandclock::domain::agent::Limits;
 use sandclock::domain::time::{Seconds, Timestamp};
 
