@@ -84,6 +84,16 @@ impl Caller {
         self.name.as_deref()
     }
 
+    /// Refuses a caller without the role.
+    pub(super) fn must(&self, role: Role) -> Result<(), Problem> {
+        if self.roles.may(role) {
+            return Ok(());
+        }
+        let (name, has) = (self.told(), self.roles);
+        let why = format!("The token `{name}` may {has}; this needs the role {role}: ask with another, or add it to tokens.{name}.roles.");
+        Err(Problem::new(StatusCode::FORBIDDEN, why).with("needs_role", role.as_str()))
+    }
+
     /// Who is recorded as having asked.
     pub(super) fn told(&self) -> &str {
         self.name().unwrap_or(NAMELESS)
@@ -121,13 +131,10 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
 
 /// Lets a request through whose caller has the role.
 pub(super) async fn needs(State(role): State<Role>, caller: Caller, request: Request, next: Next) -> Response {
-    if caller.roles.may(role) {
-        return next.run(request).await;
+    match caller.must(role) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
-    let name = caller.told();
-    let has = caller.roles;
-    let why = format!("The token `{name}` may {has}; this needs the role {role}: ask with another, or add it to tokens.{name}.roles.");
-    Problem::new(StatusCode::FORBIDDEN, why).with("needs_role", role.as_str()).into_response()
 }
 
 fn bearer(headers: &HeaderMap, tokens: &Tokens) -> Result<Caller, Problem> {

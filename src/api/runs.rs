@@ -14,6 +14,7 @@ use super::params::{Accepts, NoParams, Params, PathId};
 use super::tasks::value;
 use super::{Answer, Api, pages};
 use crate::domain::id::{RunId, TaskId};
+use crate::domain::role::Role;
 use crate::domain::run::Status;
 
 /// `GET /background/runs?task_id=&status=&limit=&cursor=&order=`.
@@ -43,6 +44,10 @@ pub(super) async fn cancel(State(api): State<Api>, PathId(id): PathId<RunId>, _:
 
 /// `POST /background/runs/{id}/resume`.
 pub(super) async fn resume(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, caller: Caller, _: NoBody) -> Answer {
+    // What waits for a person's word is let go by whoever may give it.
+    if api.manager.run(&id).await?.status == Status::AwaitingApproval {
+        caller.must(Role::Approve)?;
+    }
     api.manager.resume_run(&id, caller.name()).await?;
     Ok(Json(json!({"status": "queued"})))
 }

@@ -54,6 +54,7 @@ fn credential<'a>(reading: &mut Reading<'a>, name: &str, node: &'a Node) -> Opti
     let host = given(&mut section, "host", |host: &String| host.as_str().into(), host_of);
     let port = given(&mut section, "port", |port: &u16| (*port).into(), |node| whole_of(node, &(1..=65_535)));
     let allow_http_loopback = section.flag(file_key("allow_http_loopback"), false);
+    let registered_agents = section.flag(file_key("registered_agents"), false);
     let header = given(&mut section, "header", |header: &String| header.as_str().into(), header_of);
     let prefix = given(&mut section, "prefix", |prefix: &String| prefix.as_str().into(), prefix_of);
     let source = source(&mut section);
@@ -76,7 +77,7 @@ fn credential<'a>(reading: &mut Reading<'a>, name: &str, node: &'a Node) -> Opti
         return None;
     };
     let (name, port) = (name.to_owned(), port.unwrap_or(443));
-    Some(Credential { name, host, port, allow_http_loopback, header, prefix, source, requests_per_minute, concurrent })
+    Some(Credential { name, host, port, allow_http_loopback, header, prefix, source, registered_agents, requests_per_minute, concurrent })
 }
 
 /// Where the value is, unless none or several are named.

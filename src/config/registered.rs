@@ -36,13 +36,36 @@ pub fn registered_agent(
     let node = node(&Json::Object(table.clone()));
     let mut reading = Reading { env: &env, seed, faults, entries, variables: BTreeSet::new() };
     let settings = agents::agent(&mut reading, id, Some(&node), (base, &credentials));
+    let refused = refused_grants(id, &settings);
     let (all, mut faults) = (format!("agents.{id}"), Faults::new());
     for fault in reading.faults {
         let key = fault.key.unwrap_or_default();
         let field = key.strip_prefix(&all).map_or(key.as_str(), |rest| rest.trim_start_matches('.'));
         faults.add(field, fault.message);
     }
+    for (field, message) in refused {
+        faults.add(field, message);
+    }
     faults.into_result(settings)
+}
+
+/// What a registration may not grant: whoever may register agents does not thereby reach the daemon's own network, or every key that it has.
+fn refused_grants(id: &AgentId, settings: &AgentSettings) -> Vec<(&'static str, String)> {
+    let inner = settings.http.allow.iter().filter(|entry| !entry.is_public()).map(|entry| {
+        let message = format!(
+            "has `{}`, which may stand for an address that is not public; only the daemon's configuration grants that, in `[agents.{id}.http]`",
+            entry.shown()
+        );
+        ("http.allow", message)
+    });
+    let kept = settings.http.credentials.iter().filter(|credential| !credential.registered_agents).map(|credential| {
+        let name = &credential.name;
+        let message = format!(
+            "names `{name}`, which agents registered over the API may use only with `registered_agents = true` in `[credentials.{name}]`"
+        );
+        ("http.credentials", message)
+    });
+    inner.chain(kept).collect()
 }
 
 /// What JSON can say as what the file can say; a null is as good as nothing.
@@ -85,6 +108,31 @@ mod tests {
         let loaded = crate::config::parse(text, std::path::Path::new("x.toml"), &Environment::default()).unwrap();
         assert_eq!(Some(&from_json), loaded.settings.agents.get(&AgentId::parse("a.b").unwrap()));
         assert_eq!(read(json!({})).unwrap().plugin, "a.b");
+    }
+
+    #[test]
+    fn a_registration_grants_neither_inner_addresses_nor_keys_that_are_not_meant_for_it() {
+        let text = "[credentials.open]\nhost = \"a.example\"\nenv = \"A_KEY\"\nregistered_agents = true\n[credentials.own]\nhost = \"a.example\"\nenv = \"A_KEY\"";
+        let settings = crate::config::parse(text, std::path::Path::new("x.toml"), &Environment::default()).unwrap().settings;
+        let read = |http: Json| {
+            let Json::Object(table) = json!({"http": http}) else { panic!("an object") };
+            registered_agent(&AgentId::parse("a").unwrap(), &table, &settings.limits, &settings.credentials)
+        };
+        let taken = read(json!({"allow": ["https://a.example", "https://*.b.example/x/"], "credentials": ["open"]})).unwrap();
+        assert_eq!((taken.http.allow.len(), taken.http.credentials.len()), (2, 1));
+        for entry in [
+            json!("http://169.254.169.254"),
+            json!("http://127.0.0.1:8000"),
+            json!("http://[::ffff:10.0.0.1]"),
+            json!("http://2130706433"),
+            json!("http://localhost:8000"),
+            json!({"url": "https://a.example", "addresses": ["0.0.0.0/0"]}),
+        ] {
+            let faults = read(json!({"allow": [entry]})).unwrap_err().to_string();
+            assert!(faults.contains("http.allow") && faults.contains("not public"), "{faults}");
+        }
+        let faults = read(json!({"allow": ["https://a.example"], "credentials": ["own"]})).unwrap_err().to_string();
+        assert!(faults.contains("http.credentials") && faults.contains("registered_agents = true"), "{faults}");
     }
 
     #[test]

@@ -203,6 +203,7 @@ mod tests {
             name: "test".to_owned(),
             host: "h".to_owned(),
             port: 443,
+            registered_agents: false,
             allow_http_loopback: false,
             header: "authorization".to_owned(),
             prefix: "Bearer ".to_owned(),

@@ -141,6 +141,7 @@ mod tests {
             name: "test".to_owned(),
             host: "h".to_owned(),
             port: 443,
+            registered_agents: false,
             allow_http_loopback: false,
             header: "x".to_owned(),
             prefix: String::new(),

@@ -72,6 +72,8 @@ pub struct Credential {
     pub prefix: String,
     /// Where the value comes from.
     pub source: Source,
+    /// Whether agents that are registered over the API may name it.
+    pub registered_agents: bool,
     /// How many calls with it may begin in any minute, over all agents of the daemon.
     pub requests_per_minute: Option<u32>,
     /// How many calls with it may be under way at once, over all agents of the daemon.

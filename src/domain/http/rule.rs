@@ -90,6 +90,12 @@ impl Allowed {
         &self.addresses
     }
 
+    /// Whether the entry reaches nothing but public addresses, whatever its name stands for.
+    pub fn is_public(&self) -> bool {
+        let is_name = matches!(self.host, Name::EndsIn(_)) || matches!(self.url.host(), Some(Host::Domain(_)));
+        is_name && self.addresses.is_empty()
+    }
+
     /// The entry as it is written for people: its URL, or a table where it says more.
     pub fn shown(&self) -> String {
         let toml = self.toml(None, None);
