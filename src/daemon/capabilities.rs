@@ -112,16 +112,27 @@ impl Asker<'_> {
         (!found.is_empty()).then_some(found)
     }
 
+    /// Every program of a standard library asks for its environment, so an empty one is nothing that is missing.
     fn environment(&self) -> Option<Capability> {
-        let names: Vec<&str> = self.settings.env.keys().map(String::as_str).collect();
-        let lines = format!("[agents.{}]\nenv = {{ NAME = \"value\" }}", key(self.agent));
-        self.table("environment", "wasi:cli/environment", "variables", &names, "no variables", lines)
+        let (name, names) = ("environment", self.settings.env.keys().map(String::as_str).collect::<Vec<_>>());
+        match self.of(&["wasi:cli/environment"]) {
+            Some(imports) if names.is_empty() => Some(granted(name, imports, "no variables are set".to_owned())),
+            asked => Self::table(name, asked, "variables", &names),
+        }
     }
 
     fn config(&self) -> Option<Capability> {
-        let names: Vec<&str> = self.settings.config.keys().map(String::as_str).collect();
-        let lines = format!("[agents.{}]\nconfig = {{ name = \"value\" }}", key(self.agent));
-        self.table("config", "wasi:config/", "values", &names, "no values", lines)
+        let (name, names) = ("config", self.settings.config.keys().map(String::as_str).collect::<Vec<_>>());
+        match self.of(&["wasi:config/"]) {
+            Some(imports) if names.is_empty() => Some(Capability {
+                name,
+                imports,
+                grant: Grant::Missing,
+                says: "no values are set".to_owned(),
+                toml: Some(format!("[agents.{}]\nconfig = {{ name = \"value\" }}", key(self.agent))),
+            }),
+            asked => Self::table(name, asked, "values", &names),
+        }
     }
 
     fn http(&self) -> Option<Capability> {
@@ -150,17 +161,19 @@ impl Asker<'_> {
         }
     }
 
-    /// What is granted by naming it in a table.
-    fn table(&self, name: &'static str, prefix: &str, what: &str, names: &[&str], nothing: &str, lines: String) -> Option<Capability> {
-        match (self.of(&[prefix]), names) {
-            (None, []) => None,
-            (Some(imports), []) => Some(Capability { name, imports, grant: Grant::Missing, says: nothing.to_owned(), toml: Some(lines) }),
-            (Some(imports), names) => Some(granted(name, imports, format!("the {what} {}", names.join(", ")))),
-            (None, names) => {
-                let says = format!("the {what} {} are set, and the plugin cannot read them", names.join(", "));
-                Some(Capability { name, imports: Vec::new(), grant: Grant::Unused, says, toml: None })
-            }
+    /// What is granted by naming it in a table, to a plugin that asks by these imports.
+    fn table(name: &'static str, asked: Option<Vec<String>>, what: &str, names: &[&str]) -> Option<Capability> {
+        if names.is_empty() {
+            return None;
         }
+        let names = names.join(", ");
+        Some(match asked {
+            Some(imports) => granted(name, imports, format!("the {what} {names}")),
+            None => {
+                let says = format!("the {what} {names} are set, and the plugin cannot read them");
+                Capability { name, imports: Vec::new(), grant: Grant::Unused, says, toml: None }
+            }
+        })
     }
 
     /// What is imported and none of these tells of.
@@ -215,11 +228,11 @@ mod tests {
     fn what_is_missing_is_told_with_lines_that_grant_it() {
         let before = told("[agents.\"my.agent\"]\n", &ALL);
         let of = |name: &str| before.iter().find(|one| one.0 == name).unwrap().1;
-        assert_eq!([of("files"), of("memory"), of("other")], [Grant::Granted; 3]);
-        assert_eq!([of("environment"), of("config"), of("HTTP")], [Grant::Missing; 3]);
+        assert_eq!([of("files"), of("memory"), of("environment"), of("other")], [Grant::Granted; 4]);
+        assert_eq!([of("config"), of("HTTP")], [Grant::Missing; 2]);
         assert_eq!(of("sockets"), Grant::Refused);
         let lines: Vec<String> = before.iter().filter_map(|one| one.2.clone()).collect();
-        assert_eq!(lines.len(), 3);
+        assert_eq!(lines.len(), 2);
         // Pasted, each grants what it says.
         for (name, line) in before.iter().filter_map(|one| Some((one.0, one.2.clone()?))) {
             let after = told(&line, &ALL);
