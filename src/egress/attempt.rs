@@ -195,8 +195,8 @@ impl Exchange<'_> {
             self.call.refuse(refusal);
             HttpFault::Denied
         };
-        let Ruled { target, credentials, entry, .. } = self.ruled;
-        let client = self.gateway.clients.with(entry.addresses()).await.map_err(|why| {
+        let Ruled { target, credentials, entry, agent, .. } = self.ruled;
+        let client = self.gateway.clients.with(agent, entry.addresses()).await.map_err(|why| {
             self.call.failed(format!("no HTTP client can be made: {why}"));
             HttpFault::Broken
         })?;
