@@ -16,6 +16,7 @@ use super::body::{GuestBody, Incoming, Outgoing, UnderWay};
 use super::client::{self, CONNECT_TIME, HEADER_BYTES, Prohibited, cause_of};
 use super::ledger::{Call, Ledger, Told, Way};
 use super::pace::Place;
+use super::redact::{Forms, MARK, Mask};
 use crate::domain::http::{Allowed, Credential, HttpCalls, HttpFault, HttpPolicy, Refusal, Rule, Target};
 
 /// What a guest's headers may not say: they are the connection's, or ours.
@@ -195,8 +196,8 @@ impl Exchange<'_> {
             self.call.refuse(refusal);
             HttpFault::Denied
         };
-        let Ruled { target, credentials, entry, .. } = self.ruled;
-        let client = self.gateway.clients.with(entry.addresses()).await.map_err(|why| {
+        let Ruled { target, credentials, entry, agent, .. } = self.ruled;
+        let client = self.gateway.clients.with(agent, entry.addresses()).await.map_err(|why| {
             self.call.failed(format!("no HTTP client can be made: {why}"));
             HttpFault::Broken
         })?;
@@ -274,13 +275,14 @@ impl Exchange<'_> {
             return Err(HttpFault::HeadersTooLarge);
         }
         self.call.count(Way::In, size).map_err(|_| HttpFault::ResponseTooLarge)?;
-        let redactor = (!self.ruled.credentials.is_empty()).then(|| Arc::clone(&self.gateway.redactor));
+        // A host may repeat in one call what it got in another.
+        let forms = self.gateway.redactor.only(self.ruled.policy.credentials.iter().map(|credential| credential.name.as_str()));
         let (mut parts, body) = Response::<reqwest::Body>::from(answer).into_parts();
-        if let Some(redactor) = &redactor {
-            mask(&mut parts.headers, redactor);
+        if let Some(forms) = &forms {
+            mask(&mut parts.headers, forms);
         }
         let under_way = UnderWay { call: self.call, _places: places };
-        let body = Incoming::new(body, under_way, self.timing.between, redactor);
+        let body = Incoming::new(&self.gateway.runtime, body, under_way, self.timing.between, forms.map(Mask::new));
         Ok(Response::from_parts(parts, body.boxed_unsync()))
     }
 
@@ -307,14 +309,10 @@ impl Exchange<'_> {
     }
 }
 
-fn mask(headers: &mut HeaderMap, redactor: &super::Redactor) {
+fn mask(headers: &mut HeaderMap, forms: &Forms) {
     for value in headers.values_mut() {
-        let Ok(text) = value.to_str() else { continue };
-        let clean = redactor.text(text.to_owned());
-        if clean != text
-            && let Ok(clean) = HeaderValue::from_str(&clean)
-        {
-            *value = clean;
+        if let Some(clean) = forms.bytes(value.as_bytes()) {
+            *value = HeaderValue::from_bytes(&clean).unwrap_or(HeaderValue::from_static(MARK));
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The daemon's HTTP clients: pooled, over HTTP/2 where the host has it, with the system's roots.
 //!
-//! Invariant: an address is judged where it is connected to, at each new connection, and a connection serves only calls with the same
-//! grants. No proxy, no redirect, no decompression; nothing is read from the environment but what the system's verifier reads.
+//! Invariant: an address is judged where it is connected to, at each new connection, and a connection serves only calls of one
+//! agent with the same grants: what one leaves unread holds up no other. No proxy, no redirect, no decompression; nothing is read from the environment but what the system's verifier reads.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +23,12 @@ pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// How many idle connections to one host are kept.
 const IDLE_PER_HOST: usize = 16;
-/// How many clients with grants of their own are kept.
-const CLIENTS: usize = 64;
+/// How many clients, each for an agent and grants, are kept.
+const CLIENTS: usize = 256;
+/// How much of one HTTP/2 answer may come unread, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all answers of one connection: as many as an attempt has under way by default leave none of it to be waited for.
+const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// The most that the headers of an answer may take, in bytes.
 pub const HEADER_BYTES: u32 = 64 * 1024;
 
@@ -85,37 +90,70 @@ impl Resolve for Judge {
     }
 }
 
-/// The clients, one for each set of grants.
+/// Whose calls a client serves, and with which grants.
+type Key = (String, Arc<[IpNet]>);
+
+/// The clients, one for each agent and set of grants.
 pub struct Clients {
     lookup: Arc<dyn Lookup>,
-    made: Mutex<HashMap<Arc<[IpNet]>, Client>>,
+    made: Mutex<Recent<Key, Client>>,
+}
+
+/// A bounded map that forgets what was used least recently.
+struct Recent<K, V> {
+    most: usize,
+    uses: u64,
+    kept: HashMap<K, (u64, V)>,
+}
+
+impl<K: Eq + Hash + Clone, V: Clone> Recent<K, V> {
+    fn new(most: usize) -> Self {
+        Recent { most, uses: 0, kept: HashMap::new() }
+    }
+
+    fn get(&mut self, key: &K) -> Option<V> {
+        self.uses += 1;
+        let (used, value) = self.kept.get_mut(key)?;
+        *used = self.uses;
+        Some(value.clone())
+    }
+
+    /// What is kept under the key, which is `value` unless another was first.
+    fn put(&mut self, key: K, value: V) -> V {
+        if let Some(kept) = self.get(&key) {
+            return kept;
+        }
+        let oldest = self.kept.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone());
+        if let Some(oldest) = oldest.filter(|_| self.kept.len() >= self.most) {
+            self.kept.remove(&oldest);
+        }
+        self.kept.insert(key, (self.uses, value.clone()));
+        value
+    }
 }
 
 impl Clients {
     /// None made yet.
     pub fn new(lookup: Arc<dyn Lookup>) -> Self {
-        Clients { lookup, made: Mutex::default() }
+        Clients { lookup, made: Mutex::new(Recent::new(CLIENTS)) }
     }
 
-    /// The client for calls with these grants.
+    /// The client for an agent's calls with these grants.
     ///
     /// # Errors
     /// It cannot be made, such as where the system has no roots.
-    pub async fn with(&self, granted: &[IpNet]) -> Result<Client, String> {
-        if let Some(client) = self.made.lock().unwrap_or_else(PoisonError::into_inner).get(granted) {
-            return Ok(client.clone());
-        }
+    pub async fn with(&self, agent: &str, granted: &[IpNet]) -> Result<Client, String> {
         let granted: Arc<[IpNet]> = granted.into();
-        let judge = Judge { lookup: Arc::clone(&self.lookup), granted: Arc::clone(&granted) };
+        let key = (agent.to_owned(), Arc::clone(&granted));
+        if let Some(client) = self.made.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(client);
+        }
+        let judge = Judge { lookup: Arc::clone(&self.lookup), granted };
         // The roots are read from files.
         let built = tokio::task::spawn_blocking(move || build(judge)).await;
         let client = built.map_err(|error| error.to_string())?.map_err(|error| told(&error))?;
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.len() >= CLIENTS {
-            // Calls that are under way keep theirs.
-            made.clear();
-        }
-        Ok(made.entry(granted).or_insert(client).clone())
+        // Calls that are under way keep theirs.
+        Ok(self.made.lock().unwrap_or_else(PoisonError::into_inner).put(key, client))
     }
 }
 
@@ -131,7 +169,8 @@ fn build(judge: Judge) -> reqwest::Result<Client> {
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .http2_max_header_list_size(HEADER_BYTES)
-        .http2_adaptive_window(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .user_agent(concat!("sandclock/", env!("CARGO_PKG_VERSION")))
         .build()
 }
@@ -168,4 +207,17 @@ pub fn cause_of<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::
         cause = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_is_forgotten() {
+        let mut recent = Recent::new(2);
+        assert_eq!((recent.put("a", 1), recent.put("b", 2), recent.put("a", 9)), (1, 2, 1));
+        recent.put("c", 3);
+        assert_eq!((recent.get(&"a"), recent.get(&"b"), recent.get(&"c"), recent.kept.len()), (Some(1), None, Some(3), 2));
+    }
 }

@@ -65,7 +65,7 @@ impl Values {
             toml: None,
         };
         let value = self.value(&credential.source).await.map_err(say)?;
-        self.redactor.learn(&value);
+        self.redactor.learn(&credential.name, &value);
         let text = format!("{}{}", credential.prefix, value.expose());
         let mut header = HeaderValue::from_str(&text)
             .map_err(|_| say("its value has signs that no header can carry; store it as one line of plain text".to_owned()))?;

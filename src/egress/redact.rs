@@ -4,6 +4,7 @@
 //! values too, as it is, percent-encoded, in JSON, and in base64 wherever it stands in what was encoded. What is cut between two writes is
 //! found; what a guest takes apart itself is not.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,21 +17,31 @@ use serde_json::Value;
 use crate::domain::secret::Secret;
 
 /// What stands in a text where a secret was.
-const MARK: &str = "(hidden)";
-/// How many values are remembered, the newest; each has a dozen forms.
-const REMEMBERED: usize = 1024;
+pub const MARK: &str = "(hidden)";
+/// How many values of one credential are remembered, the newest; each has a few dozen forms.
+const REMEMBERED: usize = 8;
+/// The least that is held back of an answer, in bytes; more goes in powers of two.
+const LEAST_BACK: usize = 256;
 
 /// What to look for.
-struct Forms {
+pub struct Forms {
     search: AhoCorasick,
     /// The same, to find how much of an end may be the start of one.
     texts: Vec<Vec<u8>>,
 }
 
+/// The values of each credential, the newest last.
+#[derive(Default)]
+struct Known {
+    values: HashMap<String, Vec<Secret>>,
+    /// What was made for some credentials; forgotten when anything is learned.
+    made: HashMap<Vec<String>, Arc<Forms>>,
+}
+
 /// The secrets of a daemon.
 #[derive(Default)]
 pub struct Redactor {
-    known: Mutex<Vec<Secret>>,
+    known: Mutex<Known>,
     forms: ArcSwapOption<Forms>,
 }
 
@@ -67,23 +78,66 @@ fn forms_of(value: &str) -> Vec<Vec<u8>> {
     forms
 }
 
-impl Redactor {
-    /// Makes a value known. It is in force when this returns.
-    pub fn learn(&self, secret: &Secret) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(secret) {
-            return;
-        }
-        if known.len() >= REMEMBERED {
-            known.remove(0);
-        }
-        known.push(secret.clone());
-        let mut texts: Vec<Vec<u8>> = known.iter().flat_map(|secret| forms_of(secret.expose())).collect();
+impl Forms {
+    fn of<'a>(values: impl Iterator<Item = &'a Secret>) -> Option<Arc<Forms>> {
+        let mut texts: Vec<Vec<u8>> = values.flat_map(|secret| forms_of(secret.expose())).collect();
         texts.sort_unstable();
         texts.dedup();
-        if let Ok(search) = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts) {
-            self.forms.store(Some(Arc::new(Forms { search, texts })));
+        let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts).ok()?;
+        (!texts.is_empty()).then(|| Arc::new(Forms { search, texts }))
+    }
+
+    fn longest(&self) -> usize {
+        self.texts.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Some bytes without secrets; none where there is none in them.
+    pub fn bytes(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if !self.search.is_match(bytes) {
+            return None;
         }
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut from = 0;
+        for found in self.search.find_iter(bytes) {
+            out.extend_from_slice(bytes.get(from..found.start()).unwrap_or_default());
+            out.extend_from_slice(MARK.as_bytes());
+            from = found.end();
+        }
+        out.extend_from_slice(bytes.get(from..).unwrap_or_default());
+        Some(out)
+    }
+}
+
+impl Redactor {
+    /// Makes a value of a credential known. It is in force when this returns.
+    pub fn learn(&self, credential: &str, secret: &Secret) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = known.values.entry(credential.to_owned()).or_default();
+        if values.last() == Some(secret) {
+            return;
+        }
+        let is_new = !values.contains(secret);
+        values.retain(|value| value != secret);
+        if values.len() >= REMEMBERED {
+            values.remove(0);
+        }
+        values.push(secret.clone());
+        if is_new {
+            known.made.clear();
+            self.forms.store(Forms::of(known.values.values().flatten()));
+        }
+    }
+
+    /// The values of some credentials alone; none where none of them was read.
+    pub fn only<'a>(&self, credentials: impl Iterator<Item = &'a str>) -> Option<Arc<Forms>> {
+        let names: Vec<String> = credentials.map(str::to_owned).collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = known.made.get(&names) {
+            return Some(Arc::clone(made));
+        }
+        let made = Forms::of(names.iter().filter_map(|name| known.values.get(name)).flatten())?;
+        known.made.insert(names, Arc::clone(&made));
+        Some(made)
     }
 
     /// Whether nothing is known, so that nothing can be found.
@@ -128,6 +182,56 @@ impl Redactor {
     }
 }
 
+/// Masks one stream of bytes for who may write into it and sees when its parts come: how much is held back depends on nothing that is in
+/// it, so that nobody can try a secret's beginnings on it.
+pub struct Mask {
+    forms: Arc<Forms>,
+    /// How many bytes are always held back: no form is longer, and its own length is not told.
+    back: usize,
+    held: Vec<u8>,
+}
+
+impl Mask {
+    /// Nothing taken yet.
+    pub fn new(forms: Arc<Forms>) -> Self {
+        let back = forms.longest().next_power_of_two().max(LEAST_BACK);
+        Mask { forms, back, held: Vec::new() }
+    }
+
+    /// Takes the next bytes; gives all but the last ones, each secret's bytes as stars.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(bytes);
+        let ready = self.held.len().saturating_sub(self.back);
+        self.give(ready)
+    }
+
+    /// What was held back when nothing follows.
+    pub fn finish(&mut self) -> Vec<u8> {
+        self.give(self.held.len())
+    }
+
+    /// Whether nothing is held back.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    fn give(&mut self, ready: usize) -> Vec<u8> {
+        if ready == 0 {
+            return Vec::new();
+        }
+        // One that begins behind these may turn out to be longer.
+        let found: Vec<Range<usize>> =
+            self.forms.search.find_iter(&self.held).map(|found| found.range()).take_while(|range| range.start < ready).collect();
+        for range in found {
+            if let Some(secret) = self.held.get_mut(range) {
+                secret.fill(b'*');
+            }
+        }
+        let rest = self.held.split_off(ready);
+        std::mem::replace(&mut self.held, rest)
+    }
+}
+
 /// What is held back of one stream of bytes, because it may be the beginning of a secret.
 #[derive(Debug, Default)]
 pub struct Held(Vec<u8>);
@@ -147,8 +251,7 @@ impl Held {
                 secret.fill(b'*');
             }
         }
-        let longest = forms.texts.iter().map(Vec::len).max().unwrap_or(0);
-        let from = hidden_to.max(all.len().saturating_sub(longest.saturating_sub(1)));
+        let from = hidden_to.max(all.len().saturating_sub(forms.longest().saturating_sub(1)));
         // The longest end that begins a form is kept back until it is known what follows.
         let kept = (from..all.len()).find(|at| {
             let end = all.get(*at..).unwrap_or_default();
@@ -157,11 +260,6 @@ impl Held {
         });
         self.0 = all.split_off(kept.unwrap_or(all.len()));
         all
-    }
-
-    /// Whether nothing is held back.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// What was held back when nothing follows.
@@ -180,7 +278,7 @@ mod tests {
 
     fn redactor() -> Redactor {
         let redactor = Redactor::default();
-        redactor.learn(&Secret::new(SECRET));
+        redactor.learn("a", &Secret::new(SECRET));
         redactor
     }
 
@@ -222,6 +320,48 @@ mod tests {
     }
 
     #[test]
+    fn what_a_mask_holds_back_tells_nothing_of_what_it_looks_for() {
+        let of = |text: &str, size: usize| {
+            let mut mask = Mask::new(redactor().only(["a"].into_iter()).unwrap());
+            let mut parts: Vec<Vec<u8>> = text.as_bytes().chunks(size).map(|part| mask.push(part)).collect();
+            parts.push(mask.finish());
+            (parts.iter().map(Vec::len).collect::<Vec<_>>(), String::from_utf8(parts.concat()).unwrap())
+        };
+        let around = "-".repeat(700);
+        for size in [1, 2, 3, 7, 64, 300, 2000] {
+            for end in 1..=SECRET.len() {
+                let text = format!("{around}{}{around}{}", &SECRET[..end], &SECRET[..end]);
+                let (lengths, shown) = of(&text, size);
+                assert_eq!(lengths, of(&"x".repeat(text.len()), size).0, "{end} in parts of {size}");
+                assert_eq!(shown, text.replace(SECRET, &"*".repeat(SECRET.len())), "{end} in parts of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_knows_the_values_of_its_own_credentials_alone() {
+        let redactor = redactor();
+        assert!(redactor.only(["b"].into_iter()).is_none());
+        redactor.learn("b", &Secret::new("another-value"));
+        let mut mask = Mask::new(redactor.only(["b"].into_iter()).unwrap());
+        mask.push(format!("{SECRET} another-value").as_bytes());
+        assert_eq!(mask.finish(), format!("{SECRET} *************").as_bytes());
+        assert_eq!(redactor.text(format!("{SECRET} another-value")), "(hidden) (hidden)");
+    }
+
+    #[test]
+    fn one_credential_s_values_push_no_other_s_out_and_never_the_last_one() {
+        let redactor = redactor();
+        let value = |number: u32| format!("value-number-{number}-");
+        for number in 0..20 {
+            redactor.learn("b", &Secret::new("the-current-value"));
+            redactor.learn("b", &Secret::new(value(number)));
+        }
+        assert_eq!(redactor.text(format!("{SECRET} the-current-value {}", value(19))), "(hidden) (hidden) (hidden)");
+        assert_eq!(redactor.text(value(2)), value(2));
+    }
+
+    #[test]
     fn without_secrets_nothing_is_held_back() {
         let (redactor, mut held) = (Redactor::default(), Held::default());
         assert!(redactor.is_empty());
@@ -232,7 +372,7 @@ mod tests {
     #[test]
     fn old_values_stay_known() {
         let redactor = redactor();
-        redactor.learn(&Secret::new("another-value"));
+        redactor.learn("a", &Secret::new("another-value"));
         assert_eq!(redactor.text(format!("{SECRET} another-value")), "(hidden) (hidden)");
     }
 }

@@ -150,8 +150,8 @@ async fn a_secret_is_found_nowhere_after_runs_that_used_it_failed_with_it_and_we
     assert!(runs[0]["result_preview"].as_str().unwrap().contains("authorization: Bearer ****"), "{}", runs[0]);
     assert!(runs[5]["result_preview"].as_str().unwrap().contains("(hidden)"), "{}", runs[5]);
     assert_eq!(runs[4]["error_kind"], "egress_denied");
-    // Over one connection, by HTTP/2.
-    assert_eq!(world.tls.connections(), 1, "{:?}", world.tls.seen().len());
+    // Over one connection for each of the two agents, by HTTP/2.
+    assert_eq!(world.tls.connections(), 2, "{:?}", world.tls.seen().len());
     assert!(world.tls.seen().iter().all(|seen| seen.version == "HTTP/2.0"));
     for run in &runs {
         answers(&daemon, run).await;
