@@ -106,7 +106,10 @@ impl<'a> Follower<'a> {
 
     /// Reads the configuration once and takes it; answers whether that is to be tried again.
     async fn turn(&mut self, is_asked: bool, watch: Option<&FileWatch>, took: &impl Fn(&Settings)) -> bool {
-        let read = self.read().await;
+        let read = match watch {
+            Some(watch) if is_asked => watch.at_rest(|| self.read()).await,
+            _ => self.read().await,
+        };
         // What was read while the file changed is read again when it rests.
         if let (Some(watch), false) = (watch, is_asked)
             && !watch.is_as_seen().await
