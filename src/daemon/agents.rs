@@ -142,8 +142,7 @@ impl Agents {
 
     /// Puts other settings into force for the attempts that start from now on.
     pub fn configure(&self, roster: Roster) {
-        self.roster.store(Arc::new(roster));
-        self.read_registered_again();
+        self.exchange_roster(roster);
         // Offers are kept by the catalogue's version: one that was made meanwhile is made again.
         self.catalogue.touch();
     }

@@ -15,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::agents::{Agents, Registered, Said, StoredAgent};
+use super::agents::{Agents, Registered, Roster, Said, StoredAgent};
 use super::deployment::Deployment;
 use super::inner::Inner;
 use super::outage::tell_unless_out;
@@ -42,9 +42,9 @@ pub async fn follow(inner: Arc<Inner>, agents: Arc<Agents>, stop: CancellationTo
     loop {
         let look = agents.begin_look();
         match see(&inner, &agents).await {
-            Ok(seen) => {
+            Ok((seen, under)) => {
                 let wanted = seen.wanted();
-                let digests = agents.looked(look, seen);
+                let digests = agents.looked(look, seen, &under);
                 tidy(&inner, &agents, wanted).await;
                 inner.admission.bound_agents(agents.queue_bounds());
                 for digest in digests {
@@ -84,13 +84,13 @@ async fn tidy(inner: &Inner, agents: &Agents, wanted: HashSet<Digest>) {
     }
 }
 
-/// Reads all that the store says of agents; what has not changed is taken as it was.
-async fn see(inner: &Inner, agents: &Agents) -> Result<Said, StoreError> {
-    let (known, roster) = (agents.known(), agents.roster());
+/// Reads all that the store says of agents, and the settings under which that was understood; what has not changed is taken as it was.
+async fn see(inner: &Inner, agents: &Agents) -> Result<(Said, Arc<Roster>), StoreError> {
+    let (known, roster) = agents.known();
     let deployments = all(inner, Kind::Deployment, &known.deployments, |record| record.decode::<Deployment>().map(Arc::new)).await?;
     let read = |record: &Record| record.decode::<StoredAgent>().map(|stored| Arc::new(Registered::read(stored, &roster)));
     let registered = all(inner, Kind::Agent, &known.registered, read).await?;
-    Ok(Said { deployments, registered })
+    Ok((Said { deployments, registered }, roster))
 }
 
 type Known<T> = BTreeMap<AgentId, (u64, Arc<T>)>;

@@ -192,19 +192,26 @@ impl Opened {
         Ok(Opened { daemon, catalogue, agents, sandbox: rooms, watching: (cancel, watcher), telling, identity })
     }
 
-    /// Puts another configuration into force, as far as a running daemon can take it, and names the limits that it cannot take whole.
-    /// Attempts that run keep what they started with.
+    /// Puts all of another configuration but its tasks into force, as far as a running daemon can take it. Answers with the tasks, for
+    /// [`Opened::apply_tasks`], and names the limits that it cannot take whole. Attempts that run keep what they started with.
     ///
     /// # Errors
-    /// A task is faulty, and then nothing has changed; or the store does not take the tasks, and the rest is in force.
-    pub async fn reload(&self, loaded: &Loaded) -> Result<Vec<String>, OpenError> {
+    /// A task is faulty, and then nothing has changed.
+    pub fn configure(&self, loaded: &Loaded) -> Result<(Vec<Task>, Vec<String>), OpenError> {
         let mut settings = loaded.settings.clone();
         let tasks = tasks_of(&settings, &SystemClock)?;
         let beyond = within(&self.sandbox, &mut settings);
         self.manager().configure(daemon_settings(&settings, &self.identity));
         self.agents.configure(roster(&settings));
-        apply_tasks(self.manager(), tasks, loaded.file.as_deref()).await?;
-        Ok(beyond)
+        Ok((tasks, beyond))
+    }
+
+    /// Keeps the tasks of a configuration that was put into force.
+    ///
+    /// # Errors
+    /// The store does not take them; some may be kept.
+    pub async fn apply_tasks(&self, tasks: Vec<Task>, loaded: &Loaded) -> Result<(), ManagerError> {
+        apply_tasks(self.manager(), tasks, loaded.file.as_deref()).await
     }
 
     /// The façade.

@@ -3,8 +3,8 @@
 //! Invariant: a configuration with a fault changes nothing, and what a running daemon cannot take is named and left as it was at the
 //! start. Attempts that run keep what they started with.
 //!
-//! How it fails: a fault is told once for each reading, and stands in the daemon's status until a reading has none; while the store is
-//! away the tasks are applied later.
+//! How it fails: a fault is told once for each reading, and stands in the daemon's status until a reading has none; while the store
+//! does not take the tasks all else is in force, tokens among it, and the tasks are applied later.
 
 mod file;
 
@@ -59,8 +59,8 @@ pub struct Source {
 enum NotTaken {
     /// It is wrong.
     Faulty(ConfigFaults),
-    /// The store did not take its tasks.
-    Later(ManagerError),
+    /// It is in force but for its tasks, which the store did not take.
+    Later(ManagerError, ConfigurationReport),
 }
 
 /// Follows the configuration of a daemon.
@@ -106,7 +106,10 @@ impl<'a> Follower<'a> {
 
     /// Reads the configuration once and takes it; answers whether that is to be tried again.
     async fn turn(&mut self, is_asked: bool, watch: Option<&FileWatch>, took: &impl Fn(&Settings)) -> bool {
-        let read = self.read().await;
+        let read = match watch {
+            Some(watch) if is_asked => watch.at_rest(|| self.read()).await,
+            _ => self.read().await,
+        };
         // What was read while the file changed is read again when it rests.
         if let (Some(watch), false) = (watch, is_asked)
             && !watch.is_as_seen().await
@@ -114,13 +117,12 @@ impl<'a> Follower<'a> {
             return false;
         }
         let taken = match read {
-            Ok(loaded) => self.take(loaded, is_asked).await,
+            Ok(loaded) => self.take(loaded, is_asked, took).await,
             Err(faults) => Err(NotTaken::Faulty(faults)),
         };
-        let is_owed = matches!(taken, Err(NotTaken::Later(_)));
-        match taken {
-            Ok(()) => took(&self.now.settings),
-            Err(refused) => self.tell_refused(refused),
+        let is_owed = matches!(taken, Err(NotTaken::Later(..)));
+        if let Err(refused) = taken {
+            self.tell_refused(refused);
         }
         is_owed
     }
@@ -135,7 +137,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Puts a configuration into force, as far as a running daemon can.
-    async fn take(&mut self, mut loaded: Loaded, is_asked: bool) -> Result<(), NotTaken> {
+    async fn take(&mut self, mut loaded: Loaded, is_asked: bool, took: &impl Fn(&Settings)) -> Result<(), NotTaken> {
         let mut next_start: Vec<String> = changes::waiting(self.started, &loaded).iter().map(ToString::to_string).collect();
         next_start.extend(self.keep_closed(&mut loaded.settings));
         // Tasks and whoever asks for a run must mean the same agent.
@@ -151,11 +153,13 @@ impl<'a> Follower<'a> {
             self.now = loaded;
             return Ok(());
         }
-        next_start.extend(self.opened.reload(&loaded).await.map_err(|error| match error {
+        let (tasks, beyond) = self.opened.configure(&loaded).map_err(|error| match error {
             OpenError::Tasks(faults) => NotTaken::Faulty(faults),
-            OpenError::Manager(error) if error.is_outage() => NotTaken::Later(error),
             error => NotTaken::Faulty(ConfigFaults(vec![fault(error.to_string())])),
-        })?);
+        })?;
+        // Whoever takes a token back must not have to wait for the store.
+        took(&loaded.settings);
+        next_start.extend(beyond);
         let report = ConfigurationReport { next_start, ..ConfigurationReport::at_start(&loaded) };
         if !is_same {
             for warning in &loaded.warnings {
@@ -170,8 +174,10 @@ impl<'a> Follower<'a> {
             let keys = report.next_start.join("; ");
             tracing::warn!(keys, "of the configuration this takes effect at the next start");
         }
-        self.opened.manager().note_configuration(report);
+        let applied = self.opened.apply_tasks(tasks, &loaded).await;
         self.now = loaded;
+        applied.map_err(|error| NotTaken::Later(error, report.clone()))?;
+        self.opened.manager().note_configuration(report);
         Ok(())
     }
 
@@ -188,17 +194,24 @@ impl<'a> Follower<'a> {
     }
 
     fn tell_refused(&self, refused: NotTaken) {
-        let faults: Vec<String> = match refused {
+        let manager = self.opened.manager();
+        let before = manager.configuration();
+        let report = match refused {
             NotTaken::Faulty(faults) => {
                 let faults: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
                 let told = faults.join("; ");
                 tracing::warn!(faults = told, "the configuration is faulty and changes nothing; the daemon goes on as it was");
-                faults
+                ConfigurationReport { faults, ..(*before).clone() }
             }
-            NotTaken::Later(error) => vec![format!("the tasks could not be kept, which is tried again: {error}")],
+            NotTaken::Later(error, report) => {
+                let faults = vec![format!("the tasks could not be kept, which is tried again: {error}")];
+                if faults != before.faults {
+                    tracing::warn!(%error, "the configuration is in force but for its tasks, which could not be kept; that is tried again");
+                }
+                ConfigurationReport { faults, ..report }
+            }
         };
-        let manager = self.opened.manager();
-        manager.note_configuration(ConfigurationReport { faults, ..(*manager.configuration()).clone() });
+        manager.note_configuration(report);
     }
 }
 

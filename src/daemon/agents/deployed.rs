@@ -229,9 +229,10 @@ impl Agents {
         self.ids().into_iter().filter_map(|agent| Some((agent.clone(), self.settings_of(&agent).max_queued_runs?))).collect()
     }
 
-    /// What the daemon knew before it looked.
-    pub(in crate::daemon) fn known(&self) -> Arc<Said> {
-        self.told.said.load_full()
+    /// What the daemon knew before it looked, and the settings under which it understood that.
+    pub(in crate::daemon) fn known(&self) -> (Arc<Said>, Arc<Roster>) {
+        let _turn = self.told.turn();
+        (self.told.said.load_full(), self.roster.load_full())
     }
 
     /// A look at the store begins; its number.
@@ -239,8 +240,9 @@ impl Agents {
         self.looks.begun.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Takes in what a look saw. Answers with the digests that somebody has to bring.
-    pub(in crate::daemon) fn looked(&self, look: u64, seen: Said) -> Vec<Digest> {
+    /// Takes in what a look saw and understood under these settings. Answers with the digests that somebody has to bring.
+    pub(in crate::daemon) fn looked(&self, look: u64, seen: Said, under: &Arc<Roster>) -> Vec<Digest> {
+        let turn = self.told.turn();
         let before = self.told.said.load_full();
         let wanted = seen.wanted();
         let let_go: HashSet<AgentId> = before
@@ -256,9 +258,15 @@ impl Agents {
         if is_news {
             self.told.said.store(Arc::new(seen));
         }
+        // Other settings came into force while the store was read.
+        let is_outdated = !Arc::ptr_eq(under, &self.roster.load());
+        if is_outdated {
+            self.read_registered_again();
+        }
+        drop(turn);
         let new = self.told.begin(&wanted);
         self.crashes.looked(look, &let_go);
-        if is_news || !new.is_empty() {
+        if is_news || is_outdated || !new.is_empty() {
             self.catalogue.touch();
         }
         self.end_look(look);
@@ -310,8 +318,15 @@ impl Agents {
         self.catalogue.touch();
     }
 
-    /// Reads the registered agents again under other settings.
-    pub(super) fn read_registered_again(&self) {
+    /// Puts other settings into force, for the registered agents too.
+    pub(super) fn exchange_roster(&self, roster: Roster) {
+        let _turn = self.told.turn();
+        self.roster.store(Arc::new(roster));
+        self.read_registered_again();
+    }
+
+    /// Reads the registered agents again under the settings in force; to be called in one's turn.
+    fn read_registered_again(&self) {
         let roster = self.roster.load();
         self.told.said.rcu(|told| {
             let mut told = Said::clone(told);

@@ -66,12 +66,18 @@ pub(super) enum Here {
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) said: ArcSwap<Said>,
+    /// Whoever changes what is known, or the settings under which it is understood, does so in its turn.
+    turn: Mutex<()>,
     here: Mutex<HashMap<Digest, Here>>,
     /// What each agent's attempts started from when the last offer was made.
     last: Mutex<HashMap<AgentId, Arc<Loaded<Prepared>>>>,
 }
 
 impl Told {
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn all_here(&self) -> MutexGuard<'_, HashMap<Digest, Here>> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -103,6 +103,22 @@ impl FileWatch {
         self.look().await == self.seen
     }
 
+    /// Reads until nothing wrote to the file meanwhile and no writer has it open, as far as it is known; after a while whatever it is.
+    pub(super) async fn at_rest<T, R: Future<Output = T>>(&self, read: impl Fn() -> R) -> T {
+        let until = tokio::time::Instant::now() + POLL;
+        loop {
+            let before = self.look().await;
+            // Of a write just now the notification may be on its way.
+            tokio::time::sleep(REST).await;
+            let found = read().await;
+            let is_open = self.watched.is_some() && self.signals.is_open.load(Ordering::Acquire);
+            let rests = !is_open && self.look().await == before;
+            if rests || tokio::time::Instant::now() >= until {
+                return found;
+            }
+        }
+    }
+
     /// Ends when the file is another than it was and at rest; a file that is gone for a while is another one too.
     pub(super) async fn changed(&mut self) {
         loop {
@@ -239,6 +255,25 @@ mod tests {
         take(written, "s.toml");
         take(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "s.toml");
         assert!(!is_open());
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_a_reading_gets_none_of_a_half_written_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.toml");
+        std::fs::write(&path, "whole").unwrap();
+        let watch = FileWatch::new(path.clone()).await;
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        // The writer rests for longer than a closed file does, and has not ended.
+        let writing = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(REST * 5);
+            file.write_all(b" and half").unwrap();
+        });
+        let read = watch.at_rest(|| async { std::fs::read_to_string(&path).unwrap() }).await;
+        assert_eq!(read, "half and half");
+        writing.await.unwrap();
+        assert_eq!(watch.at_rest(|| async { std::fs::read_to_string(&path).unwrap() }).await, "half and half");
     }
 
     #[tokio::test]
