@@ -176,6 +176,23 @@ impl Agents {
         self.plugin_of(agent).is_some()
     }
 
+    /// Whether a push to the agent of its plugin's name serves an agent that has no push of its own.
+    pub(super) fn has_push_of_plugin(&self, agent: &AgentId) -> bool {
+        let stem = self.settings_of(agent).plugin;
+        stem != agent.as_str() && AgentId::parse(&stem).is_ok_and(|owner| self.deployment_of(&owner).is_some_and(|of| of.serving.is_some()))
+    }
+
+    /// An agent that nothing would serve any more without the push to another.
+    pub(super) fn lives_by_push_to(&self, owner: &AgentId) -> Option<AgentId> {
+        let serving = |agent: &AgentId| self.deployment_of(agent).is_some_and(|deployment| deployment.serving.is_some());
+        let has_file = self.catalogue.list().iter().any(|plugin| plugin.stem == owner.as_str());
+        if has_file || !serving(owner) {
+            return None;
+        }
+        let lives = |agent: &AgentId| agent != owner && !serving(agent) && self.settings_of(agent).plugin == owner.as_str();
+        self.ids().into_iter().find(lives)
+    }
+
     /// The ids of all agents: those of the configuration, of the API, of pushes and of the plugins.
     pub fn ids(&self) -> Vec<AgentId> {
         let said = self.told.said.load();

@@ -144,12 +144,12 @@ impl Manager {
     pub async fn roll_back(&self, agent: &AgentId, back: Back, wish: Wish) -> Result<Deployed, ManagerError> {
         let wish = Wish { note: checked("note", wish.note)?, ..wish };
         let agents = self.known_agent(agent)?;
-        let has_file = agents.has_file(agent);
+        let is_served_without = agents.has_file(agent) || agents.has_push_of_plugin(agent);
         let of = agent.clone();
         let decide = move |txn: &mut Txn<'_>| -> Step<Option<Digest>> {
             let mut deployment = deployment::read(txn, &of)?;
             let to = deployment.back(back).map_err(ManagerError::Conflict)?;
-            if to.is_none() && !has_file {
+            if to.is_none() && !is_served_without {
                 let sentence = format!(
                     "the plugins folder of this daemon has no plugin for agent {of}, so nothing would serve it: drop the file first, or delete the agent"
                 );
