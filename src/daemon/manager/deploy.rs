@@ -128,13 +128,13 @@ impl Manager {
             agents.arrived(digest, Ok(Arc::new(loaded)));
             tracing::info!(%agent, %digest, "a pushed plugin serves");
         }
-        self.deployed(agents, agent, changed).await
+        self.seen(agents).await;
+        Ok(Deployed { changed, digest: Some(digest), agent: self.committed(agent) })
     }
 
-    async fn deployed(&self, agents: &Arc<Agents>, agent: &AgentId, changed: bool) -> Result<Deployed, ManagerError> {
-        self.seen(agents).await;
-        let digest = agents.deployment_of(agent).and_then(|deployment| deployment.serving);
-        Ok(Deployed { changed, digest, agent: self.agent(agent)? })
+    /// An agent of which something was committed; its id alone where this daemon has not seen that yet.
+    pub(super) fn committed(&self, agent: &AgentId) -> Value {
+        self.agent(agent).unwrap_or_else(|_| json!({"agent_id": agent}))
     }
 
     /// Puts an earlier digest of an agent back, or the plugins folder.
@@ -160,9 +160,10 @@ impl Manager {
             Ok(to)
         };
         let to = self.commit(vec![deployment::id_of(agent)], Vec::new(), decide).await?;
-        let to = to.map_or_else(|| "the plugins folder".to_owned(), |digest| digest.to_string());
-        tracing::info!(%agent, to, "an agent was rolled back");
-        self.deployed(agents, agent, true).await
+        let shown = to.map_or_else(|| "the plugins folder".to_owned(), |digest| digest.to_string());
+        tracing::info!(%agent, to = shown, "an agent was rolled back");
+        self.seen(agents).await;
+        Ok(Deployed { changed: true, digest: to, agent: self.committed(agent) })
     }
 
     /// What served an agent when, the newest first; with what this daemon's folder has, and what is held back.

@@ -114,7 +114,7 @@ impl Manager {
         };
         self.commit(vec![registered_id_of(agent)], Vec::new(), decide).await?;
         self.seen(agents).await;
-        self.agent(agent)
+        Ok(self.committed(agent))
     }
 
     /// Deletes an agent that was registered or pushed, with its pushes; its tasks stay. Those of plugin files and of the configuration are
