@@ -224,26 +224,30 @@ impl Manager {
     ///
     /// # Errors
     /// There is no such agent, it is not paused, or the store does not answer.
-    pub async fn resume_agent(&self, agent: &AgentId) -> Result<Value, ManagerError> {
-        self.change(agent, |deployment, _| match deployment.paused.take() {
+    pub async fn resume_agent(&self, agent: &AgentId, who: Option<String>) -> Result<Value, ManagerError> {
+        let resumed = self.change(agent, |deployment, _| match deployment.paused.take() {
             Some(_) => Ok(()),
             None => Err(format!("agent {} is not paused", deployment.agent_id)),
-        })
-        .await
+        });
+        let shown = resumed.await?;
+        tracing::info!(%agent, by = who, "a paused agent was resumed");
+        Ok(shown)
     }
 
     /// Lets the digests of an agent go that are in quarantine.
     ///
     /// # Errors
     /// There is no such agent, none of its digests is in quarantine, or the store does not answer.
-    pub async fn release_agent(&self, agent: &AgentId) -> Result<Value, ManagerError> {
-        self.change(agent, |deployment, _| {
+    pub async fn release_agent(&self, agent: &AgentId, who: Option<String>) -> Result<Value, ManagerError> {
+        let released = self.change(agent, |deployment, _| {
             if std::mem::take(&mut deployment.quarantined).is_empty() {
                 return Err(format!("no digest of agent {} is in quarantine", deployment.agent_id));
             }
             Ok(())
-        })
-        .await
+        });
+        let shown = released.await?;
+        tracing::info!(%agent, by = who, "an agent was released from quarantine");
+        Ok(shown)
     }
 
     async fn change(
