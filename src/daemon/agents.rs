@@ -60,6 +60,10 @@ pub struct Roster {
     pub credentials: BTreeMap<String, Arc<Credential>>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
+    /// The most memory in bytes that the sandbox was built for.
+    pub most_memory_bytes: u64,
+    /// The most table elements that the sandbox was built for.
+    pub most_table_elements: u64,
 }
 
 impl Roster {
@@ -73,7 +77,18 @@ impl Roster {
     /// # Errors
     /// All that is wrong with them.
     pub(super) fn read(&self, agent: &AgentId, settings: &Map<String, Value>) -> Result<AgentSettings, Faults> {
-        registered_agent(agent, settings, &self.limits, &self.credentials)
+        let settings = registered_agent(agent, settings, &self.limits, &self.credentials)?;
+        let (limits, mut beyond) = (&settings.limits, Faults::new());
+        for (name, limit, most) in [
+            ("memory_bytes", limits.memory_bytes, self.most_memory_bytes),
+            ("table_elements", limits.table_elements, self.most_table_elements),
+        ] {
+            if limit > most {
+                let mend = format!("ask for less, or raise `limits.{name}` in its configuration and start it again");
+                beyond.add(format!("limits.{name}"), format!("{limit}, and {most} is the most for which this daemon was started; {mend}"));
+            }
+        }
+        beyond.into_result(settings)
     }
 
     fn unnamed(&self, agent: &AgentId) -> AgentSettings {
@@ -356,6 +371,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_registration_is_held_to_what_the_sandbox_was_built_for() {
+        let roster = Roster {
+            configured: BTreeMap::new(),
+            limits: Limits::default(),
+            credentials: BTreeMap::new(),
+            quarantine_after: 0,
+            most_memory_bytes: 256 << 20,
+            most_table_elements: 100_000,
+        };
+        let read = |limits: Value| roster.read(&AgentId::parse("a").unwrap(), json!({"limits": limits}).as_object().unwrap());
+        assert_eq!(read(json!({"memory_bytes": 256 << 20})).unwrap().limits.memory_bytes, 256 << 20);
+        for name in ["memory_bytes", "table_elements"] {
+            let told = read(json!({name: (256 << 20) + 65_536})).unwrap_err().to_string();
+            assert!(told.contains(name) && told.contains("for which this daemon was started"), "{told}");
+        }
+    }
 
     #[test]
     fn a_configuration_is_read_as_texts() {
