@@ -81,6 +81,7 @@ enum Next {
 /// # Errors
 /// The folder is none of an agent's, the configuration is wrong, or another `sandclock dev` has the agent.
 pub async fn execute(args: DevArgs, context: &Context) -> Result<Exit, Fault> {
+    context.signals.end_with_terminal()?;
     let _terminal = Terminal::kept();
     let mut dev = Dev::open(args, context).await?;
     let mut next = Next::Build;
