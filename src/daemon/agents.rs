@@ -384,8 +384,8 @@ mod tests {
         };
         let read = |limits: Value| roster.read(&AgentId::parse("a").unwrap(), json!({"limits": limits}).as_object().unwrap());
         assert_eq!(read(json!({"memory_bytes": 256 << 20})).unwrap().limits.memory_bytes, 256 << 20);
-        for name in ["memory_bytes", "table_elements"] {
-            let told = read(json!({name: (256 << 20) + 65_536})).unwrap_err().to_string();
+        for (name, limit) in [("memory_bytes", 512 << 20), ("table_elements", 100_001)] {
+            let told = read(json!({name: limit})).unwrap_err().to_string();
             assert!(told.contains(name) && told.contains("for which this daemon was started"), "{told}");
         }
     }
