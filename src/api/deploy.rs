@@ -164,11 +164,11 @@ pub(super) async fn pause(
 }
 
 /// `POST /background/agents/{id}/resume`.
-pub(super) async fn resume(State(api): State<Api>, PathId(agent): PathId<AgentId>, _: NoParams, _: NoBody) -> Answer {
-    Ok(Json(api.manager.resume_agent(&agent).await?))
+pub(super) async fn resume(State(api): State<Api>, caller: Caller, PathId(agent): PathId<AgentId>, _: NoParams, _: NoBody) -> Answer {
+    Ok(Json(api.manager.resume_agent(&agent, who(&caller)).await?))
 }
 
 /// `POST /background/agents/{id}/release`.
-pub(super) async fn release(State(api): State<Api>, PathId(agent): PathId<AgentId>, _: NoParams, _: NoBody) -> Answer {
-    Ok(Json(api.manager.release_agent(&agent).await?))
+pub(super) async fn release(State(api): State<Api>, caller: Caller, PathId(agent): PathId<AgentId>, _: NoParams, _: NoBody) -> Answer {
+    Ok(Json(api.manager.release_agent(&agent, who(&caller)).await?))
 }

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first asks for an orderly end, the second for a quick one; one more than that ends the process.
+//! SIGINT and SIGTERM, and SIGHUP for what belongs to a terminal: the first asks for an orderly end, the second for a quick one; one more
+//! than that ends the process.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,8 +24,21 @@ impl Signals {
         let interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
         let terminate = signal(SignalKind::terminate()).map_err(refused)?;
         let signals = Signals::default();
-        tokio::spawn(watch(interrupt, terminate, signals.clone(), is_patient));
+        tokio::spawn(watch([interrupt, terminate], signals.clone(), is_patient));
         Ok(signals)
+    }
+
+    /// Takes SIGHUP for a wish to end, too: the terminal that the command belongs to is gone.
+    ///
+    /// # Errors
+    /// The system gives no signals.
+    pub fn end_with_terminal(&self) -> Result<(), Fault> {
+        let (mut hangups, asked) = (Self::hangups()?, self.asked());
+        tokio::spawn(async move {
+            hangups.recv().await;
+            asked.cancel();
+        });
+        Ok(())
     }
 
     /// SIGHUP, which ends the process no more from now on.
@@ -46,7 +60,7 @@ impl Signals {
     }
 }
 
-async fn watch(mut interrupt: Signal, mut terminate: Signal, signals: Signals, is_patient: bool) {
+async fn watch([mut interrupt, mut terminate]: [Signal; 2], signals: Signals, is_patient: bool) {
     loop {
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -60,6 +60,10 @@ pub struct Roster {
     pub credentials: BTreeMap<String, Arc<Credential>>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
+    /// The most memory in bytes that the sandbox was built for.
+    pub most_memory_bytes: u64,
+    /// The most table elements that the sandbox was built for.
+    pub most_table_elements: u64,
 }
 
 impl Roster {
@@ -73,7 +77,18 @@ impl Roster {
     /// # Errors
     /// All that is wrong with them.
     pub(super) fn read(&self, agent: &AgentId, settings: &Map<String, Value>) -> Result<AgentSettings, Faults> {
-        registered_agent(agent, settings, &self.limits, &self.credentials)
+        let settings = registered_agent(agent, settings, &self.limits, &self.credentials)?;
+        let (limits, mut beyond) = (&settings.limits, Faults::new());
+        for (name, limit, most) in [
+            ("memory_bytes", limits.memory_bytes, self.most_memory_bytes),
+            ("table_elements", limits.table_elements, self.most_table_elements),
+        ] {
+            if limit > most {
+                let mend = format!("ask for less, or raise `limits.{name}` in its configuration and start it again");
+                beyond.add(format!("limits.{name}"), format!("{limit}, and {most} is the most for which this daemon was started; {mend}"));
+            }
+        }
+        beyond.into_result(settings)
     }
 
     fn unnamed(&self, agent: &AgentId) -> AgentSettings {
@@ -174,6 +189,23 @@ impl Agents {
     /// Whether the plugins folder has a file for an agent.
     pub(super) fn has_file(&self, agent: &AgentId) -> bool {
         self.plugin_of(agent).is_some()
+    }
+
+    /// Whether a push to the agent of its plugin's name serves an agent that has no push of its own.
+    pub(super) fn has_push_of_plugin(&self, agent: &AgentId) -> bool {
+        let stem = self.settings_of(agent).plugin;
+        stem != agent.as_str() && AgentId::parse(&stem).is_ok_and(|owner| self.deployment_of(&owner).is_some_and(|of| of.serving.is_some()))
+    }
+
+    /// An agent that nothing would serve any more without the push to another.
+    pub(super) fn lives_by_push_to(&self, owner: &AgentId) -> Option<AgentId> {
+        let serving = |agent: &AgentId| self.deployment_of(agent).is_some_and(|deployment| deployment.serving.is_some());
+        let has_file = self.catalogue.list().iter().any(|plugin| plugin.stem == owner.as_str());
+        if has_file || !serving(owner) {
+            return None;
+        }
+        let lives = |agent: &AgentId| agent != owner && !serving(agent) && self.settings_of(agent).plugin == owner.as_str();
+        self.ids().into_iter().find(lives)
     }
 
     /// The ids of all agents: those of the configuration, of the API, of pushes and of the plugins.
@@ -339,6 +371,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_registration_is_held_to_what_the_sandbox_was_built_for() {
+        let roster = Roster {
+            configured: BTreeMap::new(),
+            limits: Limits::default(),
+            credentials: BTreeMap::new(),
+            quarantine_after: 0,
+            most_memory_bytes: 256 << 20,
+            most_table_elements: 100_000,
+        };
+        let read = |limits: Value| roster.read(&AgentId::parse("a").unwrap(), json!({"limits": limits}).as_object().unwrap());
+        assert_eq!(read(json!({"memory_bytes": 256 << 20})).unwrap().limits.memory_bytes, 256 << 20);
+        for (name, limit) in [("memory_bytes", 512 << 20), ("table_elements", 100_001)] {
+            let told = read(json!({name: limit})).unwrap_err().to_string();
+            assert!(told.contains(name) && told.contains("for which this daemon was started"), "{told}");
+        }
+    }
 
     #[test]
     fn a_configuration_is_read_as_texts() {

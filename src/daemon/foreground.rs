@@ -123,7 +123,7 @@ impl Foreground {
     pub fn report(&self, agent: Option<&AgentId>) -> PluginReport {
         let prepared = &self.loaded.prepared;
         let agent = agent.cloned().or_else(|| AgentId::parse(&self.loaded.stem).ok());
-        let roster = roster(&self.settings);
+        let roster = roster(&self.settings, &sandbox_settings(&self.settings));
         let told = agent.as_ref().map(|agent| capabilities(agent, prepared.imports(), &roster.settings_of(agent)));
         PluginReport {
             digest: self.loaded.digest.to_string(),

@@ -159,7 +159,7 @@ impl Opened {
         let pushed = settings.paths.data.join("pushed");
         upload::make_folder(&pushed).map_err(|source| OpenError::Folder { path: pushed.clone(), source })?;
         let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::clone(&clock));
-        let agents = Agents::new((sandbox, gateway), catalogue.clone(), roster(settings), &*clock).with_pushes(pushed);
+        let agents = Agents::new((sandbox, gateway), catalogue.clone(), roster(settings, &rooms), &*clock).with_pushes(pushed);
         let agents = Arc::new(agents);
         let mut daemon = Daemon::open(DaemonParts {
             store,
@@ -202,7 +202,7 @@ impl Opened {
         let tasks = tasks_of(&settings, &SystemClock)?;
         let beyond = within(&self.sandbox, &mut settings);
         self.manager().configure(daemon_settings(&settings, &self.identity));
-        self.agents.configure(roster(&settings));
+        self.agents.configure(roster(&settings, &self.sandbox));
         Ok((tasks, beyond))
     }
 
@@ -240,13 +240,15 @@ impl Opened {
     }
 }
 
-/// What is set for agents.
-pub fn roster(settings: &Settings) -> Roster {
+/// What is set for agents, on a sandbox that was built for so much.
+pub fn roster(settings: &Settings, sandbox: &SandboxSettings) -> Roster {
     Roster {
         configured: settings.agents.clone(),
         limits: settings.limits.clone(),
         credentials: settings.credentials.clone(),
         quarantine_after: settings.quarantine_after,
+        most_memory_bytes: sandbox.max_memory_bytes,
+        most_table_elements: sandbox.max_table_elements,
     }
 }
 

@@ -98,6 +98,8 @@ impl Pass<'_> {
         more |= self.records_that(DueKind::Aged { kind: Kind::Daemon, for_at_least: fleet::KEPT }).await?;
         more |= pushed::sweep_unused(self.inner).await?;
         if let Some(for_at_least) = self.inner.settings().bounds.retention.sessions {
+            // When one was written to is noted no more often than that.
+            let for_at_least = for_at_least.saturating_add(Duration::from_secs(Bucket::STALE_SECONDS));
             more |= self.sessions_that(DueKind::Aged { kind: Kind::KeyValue, for_at_least }).await?;
         }
         Ok(more && !self.stop.is_cancelled())

@@ -1,6 +1,6 @@
 //! One build: the agent's own command, in a process group of its own, with its output as it is.
 //!
-//! Invariant: when a build is over or given up, nothing of its process group that it left running goes on after a signal ended it.
+//! Invariant: when a build is over or given up, whichever way it ended, nothing of its process group goes on.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -60,6 +60,7 @@ pub(super) async fn build(project: &Project, stop: &CancellationToken) -> Built 
             return Built::Failed(format!("`{}` cannot be started ({error}); install it, or give another --build", project.build.shown()));
         }
     };
+    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let made = child.stdout.take();
     let working = async {
         let made = match made {
@@ -71,10 +72,12 @@ pub(super) async fn build(project: &Project, stop: &CancellationToken) -> Built 
     let (status, made) = tokio::select! {
         done = working => done,
         () = stop.cancelled() => {
-            end(&mut child).await;
+            end(&mut child, group).await;
             return Built::Stopped;
         }
     };
+    // What it started and left running would go on without anybody who ends it.
+    end(&mut child, group).await;
     match status {
         Ok(status) if status.success() => found(project, made, begun).await,
         Ok(status) => Built::Failed(failure(project, status).await),
@@ -105,10 +108,13 @@ async fn component_told(stdout: tokio::process::ChildStdout) -> Option<PathBuf> 
 }
 
 /// Ends a build with all that it started.
-async fn end(child: &mut Child) {
-    let Some(group) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) else { return };
-    // A group that has gone meanwhile needs no signal.
-    let _ = kill_process_group(group, Signal::TERM);
+async fn end(child: &mut Child, group: Option<Pid>) {
+    let Some(group) = group else { return };
+    if kill_process_group(group, Signal::TERM).is_err() {
+        // Nothing of it is there any more.
+        let _ = child.wait().await;
+        return;
+    }
     let ending = async {
         let _ = child.wait().await;
         // Its children may need a little longer than the first of them.

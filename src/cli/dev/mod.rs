@@ -10,6 +10,7 @@ mod home;
 mod project;
 mod sources;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use home::{Home, Terminal};
 use project::{Build, Project};
 use sources::{Snapshot, Sources, differing};
 
-/// How many builds in a row may change the sources before what they change is left out.
+/// How many builds in a row may change the sources before what they all changed makes no further build by itself.
 const BUILDS: u32 = 3;
 /// Typed lines that wait.
 const LINES: usize = 8;
@@ -80,6 +81,7 @@ enum Next {
 /// # Errors
 /// The folder is none of an agent's, the configuration is wrong, or another `sandclock dev` has the agent.
 pub async fn execute(args: DevArgs, context: &Context) -> Result<Exit, Fault> {
+    context.signals.end_with_terminal()?;
     let _terminal = Terminal::kept();
     let mut dev = Dev::open(args, context).await?;
     let mut next = Next::Build;
@@ -102,6 +104,10 @@ struct Dev<'a> {
     built_of: Snapshot,
     /// How many builds in a row found the sources changed at their end.
     again: u32,
+    /// What changed during each of these builds.
+    often: BTreeSet<PathBuf>,
+    /// What builds write by themselves, as far as that was found out: a change of that while nothing is built counts as ever.
+    made: BTreeSet<PathBuf>,
     loaded: Loaded,
     home: Home,
     agent: Option<AgentId>,
@@ -129,7 +135,24 @@ impl<'a> Dev<'a> {
         let bench = Workbench::open(&loaded.settings).map_err(|error| Fault::failed(error.to_string()))?;
         let (sources, built_of) = Sources::watch(&project).await;
         let lines = home::typed_lines(LINES);
-        Ok(Dev { args, context, project, sources, built_of, again: 0, loaded, home, agent, bench, component: None, query, lines })
+        let (often, made) = Default::default();
+        Ok(Dev {
+            args,
+            context,
+            project,
+            sources,
+            built_of,
+            again: 0,
+            often,
+            made,
+            loaded,
+            home,
+            agent,
+            bench,
+            component: None,
+            query,
+            lines,
+        })
     }
 
     /// Says something of the loop itself.
@@ -186,18 +209,23 @@ impl<'a> Dev<'a> {
     /// Whether the sources are others than those that were built, so that one more build is due.
     async fn has_changed_meanwhile(&mut self) -> bool {
         let now = self.sources.snapshot().await;
-        let files = differing(&self.built_of, &now);
-        if files.is_empty() {
-            self.again = 0;
+        let files: BTreeSet<PathBuf> = differing(&self.built_of, &now).into_iter().collect();
+        // What a build ends without having changed, no build writes by itself.
+        self.made.retain(|file| files.contains(file));
+        if files.is_subset(&self.made) {
+            (self.again, self.built_of) = (0, now);
             return false;
         }
+        self.often = if self.again == 0 { files.clone() } else { &self.often & &files };
         self.again += 1;
         if self.again >= BUILDS {
-            let named = self.shown(&files);
-            self.say(Colour::Busy, &format!("each build changes {named}, so a change of that alone builds no more; name it with `ignore`"));
-            self.sources.leave_out(files);
-            self.built_of = self.sources.snapshot().await;
-            self.again = 0;
+            let named = self.shown(&Vec::from_iter(files));
+            self.say(
+                Colour::Busy,
+                &format!("each build changes {named}: the next change builds again; name with `ignore` what builds write"),
+            );
+            self.made.append(&mut self.often);
+            (self.again, self.built_of) = (0, now);
             return false;
         }
         let (now, files) = self.sources.changed(&self.built_of).await;

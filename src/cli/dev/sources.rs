@@ -84,8 +84,6 @@ struct Look {
 struct Plan {
     roots: Vec<PathBuf>,
     rules: Rules,
-    /// What the build writes by itself, as it was found out.
-    made: BTreeSet<PathBuf>,
 }
 
 impl Plan {
@@ -128,9 +126,6 @@ impl Plan {
     }
 
     fn file(&self, path: PathBuf, before: &BTreeMap<PathBuf, Seen>, look: &mut Look) {
-        if self.made.contains(&path) {
-            return;
-        }
         let Some(about) = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file) else { return };
         if look.files.len() >= MOST {
             look.has_too_many = true;
@@ -183,7 +178,7 @@ impl Sources {
             }
         });
         let mut sources = Sources {
-            plan: Arc::new(Plan { roots, rules, made: BTreeSet::new() }),
+            plan: Arc::new(Plan { roots, rules }),
             signs,
             watcher: watcher.ok(),
             watched: BTreeSet::new(),
@@ -197,13 +192,6 @@ impl Sources {
     /// What is to be told of the watching, once.
     pub(super) fn notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
-    }
-
-    /// Watches these no longer, for the build itself writes them.
-    pub(super) fn leave_out(&mut self, made: impl IntoIterator<Item = PathBuf>) {
-        let plan = &self.plan;
-        let made = plan.made.iter().cloned().chain(made).collect();
-        self.plan = Arc::new(Plan { roots: plan.roots.clone(), rules: plan.rules.clone(), made });
     }
 
     /// The sources as they are now.
@@ -312,12 +300,10 @@ mod tests {
         for name in sources.iter().chain(&others) {
             put(folder.path(), name, "x");
         }
-        let (mut all, now) = Sources::watch(&project(folder.path(), &[], &["*.log"])).await;
+        let (_, now) = Sources::watch(&project(folder.path(), &[], &["*.log"])).await;
         let mut expected: Vec<&str> = sources.to_vec();
         expected.sort_unstable();
         assert_eq!(names(folder.path(), &now), expected);
-        all.leave_out([folder.path().join("Cargo.toml")]);
-        assert!(!names(folder.path(), &all.snapshot().await).contains(&"Cargo.toml".to_owned()));
         let (_, now) = Sources::watch(&project(folder.path(), &["src"], &[])).await;
         assert_eq!(names(folder.path(), &now), ["agent.toml", "src/main.rs"]);
     }

@@ -389,3 +389,48 @@ impl Agents {
         registered.max(pushed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::daemon::agents::{SandboxPreparer, StoredAgent};
+    use crate::domain::agent::Limits;
+    use crate::egress::Gateway;
+    use crate::plugins::{Catalogue, PluginSettings};
+    use crate::sandbox::{Sandbox, SandboxSettings};
+
+    #[tokio::test]
+    async fn a_reload_that_meets_a_look_at_the_store_stays_in_force_for_registered_agents() {
+        let folder = tempfile::tempdir().unwrap();
+        let rooms = SandboxSettings::default();
+        let sandbox = Arc::new(Sandbox::new(&rooms).unwrap());
+        let plugins = PluginSettings::new(folder.path().join("plugins"), folder.path().join("cache"));
+        std::fs::create_dir(folder.path().join("plugins")).unwrap();
+        let catalogue = Catalogue::open(plugins, sandbox.engine().clone(), SandboxPreparer(Arc::clone(&sandbox))).unwrap();
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
+        let with_files = |disk_files: u64| {
+            let limits = Limits { disk_files, ..Limits::default() };
+            let (configured, credentials) = (BTreeMap::new(), BTreeMap::new());
+            let (most_memory_bytes, most_table_elements) = (rooms.max_memory_bytes, rooms.max_table_elements);
+            Roster { configured, limits, credentials, quarantine_after: 0, most_memory_bytes, most_table_elements }
+        };
+        let agents = Agents::new((sandbox, gateway), catalogue, with_files(1), &SystemClock);
+        let (id, at) = (AgentId::parse("registered").unwrap(), Timestamp::default());
+        let stored = StoredAgent { agent_id: id.clone(), settings: Map::new(), by: None, created_at: at, updated_at: at };
+
+        let look = agents.begin_look();
+        let (_, under) = agents.known();
+        let seen = |under: &Roster| {
+            let read = Arc::new(Registered::read(stored.clone(), under));
+            Said { registered: BTreeMap::from([(id.clone(), (1, read))]), ..Said::default() }
+        };
+        agents.configure(with_files(2));
+        agents.looked(look, seen(&under), &under);
+        assert_eq!(agents.settings_of(&id).limits.disk_files, 2);
+        // The next look takes what has not changed as it was known.
+        let (known, under) = agents.known();
+        agents.looked(agents.begin_look(), Said::clone(&known), &under);
+        assert_eq!(agents.settings_of(&id).limits.disk_files, 2);
+    }
+}

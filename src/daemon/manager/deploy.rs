@@ -128,13 +128,13 @@ impl Manager {
             agents.arrived(digest, Ok(Arc::new(loaded)));
             tracing::info!(%agent, %digest, "a pushed plugin serves");
         }
-        self.deployed(agents, agent, changed).await
+        self.seen(agents).await;
+        Ok(Deployed { changed, digest: Some(digest), agent: self.committed(agent) })
     }
 
-    async fn deployed(&self, agents: &Arc<Agents>, agent: &AgentId, changed: bool) -> Result<Deployed, ManagerError> {
-        self.seen(agents).await;
-        let digest = agents.deployment_of(agent).and_then(|deployment| deployment.serving);
-        Ok(Deployed { changed, digest, agent: self.agent(agent)? })
+    /// An agent of which something was committed; its id alone where this daemon has not seen that yet.
+    pub(super) fn committed(&self, agent: &AgentId) -> Value {
+        self.agent(agent).unwrap_or_else(|_| json!({"agent_id": agent}))
     }
 
     /// Puts an earlier digest of an agent back, or the plugins folder.
@@ -144,12 +144,12 @@ impl Manager {
     pub async fn roll_back(&self, agent: &AgentId, back: Back, wish: Wish) -> Result<Deployed, ManagerError> {
         let wish = Wish { note: checked("note", wish.note)?, ..wish };
         let agents = self.known_agent(agent)?;
-        let has_file = agents.has_file(agent);
+        let is_served_without = agents.has_file(agent) || agents.has_push_of_plugin(agent);
         let of = agent.clone();
         let decide = move |txn: &mut Txn<'_>| -> Step<Option<Digest>> {
             let mut deployment = deployment::read(txn, &of)?;
             let to = deployment.back(back).map_err(ManagerError::Conflict)?;
-            if to.is_none() && !has_file {
+            if to.is_none() && !is_served_without {
                 let sentence = format!(
                     "the plugins folder of this daemon has no plugin for agent {of}, so nothing would serve it: drop the file first, or delete the agent"
                 );
@@ -160,9 +160,10 @@ impl Manager {
             Ok(to)
         };
         let to = self.commit(vec![deployment::id_of(agent)], Vec::new(), decide).await?;
-        let to = to.map_or_else(|| "the plugins folder".to_owned(), |digest| digest.to_string());
-        tracing::info!(%agent, to, "an agent was rolled back");
-        self.deployed(agents, agent, true).await
+        let shown = to.map_or_else(|| "the plugins folder".to_owned(), |digest| digest.to_string());
+        tracing::info!(%agent, to = shown, "an agent was rolled back");
+        self.seen(agents).await;
+        Ok(Deployed { changed: true, digest: to, agent: self.committed(agent) })
     }
 
     /// What served an agent when, the newest first; with what this daemon's folder has, and what is held back.
@@ -223,26 +224,30 @@ impl Manager {
     ///
     /// # Errors
     /// There is no such agent, it is not paused, or the store does not answer.
-    pub async fn resume_agent(&self, agent: &AgentId) -> Result<Value, ManagerError> {
-        self.change(agent, |deployment, _| match deployment.paused.take() {
+    pub async fn resume_agent(&self, agent: &AgentId, who: Option<String>) -> Result<Value, ManagerError> {
+        let resumed = self.change(agent, |deployment, _| match deployment.paused.take() {
             Some(_) => Ok(()),
             None => Err(format!("agent {} is not paused", deployment.agent_id)),
-        })
-        .await
+        });
+        let shown = resumed.await?;
+        tracing::info!(%agent, by = who, "a paused agent was resumed");
+        Ok(shown)
     }
 
     /// Lets the digests of an agent go that are in quarantine.
     ///
     /// # Errors
     /// There is no such agent, none of its digests is in quarantine, or the store does not answer.
-    pub async fn release_agent(&self, agent: &AgentId) -> Result<Value, ManagerError> {
-        self.change(agent, |deployment, _| {
+    pub async fn release_agent(&self, agent: &AgentId, who: Option<String>) -> Result<Value, ManagerError> {
+        let released = self.change(agent, |deployment, _| {
             if std::mem::take(&mut deployment.quarantined).is_empty() {
                 return Err(format!("no digest of agent {} is in quarantine", deployment.agent_id));
             }
             Ok(())
-        })
-        .await
+        });
+        let shown = released.await?;
+        tracing::info!(%agent, by = who, "an agent was released from quarantine");
+        Ok(shown)
     }
 
     async fn change(

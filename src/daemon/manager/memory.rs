@@ -11,7 +11,7 @@ use crate::domain::id::AgentId;
 use crate::domain::memory::{Bucket, Totals};
 use crate::store::{PageRequest, Record, RecordId, Scope};
 
-/// How many buckets are taken out before the list is read again.
+/// How many buckets are read at a time to be taken out.
 const CLEARED_AT_ONCE: usize = 100;
 /// How many keys make a page full; a page ends with the leaf that passes it.
 const PAGE_KEYS: usize = 256;
@@ -99,26 +99,32 @@ impl Manager {
         Ok(told(cleared.as_ref().map_or(0, |_| 1), cleared.map(|bucket| bucket.totals).unwrap_or_default()))
     }
 
-    /// Clears all that an agent has kept.
+    /// Clears all that an agent has kept; what it keeps in buckets that it makes meanwhile stays.
     ///
     /// # Errors
     /// The store does not answer.
     pub async fn clear_memory(&self, agent: &AgentId) -> Result<Value, ManagerError> {
         let (mut buckets, mut totals) = (0_u64, Totals::default());
+        let (begun, mut page) = (self.inner().store.now().await?, PageRequest::first(CLEARED_AT_ONCE));
         loop {
-            let page = PageRequest::first(CLEARED_AT_ONCE);
-            let found = self.inner().store.list(Scope::BucketsOfAgent(agent.clone()), page).await?.records;
-            let before = buckets;
-            for record in found {
+            let found = self.inner().store.list(Scope::BucketsOfAgent(agent.clone()), page).await?;
+            let (mut is_all_later, next) = (true, found.next);
+            for record in found.records {
                 let bucket: Bucket = record.decode()?;
+                if bucket.created_at > begun {
+                    continue;
+                }
+                is_all_later = false;
                 if let Some(cleared) = memory::retire(self.inner(), agent, bucket.session_id.as_deref(), None).await? {
                     buckets += 1;
                     totals.keys += cleared.totals.keys;
                     totals.bytes = totals.bytes.saturating_add(cleared.totals.bytes);
                 }
             }
-            if buckets == before {
-                return Ok(told(buckets, totals));
+            // They come in the order in which they were made.
+            match next {
+                Some(after) if !is_all_later => page.after = Some(after),
+                _ => return Ok(told(buckets, totals)),
             }
         }
     }

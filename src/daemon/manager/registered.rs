@@ -114,14 +114,15 @@ impl Manager {
         };
         self.commit(vec![registered_id_of(agent)], Vec::new(), decide).await?;
         self.seen(agents).await;
-        self.agent(agent)
+        Ok(self.committed(agent))
     }
 
     /// Deletes an agent that was registered or pushed, with its pushes; its tasks stay. Those of plugin files and of the configuration are
     /// removed where they come from.
     ///
     /// # Errors
-    /// There is no such agent, it is not the API's to delete, or runs of it are active and `force` is false.
+    /// There is no such agent, it is not the API's to delete, or `force` is false and runs of it are active, or its push serves another
+    /// agent that nothing else would.
     pub async fn delete_agent(&self, agent: &AgentId, force: bool) -> Result<(), ManagerError> {
         self.agent(agent)?;
         let Some(agents) = &self.0.agents else { return Err(ManagerError::not_found("Agent", agent)) };
@@ -134,6 +135,11 @@ impl Manager {
         if !force && !live.records.is_empty() {
             return Err(ManagerError::Conflict(format!(
                 "Agent {agent} has runs that have not ended; let them end, cancel them, or say `force`: they wait then until there is such an agent again"
+            )));
+        }
+        if let (false, Some(other)) = (force, agents.lives_by_push_to(agent)) {
+            return Err(ManagerError::Conflict(format!(
+                "What was pushed to agent {agent} serves agent {other}, whose `plugin` names it, and the plugins folder has no such file: push to {other} first, drop a file, or say `force`: its runs wait then until something serves it"
             )));
         }
         let of = agent.clone();

@@ -10,6 +10,8 @@ use crate::store::{Kind, StoreError};
 const RECORDS: usize = 256;
 /// The most parts of plugins in a page: each has more than half a megabyte.
 const PARTS: usize = 4;
+/// The most key-values of a page: each may have 700 kB.
+const VALUES: usize = 16;
 /// The most events of a page.
 const EVENTS: u64 = 2048;
 
@@ -54,7 +56,11 @@ impl Walk {
 
     async fn records(&mut self) -> Result<Vec<Whole>, StoreError> {
         while let Some((kind, after)) = self.at {
-            let most = if kind == Kind::PluginPart { PARTS } else { RECORDS };
+            let most = match kind {
+                Kind::PluginPart => PARTS,
+                Kind::KeyValue => VALUES,
+                _ => RECORDS,
+            };
             let mut records = self.picture.records(kind, after, most).await?;
             self.at = match records.last().filter(|_| records.len() >= most) {
                 Some(last) => Some((kind, last.row.known.order)),

@@ -203,6 +203,9 @@ async fn a_build_that_writes_a_source_each_time_ends_all_the_same() {
     dev.told("each build changes src/generated", 1).await;
     desk.source(&answers("two"));
     dev.answered(&["one", "two"]).await;
+    // What a build wrote once is a source all the same, and somebody saves it.
+    file(&desk.path("agent"), "src/generated", b"by hand");
+    dev.answered(&["one", "two", "two"]).await;
     dev.interrupted().await;
 }
 
@@ -251,6 +254,17 @@ async fn an_interrupt_leaves_no_process_in_any_phase() {
         }
     };
     patiently("the end of the build", gone).await;
+
+    // After a build that left something running, and by the end of its terminal.
+    let desk = Desk::new();
+    let build = "sleep 1000 & echo $$ > ../group; mkdir -p target; cp src/made target/agent.wasm";
+    desk.source(&answers("one"));
+    let mut dev = desk.start(&["--build", build]);
+    dev.answered(&["one"]).await;
+    let left = group(&desk.path("group")).await;
+    assert!(test_kill_process_group(left).is_err(), "what the build started goes on");
+    signal(&dev.child, Signal::HUP);
+    assert_eq!(patiently("the end", dev.child.wait()).await.unwrap().code(), Some(130));
 
     // While it runs, and while it waits.
     let desk = Desk::new();

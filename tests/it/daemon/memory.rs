@@ -487,8 +487,11 @@ async fn sessions_that_nobody_writes_to_go_and_the_agent_s_own_bucket_stays() {
             settings.lease = 1000 * DAY;
         })
         .await;
+    let oldest = guest_of(&world, &daemon, "oldest", json!({})).await;
     let old = guest_of(&world, &daemon, "old", json!({})).await;
     let used = guest_of(&world, &daemon, "used", json!({})).await;
+    set(&oldest, Session, "k", "1").await;
+    world.clock.advance(Duration::from_secs(600));
     for guest in [&old, &used] {
         set(guest, Session, "k", "1").await;
     }
@@ -496,7 +499,11 @@ async fn sessions_that_nobody_writes_to_go_and_the_agent_s_own_bucket_stays() {
     world.clock.advance(6 * DAY);
     // A value of the same length moves the session's time as well.
     set(&used, Session, "k", "2").await;
-    world.clock.advance(5 * DAY);
+    // When one was written to is known to within ten minutes, and none may go before its time.
+    world.clock.advance(4 * DAY);
+    until("the end of the oldest session", async || totals(&daemon, "guest").await.len() == 3).await;
+    assert_eq!(get(&old, Session, "k").await.as_deref(), Some("1"));
+    world.clock.advance(DAY);
     until("the end of the old session", async || totals(&daemon, "guest").await.len() == 2).await;
     assert_eq!((get(&old, Session, "k").await, get(&old, Agent, "k").await.as_deref()), (None, Some("mine")));
     assert_eq!(get(&used, Session, "k").await.as_deref(), Some("2"));

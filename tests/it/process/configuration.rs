@@ -4,8 +4,10 @@ use std::os::unix::fs::symlink;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sqlx::Executor as _;
 
 use super::daemon::{Daemon, Home, patiently};
+use super::stops::hold;
 use crate::cli::stage::file;
 use crate::guest::plain;
 
@@ -172,5 +174,35 @@ async fn a_token_is_exchanged_while_requests_are_served() {
     patiently("the new token", exchanged).await;
     assert_eq!(status("old-token").await, 401);
     assert!(!daemon.log().iter().any(|line| line.contains("-token")), "{:#?}", daemon.log());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_exchanged_while_the_store_is_away_and_the_tasks_follow() {
+    let home = Home::new("", &[("echo", plain::echo())]);
+    let configure = |token: &str, query: &str| home.configure(&format!("[server]\ntoken = \"{token}\"\n{}", task(query)));
+    configure("old-token", "one");
+    let daemon = home.start(&[]).await;
+    let get = async |token: &str, path: &str| {
+        let request = daemon.client.get(format!("{}/background/{path}", daemon.url)).bearer_auth(token);
+        daemon.ask(request).await
+    };
+    assert_eq!(get("old-token", "tasks/t").await.1["query"], "one");
+    let mut outsider = hold(&home).await;
+    configure("new-token", "two");
+    let exchanged = async {
+        while get("new-token", "version").await.0 == 401 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    patiently("the new token", exchanged).await;
+    assert_eq!(get("old-token", "version").await.0, 401);
+    outsider.execute("ROLLBACK").await.unwrap();
+    let applied = async {
+        while get("new-token", "tasks/t").await.1["query"] != "two" {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    patiently("the task", applied).await;
     daemon.stop().await;
 }

@@ -151,7 +151,7 @@ async fn a_grace_longer_than_the_lease_loses_no_lease_and_begins_nothing() {
 }
 
 /// Holds the store of a home, so that its daemon cannot write.
-async fn hold(home: &Home) -> SqliteConnection {
+pub async fn hold(home: &Home) -> SqliteConnection {
     let mut outsider = SqliteConnectOptions::new().filename(home.path(".sandclock/sandclock.db")).connect().await.unwrap();
     outsider.execute("BEGIN IMMEDIATE").await.unwrap();
     outsider

@@ -232,3 +232,23 @@ async fn the_history_says_who_by_the_name_of_their_token_and_only_who_may_deploy
     assert_eq!((&history["history"][0]["by"], &history["paused"]["by"]), (&json!("ann"), &json!("bob")));
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn an_agent_goes_back_from_its_own_push_to_that_of_the_agent_that_its_plugin_names() {
+    let home = Home::new("[agents.mine]\nplugin = \"shared\"\n", &[]);
+    let daemon = home.start(&[]).await;
+    let (of_all, own) = (answers("of all"), answers("my own"));
+    good(&daemon, "shared", of_all.clone()).await;
+    good(&daemon, "mine", own.clone()).await;
+    daemon.task("t", "mine", json!({})).await;
+    assert_eq!(answer(&daemon, "t").await, answered("my own", &own));
+    let (status, told) = post(&daemon, "/background/agents/mine/rollback", json!({"to": "folder"})).await;
+    assert_eq!((status, &told["digest"]), (200, &json!(null)), "{told}");
+    assert_eq!(answer(&daemon, "t").await, answered("of all", &of_all));
+    // Without that push nothing would serve it any more.
+    let delete = async |query: &str| daemon.ask(daemon.client.delete(format!("{}/background/agents/shared{query}", daemon.url))).await;
+    let (status, told) = delete("").await;
+    assert!(status == 409 && told["detail"].as_str().unwrap().contains("serves agent mine"), "{told}");
+    assert_eq!(delete("?force=true").await.0, 200);
+    daemon.stop().await;
+}
