@@ -250,7 +250,7 @@ impl Exchange<'_> {
         }
         if !self.ruled.credentials.is_empty() {
             // What is repeated of a credential is masked, and nothing is found in what is compressed.
-            headers.remove("accept-encoding");
+            headers.insert("accept-encoding", HeaderValue::from_static("identity"));
         }
         if let Ok(value) = HeaderValue::from_str(traceparent) {
             headers.insert("traceparent", value);
@@ -275,9 +275,16 @@ impl Exchange<'_> {
             return Err(HttpFault::HeadersTooLarge);
         }
         self.call.count(Way::In, size).map_err(|_| HttpFault::ResponseTooLarge)?;
+        let (mut parts, body) = Response::<reqwest::Body>::from(answer).into_parts();
+        if !self.ruled.credentials.is_empty() && !body.is_end_stream() && is_encoded(&parts.headers) {
+            let sentence = "the answer to a request with a credential is compressed, so that nothing in it could be masked; \
+                            make the host send it as it is"
+                .to_owned();
+            self.call.refuse(Refusal { rule: Rule::Credential, sentence, toml: None });
+            return Err(HttpFault::Denied);
+        }
         // A host may repeat in one call what it got in another.
         let forms = self.gateway.redactor.only(self.ruled.policy.credentials.iter().map(|credential| credential.name.as_str()));
-        let (mut parts, body) = Response::<reqwest::Body>::from(answer).into_parts();
         if let Some(forms) = &forms {
             mask(&mut parts.headers, forms);
         }
@@ -317,6 +324,11 @@ fn mask(headers: &mut HeaderMap, forms: &Forms) {
     }
 }
 
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_plain = |text: &str| text.split(',').map(str::trim).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity"));
+    headers.get_all("content-encoding").iter().any(|value| !value.to_str().is_ok_and(is_plain))
+}
+
 fn size_of(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
@@ -331,5 +343,15 @@ mod tests {
         for odd in ["run_1", "", "run_00000000000000000000000000000000"] {
             assert_eq!(trace_of(odd).len(), 32, "{odd}");
         }
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_is_masked_too() {
+        let redactor = super::super::Redactor::default();
+        redactor.learn("a", &crate::domain::secret::Secret::new("sk-Zebra7421"));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", HeaderValue::from_bytes(b"\xff sk-Zebra7421 \x80").unwrap());
+        mask(&mut headers, &redactor.only(["a"].into_iter()).unwrap());
+        assert_eq!(headers["x-a"].as_bytes(), b"\xff (hidden) \x80");
     }
 }

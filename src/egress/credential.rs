@@ -10,6 +10,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hyper::header::HeaderValue;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
@@ -66,6 +68,9 @@ impl Values {
         };
         let value = self.value(&credential.source).await.map_err(say)?;
         self.redactor.learn(&credential.name, &value);
+        if let Some(password) = password_of(&credential.prefix, &value) {
+            self.redactor.learn(&credential.name, &password);
+        }
         let text = format!("{}{}", credential.prefix, value.expose());
         let mut header = HeaderValue::from_str(&text)
             .map_err(|_| say("its value has signs that no header can carry; store it as one line of plain text".to_owned()))?;
@@ -142,6 +147,17 @@ impl Values {
             Some(Kept::Command { until: Instant::now() + keep, value: value.clone() });
         Ok(value)
     }
+}
+
+/// What the encoded value of `Basic` has behind the name, where it is long enough to be kept out of texts.
+fn password_of(prefix: &str, value: &Secret) -> Option<Secret> {
+    if !prefix.trim().eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = STANDARD_NO_PAD.decode(value.expose().trim_end_matches('=')).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (_, password) = text.split_once(':')?;
+    (password.len() >= SHORTEST).then(|| Secret::new(password))
 }
 
 fn stamp_of(about: &std::fs::Metadata) -> Stamp {
@@ -263,6 +279,16 @@ mod tests {
         assert!(said(&credential(Source::File(folder.path().to_owned()))).await.contains("no file"));
         let missing = credential(Source::Variable { name: "KEY".to_owned(), value: None });
         assert!(said(&missing).await.contains("KEY is not set"));
+    }
+
+    #[tokio::test]
+    async fn the_password_of_basic_is_known_too() {
+        let source = |text: &str| Source::Variable { name: "KEY".to_owned(), value: Some(Secret::new(text)) };
+        let values = values();
+        // somebody:open-sesame
+        let basic = Credential { prefix: "Basic ".to_owned(), ..credential(source("c29tZWJvZHk6b3Blbi1zZXNhbWU=")) };
+        values.header(&basic).await.unwrap();
+        assert_eq!(values.redactor.text("somebody with open-sesame".to_owned()), "somebody with (hidden)");
     }
 
     #[tokio::test]
