@@ -167,6 +167,14 @@ impl AttemptHttp {
     }
 }
 
+/// An answer whose body is still to come.
+struct Answered {
+    answer: reqwest::Response,
+    places: Vec<Place>,
+    /// What was sent of each credential, in their order.
+    values: Vec<HeaderValue>,
+}
+
 /// One call that is allowed.
 struct Exchange<'a> {
     gateway: &'a Arc<Gateway>,
@@ -179,19 +187,14 @@ impl Exchange<'_> {
     async fn run(self, request: Request<GuestBody>, traceparent: String, begin: Begin) -> Result<Response<GuestBody>, HttpFault> {
         let deadline = self.call.deadline();
         let answered = tokio::time::timeout_at(deadline, self.exchange(request, traceparent, begin)).await;
-        let (answer, places) = answered.unwrap_or_else(|_| {
+        let answered = answered.unwrap_or_else(|_| {
             self.call.out_of_time();
             Err(HttpFault::Timeout)
         })?;
-        self.take(answer, places)
+        self.take(answered)
     }
 
-    async fn exchange(
-        &self,
-        request: Request<GuestBody>,
-        traceparent: String,
-        begin: Begin,
-    ) -> Result<(reqwest::Response, Vec<Place>), HttpFault> {
+    async fn exchange(&self, request: Request<GuestBody>, traceparent: String, begin: Begin) -> Result<Answered, HttpFault> {
         let refuse = |refusal: Refusal| {
             self.call.refuse(refusal);
             HttpFault::Denied
@@ -203,12 +206,13 @@ impl Exchange<'_> {
         })?;
         let (parts, body) = request.into_parts();
         let mut headers = self.headers(parts.headers, &traceparent);
-        let mut places = Vec::with_capacity(credentials.len());
+        let (mut places, mut values) = (Vec::with_capacity(credentials.len()), Vec::with_capacity(credentials.len()));
         for credential in credentials {
             places.push(self.gateway.pace(&credential.name).begin(credential).await);
             let value = self.gateway.values.header(credential).await.map_err(refuse)?;
             // It was checked when the configuration was read.
             let name = HeaderName::from_bytes(credential.header.as_bytes()).map_err(|_| HttpFault::Broken)?;
+            values.push(value.clone());
             headers.insert(name, value);
         }
         let size = target.method.len() + target.url.as_str().len() + size_of(&headers);
@@ -229,7 +233,7 @@ impl Exchange<'_> {
             }
             None => sent.await,
         };
-        answer.map(|answer| (answer, places)).map_err(|error| self.fault_of(&error))
+        answer.map(|answer| Answered { answer, places, values }).map_err(|error| self.fault_of(&error))
     }
 
     /// The guest's headers without what is the connection's, ours, or a credential's.
@@ -258,14 +262,15 @@ impl Exchange<'_> {
         headers
     }
 
-    fn take(self, answer: reqwest::Response, places: Vec<Place>) -> Result<Response<GuestBody>, HttpFault> {
+    fn take(self, answered: Answered) -> Result<Response<GuestBody>, HttpFault> {
+        let Answered { answer, places, values } = answered;
         let status = answer.status().as_u16();
         self.call.answered(status);
         let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        for credential in &self.ruled.credentials {
+        for (credential, value) in self.ruled.credentials.iter().zip(&values) {
             self.gateway.pace(&credential.name).answered(status, retry_after, self.gateway.clock.now());
             if status == 401 {
-                self.gateway.values.refuse(credential);
+                self.gateway.values.refuse(credential, value);
             }
         }
         let size = size_of(answer.headers());

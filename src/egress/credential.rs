@@ -27,14 +27,31 @@ const SHORTEST: usize = 8;
 /// How long a command may take.
 const COMMAND_TIME: Duration = Duration::from_secs(10);
 
+/// How long a command that failed is left alone.
+const FAILED_TIME: Duration = Duration::from_secs(5);
+/// How old what a command printed must be to be forgotten: a host that refuses everybody must not have it run for each call.
+const YOUNG: Duration = Duration::from_secs(10);
+
 /// What says whether a file is still the same.
 type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
 /// A value that was read.
 #[derive(Clone)]
 enum Kept {
-    File { stamp: Stamp, value: Secret },
-    Command { until: Instant, value: Secret },
+    File {
+        stamp: Stamp,
+        value: Secret,
+    },
+    Command {
+        read: Instant,
+        until: Instant,
+        value: Secret,
+    },
+    /// A command that failed is not asked again at once, whoever wants its value.
+    Failed {
+        until: Instant,
+        why: String,
+    },
 }
 
 #[derive(Default)]
@@ -78,10 +95,18 @@ impl Values {
         Ok(header)
     }
 
-    /// Forgets what a command printed: the host did not take it.
-    pub fn refuse(&self, credential: &Credential) {
-        if matches!(credential.source, Source::Command { .. }) {
-            *self.cell(&credential.source).kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Forgets what a command printed, where it is what the host did not take and no news.
+    pub fn refuse(&self, credential: &Credential, sent: &HeaderValue) {
+        if !matches!(credential.source, Source::Command { .. }) {
+            return;
+        }
+        let cell = self.cell(&credential.source);
+        let mut kept = cell.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Kept::Command { read, value, .. }) = &*kept
+            && read.elapsed() >= YOUNG
+            && format!("{}{}", credential.prefix, value.expose()).as_bytes() == sent.as_bytes()
+        {
+            *kept = None;
         }
     }
 
@@ -132,20 +157,25 @@ impl Values {
     async fn of_command(&self, source: &Source, argv: &[String], keep: Duration) -> Result<Secret, String> {
         let cell = self.cell(source);
         let kept = || match &*cell.kept.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(Kept::Command { until, value }) if Instant::now() < *until => Some(value.clone()),
+            Some(Kept::Command { until, value, .. }) if Instant::now() < *until => Some(Ok(value.clone())),
+            Some(Kept::Failed { until, why }) if Instant::now() < *until => Some(Err(why.clone())),
             _ => None,
         };
-        if let Some(value) = kept() {
-            return Ok(value);
+        if let Some(kept) = kept() {
+            return kept;
         }
         let _reading = cell.reading.lock().await;
-        if let Some(value) = kept() {
-            return Ok(value);
+        if let Some(kept) = kept() {
+            return kept;
         }
-        let value = printed(argv).await?;
-        *cell.kept.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Kept::Command { until: Instant::now() + keep, value: value.clone() });
-        Ok(value)
+        let came = printed(argv).await;
+        let now = Instant::now();
+        let keeping = match came.clone() {
+            Ok(value) => Kept::Command { read: now, until: now + keep, value },
+            Err(why) => Kept::Failed { until: now + FAILED_TIME, why },
+        };
+        *cell.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeping);
+        came
     }
 }
 
@@ -282,6 +312,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_that_fails_is_left_alone_for_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let counter = folder.path().join("runs");
+        let (values, failing) = (values(), command(&format!("echo x >> {}; exit 1", counter.display()), 1000));
+        for _ in 0..5 {
+            assert!(values.header(&failing).await.is_err());
+        }
+        assert_eq!(std::fs::read_to_string(&counter).unwrap(), "x\n");
+        tokio::time::pause();
+        tokio::time::advance(FAILED_TIME).await;
+        tokio::time::resume();
+        assert!(values.header(&failing).await.is_err());
+        assert_eq!(std::fs::read_to_string(&counter).unwrap(), "x\nx\n");
+    }
+
+    #[tokio::test]
     async fn the_password_of_basic_is_known_too() {
         let source = |text: &str| Source::Variable { name: "KEY".to_owned(), value: Some(Secret::new(text)) };
         let values = values();
@@ -302,7 +348,15 @@ mod tests {
             (both.0.unwrap(), both.1.unwrap()),
             (HeaderValue::from_static("Bearer value-1-long"), HeaderValue::from_static("Bearer value-1-long"))
         );
-        values.refuse(&kept);
+        let sent = HeaderValue::from_static("Bearer value-1-long");
+        values.refuse(&kept, &sent);
+        assert_eq!(values.header(&kept).await.unwrap(), sent, "it was printed right now");
+        tokio::time::pause();
+        tokio::time::advance(YOUNG).await;
+        tokio::time::resume();
+        values.refuse(&kept, &HeaderValue::from_static("Bearer value-0-long"));
+        assert_eq!(values.header(&kept).await.unwrap(), sent, "another was refused");
+        values.refuse(&kept, &sent);
         assert_eq!(values.header(&kept).await.unwrap(), "Bearer value-2-long");
         let at_once = command(&script, 0);
         assert_eq!(values.header(&at_once).await.unwrap(), "Bearer value-3-long");
