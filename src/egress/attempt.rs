@@ -19,8 +19,8 @@ use super::pace::Place;
 use super::redact::{Forms, MARK, Mask};
 use crate::domain::http::{Allowed, Credential, HttpCalls, HttpFault, HttpPolicy, Refusal, Rule, Target};
 
-/// What a guest's headers may not say: they are the connection's, or ours.
-const OURS: [&str; 16] = [
+/// What a guest's headers may not say: they are the connection's, or ours, or have a host take the request for another than was judged.
+const OURS: [&str; 21] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -34,7 +34,12 @@ const OURS: [&str; 16] = [
     "host",
     "expect",
     "forwarded",
-    "x-forwarded-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
     "traceparent",
     "tracestate",
 ];
@@ -246,7 +251,8 @@ impl Exchange<'_> {
             .flat_map(|value| value.split(','))
             .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
             .collect();
-        for name in named {
+        let forwarded: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
+        for name in named.into_iter().chain(forwarded) {
             headers.remove(name);
         }
         for name in OURS.into_iter().chain(self.ruled.credentials.iter().map(|credential| credential.header.as_str())) {
