@@ -134,17 +134,23 @@ impl Values {
     async fn of_file(&self, source: &Source, path: &Path) -> Result<Secret, String> {
         let shown = crate::domain::text::printable(&path.to_string_lossy(), 200);
         let unreadable = |error: std::io::Error| format!("the file `{shown}` cannot be read ({error}); make it readable for the daemon");
-        let stamp = stamp_of(&tokio::fs::metadata(path).await.map_err(unreadable)?);
+        let no_file = || format!("`{shown}` is no file; name the file that holds the value");
+        let about = tokio::fs::metadata(path).await.map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(no_file());
+        }
+        let stamp = stamp_of(&about);
         let cell = self.cell(source);
         if let Some(Kept::File { stamp: of, value }) = &*cell.kept.lock().unwrap_or_else(PoisonError::into_inner)
             && *of == stamp
         {
             return Ok(value.clone());
         }
-        let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        let is_file = file.metadata().await.map_err(unreadable)?.is_file();
-        if !is_file {
-            return Err(format!("`{shown}` is no file; name the file that holds the value"));
+        // What became a pipe meanwhile must not be waited for.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = tokio::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).await.map_err(unreadable)?;
+        if !file.metadata().await.map_err(unreadable)?.is_file() {
+            return Err(no_file());
         }
         let mut bytes = Vec::new();
         file.take(LONGEST + 1).read_to_end(&mut bytes).await.map_err(unreadable)?;
@@ -307,6 +313,9 @@ mod tests {
         std::fs::write(&path, "line one\nline two").unwrap();
         assert!(said(&file).await.contains("no header"));
         assert!(said(&credential(Source::File(folder.path().to_owned()))).await.contains("no file"));
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(said(&credential(Source::File(pipe))).await.contains("no file"));
         let missing = credential(Source::Variable { name: "KEY".to_owned(), value: None });
         assert!(said(&missing).await.contains("KEY is not set"));
     }
