@@ -145,7 +145,7 @@ impl AttemptHttp {
             Ok(target) => target,
             Err(refusal) => {
                 let told = Told::of_none(method, scheme, authority);
-                return self.ledger.begin(&told, at, Vec::new(), Err(refusal));
+                return self.ledger.begin(&told, at, Vec::new(), |_| Err(refusal));
             }
         };
         let told = Told::of(&target);
@@ -154,12 +154,11 @@ impl AttemptHttp {
         // All calls take their places in one order, so that none waits for another that waits for it.
         credentials.sort_by(|a, b| a.name.cmp(&b.name));
         let names = credentials.iter().map(|credential| credential.name.clone()).collect();
-        let judged = self.rule(target, credentials);
-        self.ledger.begin(&told, at, names, judged)
+        self.ledger.begin(&told, at, names, |lines| self.rule(target, credentials, lines))
     }
 
-    fn rule(&self, target: Target, credentials: Vec<Arc<Credential>>) -> Result<Ruled, Refusal> {
-        let entry = self.policy.judge(&self.agent, &target)?;
+    fn rule(&self, target: Target, credentials: Vec<Arc<Credential>>, lines: bool) -> Result<Ruled, Refusal> {
+        let entry = self.policy.judge(&self.agent, &target, lines)?;
         credentials.iter().try_for_each(|credential| credential.check_channel(&target))?;
         let (entry, policy, agent) = (entry.clone(), Arc::clone(&self.policy), self.agent.clone());
         Ok(Ruled { target, credentials, entry, policy, agent })
