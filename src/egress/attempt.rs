@@ -19,8 +19,8 @@ use super::pace::Place;
 use super::redact::{Forms, MARK, Mask};
 use crate::domain::http::{Allowed, Credential, HttpCalls, HttpFault, HttpPolicy, Refusal, Rule, Target};
 
-/// What a guest's headers may not say: they are the connection's, or ours.
-const OURS: [&str; 16] = [
+/// What a guest's headers may not say: they are the connection's, or ours, or have a host take the request for another than was judged.
+const OURS: [&str; 21] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -34,7 +34,12 @@ const OURS: [&str; 16] = [
     "host",
     "expect",
     "forwarded",
-    "x-forwarded-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
     "traceparent",
     "tracestate",
 ];
@@ -140,7 +145,7 @@ impl AttemptHttp {
             Ok(target) => target,
             Err(refusal) => {
                 let told = Told::of_none(method, scheme, authority);
-                return self.ledger.begin(&told, at, Vec::new(), Err(refusal));
+                return self.ledger.begin(&told, at, Vec::new(), |_| Err(refusal));
             }
         };
         let told = Told::of(&target);
@@ -149,12 +154,11 @@ impl AttemptHttp {
         // All calls take their places in one order, so that none waits for another that waits for it.
         credentials.sort_by(|a, b| a.name.cmp(&b.name));
         let names = credentials.iter().map(|credential| credential.name.clone()).collect();
-        let judged = self.rule(target, credentials);
-        self.ledger.begin(&told, at, names, judged)
+        self.ledger.begin(&told, at, names, |lines| self.rule(target, credentials, lines))
     }
 
-    fn rule(&self, target: Target, credentials: Vec<Arc<Credential>>) -> Result<Ruled, Refusal> {
-        let entry = self.policy.judge(&self.agent, &target)?;
+    fn rule(&self, target: Target, credentials: Vec<Arc<Credential>>, lines: bool) -> Result<Ruled, Refusal> {
+        let entry = self.policy.judge(&self.agent, &target, lines)?;
         credentials.iter().try_for_each(|credential| credential.check_channel(&target))?;
         let (entry, policy, agent) = (entry.clone(), Arc::clone(&self.policy), self.agent.clone());
         Ok(Ruled { target, credentials, entry, policy, agent })
@@ -165,6 +169,14 @@ impl AttemptHttp {
         let span = Sha256::digest(format!("{} {} {}", self.trace, self.attempt, call.number()));
         format!("00-{}-{}-01", trace_of(&self.trace), hex(span.get(..8).unwrap_or_default()))
     }
+}
+
+/// An answer whose body is still to come.
+struct Answered {
+    answer: reqwest::Response,
+    places: Vec<Place>,
+    /// What was sent of each credential, in their order.
+    values: Vec<HeaderValue>,
 }
 
 /// One call that is allowed.
@@ -179,19 +191,14 @@ impl Exchange<'_> {
     async fn run(self, request: Request<GuestBody>, traceparent: String, begin: Begin) -> Result<Response<GuestBody>, HttpFault> {
         let deadline = self.call.deadline();
         let answered = tokio::time::timeout_at(deadline, self.exchange(request, traceparent, begin)).await;
-        let (answer, places) = answered.unwrap_or_else(|_| {
+        let answered = answered.unwrap_or_else(|_| {
             self.call.out_of_time();
             Err(HttpFault::Timeout)
         })?;
-        self.take(answer, places)
+        self.take(answered)
     }
 
-    async fn exchange(
-        &self,
-        request: Request<GuestBody>,
-        traceparent: String,
-        begin: Begin,
-    ) -> Result<(reqwest::Response, Vec<Place>), HttpFault> {
+    async fn exchange(&self, request: Request<GuestBody>, traceparent: String, begin: Begin) -> Result<Answered, HttpFault> {
         let refuse = |refusal: Refusal| {
             self.call.refuse(refusal);
             HttpFault::Denied
@@ -203,12 +210,13 @@ impl Exchange<'_> {
         })?;
         let (parts, body) = request.into_parts();
         let mut headers = self.headers(parts.headers, &traceparent);
-        let mut places = Vec::with_capacity(credentials.len());
+        let (mut places, mut values) = (Vec::with_capacity(credentials.len()), Vec::with_capacity(credentials.len()));
         for credential in credentials {
             places.push(self.gateway.pace(&credential.name).begin(credential).await);
             let value = self.gateway.values.header(credential).await.map_err(refuse)?;
             // It was checked when the configuration was read.
             let name = HeaderName::from_bytes(credential.header.as_bytes()).map_err(|_| HttpFault::Broken)?;
+            values.push(value.clone());
             headers.insert(name, value);
         }
         let size = target.method.len() + target.url.as_str().len() + size_of(&headers);
@@ -229,7 +237,7 @@ impl Exchange<'_> {
             }
             None => sent.await,
         };
-        answer.map(|answer| (answer, places)).map_err(|error| self.fault_of(&error))
+        answer.map(|answer| Answered { answer, places, values }).map_err(|error| self.fault_of(&error))
     }
 
     /// The guest's headers without what is the connection's, ours, or a credential's.
@@ -242,7 +250,8 @@ impl Exchange<'_> {
             .flat_map(|value| value.split(','))
             .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
             .collect();
-        for name in named {
+        let forwarded: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
+        for name in named.into_iter().chain(forwarded) {
             headers.remove(name);
         }
         for name in OURS.into_iter().chain(self.ruled.credentials.iter().map(|credential| credential.header.as_str())) {
@@ -250,7 +259,7 @@ impl Exchange<'_> {
         }
         if !self.ruled.credentials.is_empty() {
             // What is repeated of a credential is masked, and nothing is found in what is compressed.
-            headers.remove("accept-encoding");
+            headers.insert("accept-encoding", HeaderValue::from_static("identity"));
         }
         if let Ok(value) = HeaderValue::from_str(traceparent) {
             headers.insert("traceparent", value);
@@ -258,14 +267,15 @@ impl Exchange<'_> {
         headers
     }
 
-    fn take(self, answer: reqwest::Response, places: Vec<Place>) -> Result<Response<GuestBody>, HttpFault> {
+    fn take(self, answered: Answered) -> Result<Response<GuestBody>, HttpFault> {
+        let Answered { answer, places, values } = answered;
         let status = answer.status().as_u16();
         self.call.answered(status);
         let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        for credential in &self.ruled.credentials {
+        for (credential, value) in self.ruled.credentials.iter().zip(&values) {
             self.gateway.pace(&credential.name).answered(status, retry_after, self.gateway.clock.now());
             if status == 401 {
-                self.gateway.values.refuse(credential);
+                self.gateway.values.refuse(credential, value);
             }
         }
         let size = size_of(answer.headers());
@@ -275,9 +285,16 @@ impl Exchange<'_> {
             return Err(HttpFault::HeadersTooLarge);
         }
         self.call.count(Way::In, size).map_err(|_| HttpFault::ResponseTooLarge)?;
+        let (mut parts, body) = Response::<reqwest::Body>::from(answer).into_parts();
+        if !self.ruled.credentials.is_empty() && !body.is_end_stream() && is_encoded(&parts.headers) {
+            let sentence = "the answer to a request with a credential is compressed, so that nothing in it could be masked; \
+                            make the host send it as it is"
+                .to_owned();
+            self.call.refuse(Refusal { rule: Rule::Credential, sentence, toml: None });
+            return Err(HttpFault::Denied);
+        }
         // A host may repeat in one call what it got in another.
         let forms = self.gateway.redactor.only(self.ruled.policy.credentials.iter().map(|credential| credential.name.as_str()));
-        let (mut parts, body) = Response::<reqwest::Body>::from(answer).into_parts();
         if let Some(forms) = &forms {
             mask(&mut parts.headers, forms);
         }
@@ -317,6 +334,11 @@ fn mask(headers: &mut HeaderMap, forms: &Forms) {
     }
 }
 
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_plain = |text: &str| text.split(',').map(str::trim).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity"));
+    headers.get_all("content-encoding").iter().any(|value| !value.to_str().is_ok_and(is_plain))
+}
+
 fn size_of(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
@@ -331,5 +353,15 @@ mod tests {
         for odd in ["run_1", "", "run_00000000000000000000000000000000"] {
             assert_eq!(trace_of(odd).len(), 32, "{odd}");
         }
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_is_masked_too() {
+        let redactor = super::super::Redactor::default();
+        redactor.learn("a", &crate::domain::secret::Secret::new("sk-Zebra7421"));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", HeaderValue::from_bytes(b"\xff sk-Zebra7421 \x80").unwrap());
+        mask(&mut headers, &redactor.only(["a"].into_iter()).unwrap());
+        assert_eq!(headers["x-a"].as_bytes(), b"\xff (hidden) \x80");
     }
 }

@@ -240,7 +240,7 @@ mod tests {
     async fn an_answer_that_nobody_reads_ends_with_the_attempt_s_time() {
         let ledger = Arc::new(Ledger::new("a", HttpLimits { time: Seconds::whole(10), ..HttpLimits::default() }));
         let told = Told::of_none("GET", "https", "h");
-        let ((), call) = ledger.begin(&told, Timestamp::from_seconds(0), Vec::new(), Ok(())).unwrap();
+        let ((), call) = ledger.begin(&told, Timestamp::from_seconds(0), Vec::new(), |_| Ok(())).unwrap();
         let call = Arc::new(call);
         let held = Arc::downgrade(&call);
         let inner = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());

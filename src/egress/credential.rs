@@ -10,6 +10,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hyper::header::HeaderValue;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
@@ -25,14 +27,31 @@ const SHORTEST: usize = 8;
 /// How long a command may take.
 const COMMAND_TIME: Duration = Duration::from_secs(10);
 
+/// How long a command that failed is left alone.
+const FAILED_TIME: Duration = Duration::from_secs(5);
+/// How old what a command printed must be to be forgotten: a host that refuses everybody must not have it run for each call.
+const YOUNG: Duration = Duration::from_secs(10);
+
 /// What says whether a file is still the same.
 type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
 /// A value that was read.
 #[derive(Clone)]
 enum Kept {
-    File { stamp: Stamp, value: Secret },
-    Command { until: Instant, value: Secret },
+    File {
+        stamp: Stamp,
+        value: Secret,
+    },
+    Command {
+        read: Instant,
+        until: Instant,
+        value: Secret,
+    },
+    /// A command that failed is not asked again at once, whoever wants its value.
+    Failed {
+        until: Instant,
+        why: String,
+    },
 }
 
 #[derive(Default)]
@@ -66,6 +85,9 @@ impl Values {
         };
         let value = self.value(&credential.source).await.map_err(say)?;
         self.redactor.learn(&credential.name, &value);
+        if let Some(password) = password_of(&credential.prefix, &value) {
+            self.redactor.learn(&credential.name, &password);
+        }
         let text = format!("{}{}", credential.prefix, value.expose());
         let mut header = HeaderValue::from_str(&text)
             .map_err(|_| say("its value has signs that no header can carry; store it as one line of plain text".to_owned()))?;
@@ -73,10 +95,18 @@ impl Values {
         Ok(header)
     }
 
-    /// Forgets what a command printed: the host did not take it.
-    pub fn refuse(&self, credential: &Credential) {
-        if matches!(credential.source, Source::Command { .. }) {
-            *self.cell(&credential.source).kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Forgets what a command printed, where it is what the host did not take and no news.
+    pub fn refuse(&self, credential: &Credential, sent: &HeaderValue) {
+        if !matches!(credential.source, Source::Command { .. }) {
+            return;
+        }
+        let cell = self.cell(&credential.source);
+        let mut kept = cell.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Kept::Command { read, value, .. }) = &*kept
+            && read.elapsed() >= YOUNG
+            && format!("{}{}", credential.prefix, value.expose()).as_bytes() == sent.as_bytes()
+        {
+            *kept = None;
         }
     }
 
@@ -104,17 +134,23 @@ impl Values {
     async fn of_file(&self, source: &Source, path: &Path) -> Result<Secret, String> {
         let shown = crate::domain::text::printable(&path.to_string_lossy(), 200);
         let unreadable = |error: std::io::Error| format!("the file `{shown}` cannot be read ({error}); make it readable for the daemon");
-        let stamp = stamp_of(&tokio::fs::metadata(path).await.map_err(unreadable)?);
+        let no_file = || format!("`{shown}` is no file; name the file that holds the value");
+        let about = tokio::fs::metadata(path).await.map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(no_file());
+        }
+        let stamp = stamp_of(&about);
         let cell = self.cell(source);
         if let Some(Kept::File { stamp: of, value }) = &*cell.kept.lock().unwrap_or_else(PoisonError::into_inner)
             && *of == stamp
         {
             return Ok(value.clone());
         }
-        let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        let is_file = file.metadata().await.map_err(unreadable)?.is_file();
-        if !is_file {
-            return Err(format!("`{shown}` is no file; name the file that holds the value"));
+        // What became a pipe meanwhile must not be waited for.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = tokio::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).await.map_err(unreadable)?;
+        if !file.metadata().await.map_err(unreadable)?.is_file() {
+            return Err(no_file());
         }
         let mut bytes = Vec::new();
         file.take(LONGEST + 1).read_to_end(&mut bytes).await.map_err(unreadable)?;
@@ -127,21 +163,37 @@ impl Values {
     async fn of_command(&self, source: &Source, argv: &[String], keep: Duration) -> Result<Secret, String> {
         let cell = self.cell(source);
         let kept = || match &*cell.kept.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(Kept::Command { until, value }) if Instant::now() < *until => Some(value.clone()),
+            Some(Kept::Command { until, value, .. }) if Instant::now() < *until => Some(Ok(value.clone())),
+            Some(Kept::Failed { until, why }) if Instant::now() < *until => Some(Err(why.clone())),
             _ => None,
         };
-        if let Some(value) = kept() {
-            return Ok(value);
+        if let Some(kept) = kept() {
+            return kept;
         }
         let _reading = cell.reading.lock().await;
-        if let Some(value) = kept() {
-            return Ok(value);
+        if let Some(kept) = kept() {
+            return kept;
         }
-        let value = printed(argv).await?;
-        *cell.kept.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Kept::Command { until: Instant::now() + keep, value: value.clone() });
-        Ok(value)
+        let came = printed(argv).await;
+        let now = Instant::now();
+        let keeping = match came.clone() {
+            Ok(value) => Kept::Command { read: now, until: now + keep, value },
+            Err(why) => Kept::Failed { until: now + FAILED_TIME, why },
+        };
+        *cell.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeping);
+        came
     }
+}
+
+/// What the encoded value of `Basic` has behind the name, where it is long enough to be kept out of texts.
+fn password_of(prefix: &str, value: &Secret) -> Option<Secret> {
+    if !prefix.trim().eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = STANDARD_NO_PAD.decode(value.expose().trim_end_matches('=')).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (_, password) = text.split_once(':')?;
+    (password.len() >= SHORTEST).then(|| Secret::new(password))
 }
 
 fn stamp_of(about: &std::fs::Metadata) -> Stamp {
@@ -262,8 +314,37 @@ mod tests {
         std::fs::write(&path, "line one\nline two").unwrap();
         assert!(said(&file).await.contains("no header"));
         assert!(said(&credential(Source::File(folder.path().to_owned()))).await.contains("no file"));
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(said(&credential(Source::File(pipe))).await.contains("no file"));
         let missing = credential(Source::Variable { name: "KEY".to_owned(), value: None });
         assert!(said(&missing).await.contains("KEY is not set"));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_is_left_alone_for_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let counter = folder.path().join("runs");
+        let (values, failing) = (values(), command(&format!("echo x >> {}; exit 1", counter.display()), 1000));
+        for _ in 0..5 {
+            assert!(values.header(&failing).await.is_err());
+        }
+        assert_eq!(std::fs::read_to_string(&counter).unwrap(), "x\n");
+        tokio::time::pause();
+        tokio::time::advance(FAILED_TIME).await;
+        tokio::time::resume();
+        assert!(values.header(&failing).await.is_err());
+        assert_eq!(std::fs::read_to_string(&counter).unwrap(), "x\nx\n");
+    }
+
+    #[tokio::test]
+    async fn the_password_of_basic_is_known_too() {
+        let source = |text: &str| Source::Variable { name: "KEY".to_owned(), value: Some(Secret::new(text)) };
+        let values = values();
+        // somebody:open-sesame
+        let basic = Credential { prefix: "Basic ".to_owned(), ..credential(source("c29tZWJvZHk6b3Blbi1zZXNhbWU=")) };
+        values.header(&basic).await.unwrap();
+        assert_eq!(values.redactor.text("somebody with open-sesame".to_owned()), "somebody with (hidden)");
     }
 
     #[tokio::test]
@@ -277,7 +358,15 @@ mod tests {
             (both.0.unwrap(), both.1.unwrap()),
             (HeaderValue::from_static("Bearer value-1-long"), HeaderValue::from_static("Bearer value-1-long"))
         );
-        values.refuse(&kept);
+        let sent = HeaderValue::from_static("Bearer value-1-long");
+        values.refuse(&kept, &sent);
+        assert_eq!(values.header(&kept).await.unwrap(), sent, "it was printed right now");
+        tokio::time::pause();
+        tokio::time::advance(YOUNG).await;
+        tokio::time::resume();
+        values.refuse(&kept, &HeaderValue::from_static("Bearer value-0-long"));
+        assert_eq!(values.header(&kept).await.unwrap(), sent, "another was refused");
+        values.refuse(&kept, &sent);
         assert_eq!(values.header(&kept).await.unwrap(), "Bearer value-2-long");
         let at_once = command(&script, 0);
         assert_eq!(values.header(&at_once).await.unwrap(), "Bearer value-3-long");

@@ -94,7 +94,8 @@ impl Ledger {
         }
     }
 
-    /// Counts a call and judges it by what the attempt has used; `judged` is what the rules say of it.
+    /// Counts a call and judges it by what the attempt has used; `judge` says what the rules say of it, and is told whether anybody will read
+    /// the lines that would allow it. Where the attempt has no call left it is not asked.
     ///
     /// # Errors
     /// It is refused, and recorded as such.
@@ -103,7 +104,7 @@ impl Ledger {
         told: &Told,
         at: Timestamp,
         credentials: Vec<String>,
-        judged: Result<T, Refusal>,
+        judge: impl FnOnce(bool) -> Result<T, Refusal>,
     ) -> Result<(T, Call), Refusal> {
         let mut state = self.state();
         let now = Instant::now();
@@ -114,10 +115,11 @@ impl Ledger {
             Err(self.over(Rule::MaxCalls, "max_calls", calls.into(), &format!("make {calls} calls")))
         } else if left.is_zero() {
             Err(self.out_of_time())
-        } else if judged.is_ok() && state.under_way >= at_once {
-            Err(self.over(Rule::MaxConcurrent, "max_concurrent", at_once.into(), &format!("have {at_once} calls under way at once")))
         } else {
-            judged
+            let is_full = state.under_way >= at_once;
+            let full =
+                || self.over(Rule::MaxConcurrent, "max_concurrent", at_once.into(), &format!("have {at_once} calls under way at once"));
+            judge(state.calls.keeps_refused()).and_then(|ruled| if is_full { Err(full()) } else { Ok(ruled) })
         };
         let refused = verdict.as_ref().err().cloned();
         if let Some(refusal) = &refused {
@@ -281,7 +283,7 @@ mod tests {
 
     fn call(ledger: &Arc<Ledger>) -> Result<Call, Refusal> {
         let told = Told::of_none("GET", "https", "user:pass@h");
-        ledger.begin(&told, Timestamp::from_seconds(0), Vec::new(), Ok(())).map(|((), call)| call)
+        ledger.begin(&told, Timestamp::from_seconds(0), Vec::new(), |_| Ok(())).map(|((), call)| call)
     }
 
     #[test]
@@ -290,11 +292,14 @@ mod tests {
         for _ in 0..400 {
             let refusal = Refusal { rule: Rule::Host, sentence: "no".to_owned(), toml: None };
             let told = Told::of_none("GET", "https", "user:pass@h");
-            assert!(ledger.begin::<()>(&told, Timestamp::from_seconds(0), Vec::new(), Err(refusal)).is_err());
+            assert!(ledger.begin::<()>(&told, Timestamp::from_seconds(0), Vec::new(), |_| Err(refusal)).is_err());
         }
         let record = ledger.record();
         assert_eq!((record.total, record.refused, record.calls.len()), (400, 400, 250));
         assert_eq!(call(&ledger).err().map(|refusal| refusal.rule), Some(Rule::MaxCalls));
+        let told = Told::of_none("GET", "https", "h");
+        let judged = ledger.begin::<()>(&told, Timestamp::from_seconds(0), Vec::new(), |_| panic!("there is no call left to judge"));
+        assert!(judged.is_err());
         assert!(!serde_json::to_string(&record).unwrap().contains("pass"));
     }
 

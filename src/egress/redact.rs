@@ -1,6 +1,6 @@
 //! Takes known secrets out of whatever is kept or shown.
 //!
-//! Invariant: a value that was read as a credential is known from before its first use to the daemon's end, under the credential's old
+//! Invariant: a value that was read as a credential is known from before its first use to the daemon's end, under the credential's last
 //! values too, as it is, percent-encoded, in JSON, and in base64 wherever it stands in what was encoded. What is cut between two writes is
 //! found; what a guest takes apart itself is not.
 
@@ -18,8 +18,8 @@ use crate::domain::secret::Secret;
 
 /// What stands in a text where a secret was.
 pub const MARK: &str = "(hidden)";
-/// How many values of one credential are remembered, the newest; each has a few dozen forms.
-const REMEMBERED: usize = 8;
+/// How many values of one credential are remembered, the newest; each has a few dozen forms, and some are read as two.
+const REMEMBERED: usize = 16;
 /// The least that is held back of an answer, in bytes; more goes in powers of two.
 const LEAST_BACK: usize = 256;
 
@@ -45,25 +45,48 @@ pub struct Redactor {
     forms: ArcSwapOption<Forms>,
 }
 
+/// The value as URLs have it: each byte that is not kept as `%` and two digits of one case.
+fn percent(value: &str, kept: &str, is_small: bool) -> Vec<u8> {
+    let mut out = String::new();
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || kept.as_bytes().contains(&byte) {
+            out.push(char::from(byte));
+        } else if is_small {
+            out.push_str(&format!("%{byte:02x}"));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out.into_bytes()
+}
+
+/// The value as it stands in JSON, with more escaped than must be: these signs with digits of one case, and slashes if wanted.
+fn json(value: &str, escaped: &dyn Fn(char) -> bool, is_small: bool, slash: bool) -> Vec<u8> {
+    let mut out = String::new();
+    for sign in value.chars() {
+        match sign {
+            _ if escaped(sign) && is_small => out.push_str(&format!("\\u{:04x}", u32::from(sign))),
+            _ if escaped(sign) => out.push_str(&format!("\\u{:04X}", u32::from(sign))),
+            '/' if slash => out.push_str("\\/"),
+            '"' | '\\' => out.extend(['\\', sign]),
+            _ => out.push(sign),
+        }
+    }
+    out.into_bytes()
+}
+
 fn forms_of(value: &str) -> Vec<Vec<u8>> {
-    let percent: String = value
-        .bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect();
-    let mild: String =
-        value
-            .bytes()
-            .map(|byte| {
-                if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-            })
-            .collect();
-    let json = serde_json::to_string(value).unwrap_or_default();
-    let mut forms = vec![value.as_bytes().to_vec(), percent.to_lowercase().into_bytes(), percent.into_bytes()];
-    forms.extend([
-        mild.to_lowercase().into_bytes(),
-        mild.into_bytes(),
-        json.get(1..json.len().saturating_sub(1)).unwrap_or_default().as_bytes().to_vec(),
-    ]);
+    let mut forms = vec![value.as_bytes().to_vec()];
+    for is_small in [false, true] {
+        forms.extend(["", "-_.~", "-_.~/"].map(|kept| percent(value, kept, is_small)));
+        for slash in [false, true] {
+            forms.push(json(value, &|_| false, is_small, slash));
+            // What writers escape that expect their JSON in HTML.
+            forms.push(json(value, &|sign| "<>&".contains(sign), is_small, slash));
+            forms.push(json(value, &|sign| "<>&'\"+`".contains(sign), is_small, slash));
+        }
+        forms.push(json(value, &|sign| sign.is_ascii() && !sign.is_ascii_alphanumeric(), is_small, false));
+    }
     for before in 0..3usize {
         // Of the signs at both ends, neighbours of the value decide a part.
         let first = (before * 8).div_ceil(6);
@@ -299,6 +322,17 @@ mod tests {
                 }
             }
         }
+        for text in ["sk%2dZebra%2f42%2b%22quoted%22", "sk-Zebra%2f42%2b%22quoted%22", "sk-Zebra/42%2B%22quoted%22"] {
+            assert_eq!(hidden(text.to_owned()), MARK, "{text}");
+        }
+        for text in [
+            r#"sk-Zebra\/42+\"quoted\""#,
+            r#"sk-Zebra/42\u002B\u0022quoted\u0022"#,
+            r#"sk-Zebra\/42\u002b\u0022quoted\u0022"#,
+            r#"sk\u002dZebra\u002f42\u002b\u0022quoted\u0022"#,
+        ] {
+            assert_eq!(hidden(text.to_owned()), MARK, "{text}");
+        }
         assert_eq!(hidden("nothing here".to_owned()), "nothing here");
         let escaped = format!("{{\"a\":\"\\u0073{}}}", &serde_json::to_string(&SECRET[1..]).unwrap()[1..]);
         assert_eq!(redactor.payload(escaped), json!({"a": MARK}).to_string());
@@ -358,7 +392,7 @@ mod tests {
             redactor.learn("b", &Secret::new(value(number)));
         }
         assert_eq!(redactor.text(format!("{SECRET} the-current-value {}", value(19))), "(hidden) (hidden) (hidden)");
-        assert_eq!(redactor.text(value(2)), value(2));
+        assert_eq!(redactor.text(value(4)), value(4));
     }
 
     #[test]

@@ -137,6 +137,11 @@ impl HttpCalls {
         }
     }
 
+    /// Whether one more refused call would be kept, with the lines that would allow it.
+    pub fn keeps_refused(&self) -> bool {
+        self.calls.len() < KEPT + REFUSED_KEPT && self.text_bytes < TEXT_BYTES
+    }
+
     /// A call that is kept.
     pub fn at(&mut self, slot: Option<usize>) -> Option<&mut HttpCall> {
         slot.and_then(|slot| self.calls.get_mut(slot))

@@ -146,8 +146,8 @@ impl HttpPolicy {
     /// The entry that allows a request.
     ///
     /// # Errors
-    /// None does: the rule of the entry that comes nearest, and the TOML that would allow it.
-    pub fn judge(&self, agent: &str, target: &Target) -> Result<&Allowed, Refusal> {
+    /// None does: the rule of the entry that comes nearest, and the TOML that would allow it where `lines` are wanted.
+    pub fn judge(&self, agent: &str, target: &Target, lines: bool) -> Result<&Allowed, Refusal> {
         let mut nearest: Option<(Rule, &Allowed)> = None;
         for entry in &self.allow {
             match entry.against(target) {
@@ -166,11 +166,11 @@ impl HttpPolicy {
             Rule::Method => format!("`[agents.{agent}.http]` does not allow the method {} there", target.method),
             _ => format!("`[agents.{agent}.http]` does not list `{}`", target.host),
         };
-        let toml = match (rule, nearest) {
+        let toml = lines.then(|| match (rule, nearest) {
             (Rule::Method, Some((_, entry))) => self.toml(agent, Some(entry), Some(&entry.toml(Some(&target.method), None))),
             _ => self.toml(agent, None, Some(&format!("{:?}", target.origin()))),
-        };
-        Err(Refusal { rule, sentence, toml: Some(toml) })
+        });
+        Err(Refusal { rule, sentence, toml })
     }
 
     /// The refusal of an address that a listed name stands for, or of all of them.
@@ -218,13 +218,14 @@ mod tests {
             ("GET", "https://a.example/v2/", Rule::Path, r#""https://a.example"]"#),
             ("POST", "https://b.example/", Rule::Method, r#"{ url = "https://b.example", methods = ["GET", "POST"] }]"#),
         ] {
-            let refusal = policy.judge("x", &target(method, url)).unwrap_err();
+            let refusal = policy.judge("x", &target(method, url), true).unwrap_err();
             assert_eq!(refusal.rule, rule, "{url}");
+            assert_eq!(policy.judge("x", &target(method, url), false).unwrap_err(), Refusal { toml: None, ..refusal.clone() });
             let toml = refusal.toml.unwrap();
             assert!(toml.starts_with("[agents.x.http]\nallow = [{ url = ") && toml.ends_with(line), "{toml}");
         }
-        assert!(policy.judge("x", &target("GET", "https://a.example/v1/x")).is_ok());
-        let none = HttpPolicy::default().judge("x", &target("GET", "https://a.example/")).unwrap_err();
+        assert!(policy.judge("x", &target("GET", "https://a.example/v1/x"), true).is_ok());
+        let none = HttpPolicy::default().judge("x", &target("GET", "https://a.example/"), true).unwrap_err();
         assert_eq!(none.toml.as_deref(), Some("[agents.x.http]\nallow = [\"https://a.example\"]"));
     }
 }

@@ -29,8 +29,19 @@ async fn the_value_is_put_in_and_what_the_host_repeats_of_it_is_masked() {
     assert!(!stage.logs().contains(KEY) && stage.logs().contains("***"));
     assert_eq!(came.calls()[0].credentials, ["key"]);
     stage.run(&format!("O\nG h {here} /echo accept-encoding gzip 0 r\n")).await;
-    assert!(server.seen()[2].header("accept-encoding").is_empty(), "nothing could be masked in what is compressed");
+    assert_eq!(server.seen()[2].header("accept-encoding"), ["identity"], "nothing could be masked in what is compressed");
     assert!(!serde_json::to_string(came.record()).unwrap().contains("Tiger"));
+}
+
+#[tokio::test]
+async fn an_answer_that_could_not_be_masked_is_refused() {
+    for (coding, told) in [("gzip", DENIED), ("identity, br", DENIED), ("identity", "200 hello")] {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\ncontent-length: 5\r\n\r\nhello");
+        let server = Server::raw(answer.into_bytes(), Vec::new()).await;
+        let stage = stage(&server, "allow_http_loopback = true\nenv = \"THE_KEY\"").await;
+        let came = stage.run(&format!("O\n{}", get(&server.address.to_string(), "/"))).await;
+        assert_eq!((came.lines(), came.rules()[0]), (vec![told], (told == DENIED).then_some(Rule::Credential)), "{coding}");
+    }
 }
 
 #[tokio::test]
