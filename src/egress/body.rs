@@ -223,7 +223,7 @@ impl Body for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         // What is held back is still to come.
-        if self.mask.is_some() { SizeHint::default() } else { self.size.clone() }
+        if self.mask.is_some() { SizeHint::default() } else { self.size }
     }
 }
 
