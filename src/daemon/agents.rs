@@ -1,7 +1,7 @@
 //! Which agents there are, and what an attempt of each starts from.
 //!
 //! Every plugin is an agent of its own name; the configuration and the API add agents and settle what they may use. What the store says
-//! of them, pushes and pauses among it, is taken in by [`super::follow`].
+//! of them, pushes and pauses among it, is taken in by the `follow` part.
 
 mod crashes;
 mod deployed;
