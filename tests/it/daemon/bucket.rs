@@ -335,7 +335,7 @@ async fn an_outcome_is_kept_when_patience_ends_and_the_machine_that_has_the_file
 #[tokio::test]
 async fn a_hung_bucket_holds_up_neither_leases_nor_cancels_nor_a_stop() {
     let Some(place) = Place::new().await else { return };
-    let daemon = place.start_with("a", PATIENT, |settings| settings.lease = Duration::from_secs(3)).await;
+    let daemon = place.start_with("a", PATIENT, |settings| settings.lease = Duration::from_secs(8)).await;
     let task = daemon.task(json!({"cancel_grace_seconds": 0.2, "retry_policy": {"max_retries": 0}})).await;
     let cancelled = daemon.fire(&task).await;
     let guest = place.world.stage.guest().await;
