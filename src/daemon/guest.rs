@@ -18,7 +18,7 @@ use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run};
 use crate::domain::time::Timestamp;
 use crate::sandbox::memory::KeyValues;
-use crate::sandbox::{EffectsRefused, GuestHost, LogEntry, LogLevel, LogStream};
+use crate::sandbox::{EffectsRefused, GuestHost, LogEntry, LogStream};
 use crate::store::RecordId;
 use crate::workspace::LogWriter;
 
@@ -138,25 +138,11 @@ impl GuestHost for AttemptHost {
     }
 
     fn log(&self, stream: LogStream, bytes: &[u8]) {
-        self.logs.write(
-            match stream {
-                LogStream::Stdout => crate::workspace::LogStream::Stdout,
-                LogStream::Stderr => crate::workspace::LogStream::Stderr,
-            },
-            bytes,
-        );
+        self.logs.write(stream, bytes);
     }
 
     fn log_entry(&self, entry: LogEntry) {
-        let level = match entry.level {
-            LogLevel::Trace => crate::workspace::LogLevel::Trace,
-            LogLevel::Debug => crate::workspace::LogLevel::Debug,
-            LogLevel::Info => crate::workspace::LogLevel::Info,
-            LogLevel::Warn => crate::workspace::LogLevel::Warn,
-            LogLevel::Error => crate::workspace::LogLevel::Error,
-            LogLevel::Critical => crate::workspace::LogLevel::Critical,
-        };
-        self.logs.write_entry(level, &entry.context, &entry.message);
+        self.logs.write_entry(entry.level, &entry.context, &entry.message);
     }
 
     fn key_values(&self) -> Option<&dyn KeyValues> {

@@ -8,6 +8,7 @@ pub mod id;
 pub mod idempotency;
 pub mod input;
 pub mod lifecycle;
+pub mod log;
 pub mod memory;
 pub mod policy;
 pub mod role;

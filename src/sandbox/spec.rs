@@ -12,6 +12,7 @@ use super::memory::KeyValues;
 use super::signals::Stop;
 use crate::domain::agent::Limits;
 use crate::domain::http::HttpCalls;
+pub use crate::domain::log::{LogLevel, LogStream};
 use crate::domain::policy::ErrorKind;
 use crate::domain::text;
 
@@ -134,32 +135,6 @@ pub struct AttemptReport {
     pub ended: Ended,
     /// What it used.
     pub usage: Usage,
-}
-
-/// Which of the guest's two output streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogStream {
-    /// Its standard output.
-    Stdout,
-    /// Its standard error.
-    Stderr,
-}
-
-/// How much a line of a guest's log matters, as the guest says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// The flow of control.
-    Trace,
-    /// For whoever looks for a fault.
-    Debug,
-    /// For whoever watches.
-    Info,
-    /// Something may be wrong.
-    Warn,
-    /// Something is wrong.
-    Error,
-    /// It cannot go on.
-    Critical,
 }
 
 /// A line that a guest gives the log through `wasi:logging`.

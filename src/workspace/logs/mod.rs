@@ -18,6 +18,7 @@ pub use writer::LogWriter;
 use super::error::WorkspaceError;
 use super::{beneath, removal};
 use crate::domain::id::RunId;
+pub use crate::domain::log::{LogLevel, LogStream};
 use crate::domain::time::Timestamp;
 
 /// The folder of all logs; no workspace's path can start with a dot.
@@ -26,34 +27,6 @@ const FOLDER: &str = ".logs";
 const PAGE_BYTES: usize = 256 * 1024;
 /// The most lines of a page.
 const LARGEST_PAGE: usize = 10_000;
-
-/// Which of its two streams a guest wrote to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogStream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// How much a line matters, as the guest says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevel {
-    /// The flow of control.
-    Trace,
-    /// For whoever looks for a fault.
-    Debug,
-    /// For whoever watches.
-    Info,
-    /// Something may be wrong.
-    Warn,
-    /// Something is wrong.
-    Error,
-    /// It cannot go on.
-    Critical,
-}
 
 /// One line of an attempt's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
