@@ -196,6 +196,7 @@ fn outcome(ended: &Ended) -> (&'static str, Option<&str>, Option<String>) {
         Ended::TimedOut => ("timeout", None, Some("the attempt's time limit passed".to_owned())),
         Ended::Stopped(Stop::CancelGraceOver) => ("cancelled", None, Some(Stop::CancelGraceOver.to_string())),
         Ended::Stopped(stop) => ("failed", None, Some(stop.to_string())),
+        Ended::Parked(park) => (park.status().as_str(), None, Some(park.to_string())),
     }
 }
 

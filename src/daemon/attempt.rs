@@ -36,7 +36,7 @@ use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Attempt, Run, Usage};
 use crate::domain::time::{Seconds, Timestamp};
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, Stop};
-use crate::store::{Claimed, MAX_BODY_BYTES, RecordId, StoreError};
+use crate::store::{Claimed, MAX_BODY_BYTES, PARKED_FOR, RecordId, StoreError};
 use crate::workspace::Workspace;
 
 /// How long a guest's reports gather before they are written.
@@ -234,6 +234,7 @@ impl Work<'_> {
             Ended::Failed { kind, message, after } => Outcome::Failed { kind, message, after },
             Ended::Cancelled { message } => Outcome::Cancelled(message),
             Ended::TimedOut => Outcome::TimedOut,
+            Ended::Parked(park) => Outcome::Parked { park, wait: PARKED_FOR },
             Ended::Stopped(why) => return self.word_of_stop(why, usage),
         };
         Word::Outcome(outcome, usage)

@@ -154,6 +154,7 @@ fn drop_lease(run: &mut Run) {
 /// Ends a run: terminal status, time, event.
 fn end(run: &mut Run, status: Status, now: Timestamp) -> Event {
     run.status = status;
+    run.parked = None;
     run.finished_at = Some(now);
     drop_lease(run);
     let name = EventName::of_settled(status).unwrap_or(EventName::Failed);

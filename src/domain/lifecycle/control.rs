@@ -54,6 +54,7 @@ pub fn resume(mut run: Run, by: Option<&str>, now: Timestamp) -> Result<Decision
     }
     run.status = Status::Queued;
     run.queued_at = now;
+    run.parked = None;
     run.error = None;
     run.error_kind = None;
     run.recoveries = 0;
