@@ -53,7 +53,7 @@ impl<'a> Daemon<'a> {
 
     /// Waits before another try, unless that is too long for an attempt to wait.
     fn wait(&self, why: &str, after: Option<Duration>, tried: u32) -> Result<(), Failure> {
-        let wait = after.unwrap_or(Duration::from_secs(1 << tried.min(6)));
+        let wait = after.unwrap_or(Duration::from_secs(1 << (tried - 1).min(6)));
         let too_long = wait > Duration::from_secs(self.settings.max_wait_seconds)
             || context::time_left_ms().is_some_and(|left| wait >= Duration::from_millis(left.into()));
         if tried >= self.settings.max_tries || too_long {
