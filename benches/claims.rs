@@ -76,6 +76,7 @@ fn run(status: Status) -> Run {
         recoveries: 0,
         slot: SlotPart::Free,
         waited_for: None,
+        parked: None,
         policy: RunPolicy {
             timeout_seconds: Seconds::whole(60),
             cancel_grace_seconds: Seconds::whole(5),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use crate::domain::agent::Limits;
+use crate::domain::approval::MOST_APPROVALS;
+use crate::domain::checkpoint::MOST_CHECKPOINTS;
 use crate::domain::id::{AgentId, TaskId};
 use crate::domain::memory::MOST_KEYS;
 
@@ -54,6 +56,9 @@ pub(super) fn limits(section: &mut Section<'_, '_>, base: &Limits) -> Limits {
             base.keyvalue_traffic_bytes,
             0..=1024 * GIB,
         ),
+        checkpoints: section.whole(key("checkpoints", "SANDCLOCK_LIMITS_CHECKPOINTS"), base.checkpoints, 0..=MOST_CHECKPOINTS.into()),
+        checkpoint_bytes: section.whole(key("checkpoint_bytes", "SANDCLOCK_LIMITS_CHECKPOINT_BYTES"), base.checkpoint_bytes, 0..=GIB),
+        approvals: section.whole(key("approvals", "SANDCLOCK_LIMITS_APPROVALS"), base.approvals, 0..=MOST_APPROVALS.into()),
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
+use super::approvals;
 use super::committer::CommitError;
 use super::deployment;
 use super::error::ManagerError;
@@ -36,7 +37,7 @@ use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Attempt, Run, Usage};
 use crate::domain::time::{Seconds, Timestamp};
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, Stop};
-use crate::store::{Claimed, MAX_BODY_BYTES, RecordId, StoreError};
+use crate::store::{Claimed, MAX_BODY_BYTES, PARKED_FOR, RecordId, StoreError};
 use crate::workspace::Workspace;
 
 /// How long a guest's reports gather before they are written.
@@ -234,6 +235,7 @@ impl Work<'_> {
             Ended::Failed { kind, message, after } => Outcome::Failed { kind, message, after },
             Ended::Cancelled { message } => Outcome::Cancelled(message),
             Ended::TimedOut => Outcome::TimedOut,
+            Ended::Parked(park) => Outcome::Parked { park, wait: PARKED_FOR },
             Ended::Stopped(why) => return self.word_of_stop(why, usage),
         };
         Word::Outcome(outcome, usage)
@@ -353,6 +355,7 @@ impl Work<'_> {
             if let (Left::Owed(why), Some(last)) = (&left, decision.events.last_mut()) {
                 last.details.insert("workspace_not_uploaded".to_owned(), why.as_str().into());
             }
+            approvals::keep(txn, &decision.run)?;
             transitions::write(txn, decision)
         };
         self.inner.committer.commit(reads, known, decide).await

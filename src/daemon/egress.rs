@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use hyper::{Request, Response};
 
 use crate::domain::http::{HttpCalls, HttpFault, HttpPolicy};
+use crate::domain::park::Park;
 use crate::egress::{AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
+use crate::sandbox::checkpoints::{Approvals, CheckpointQuota, CheckpointRefused, Checkpoints, Verdict};
 use crate::sandbox::memory::{BucketName, Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused, Quota};
 use crate::sandbox::{
     AttemptReport, AttemptSignals, AttemptSpec, EffectsRefused, Egress, Ended, GuestHost, HttpBody, HttpTiming, Leave, LogEntry, LogStream,
@@ -63,6 +65,18 @@ impl Redacting {
         self.host.key_values().ok_or_else(|| MemoryRefused::No("nothing is kept here from run to run".to_owned()))
     }
 
+    /// What the run's attempts leave. Nobody asks where nothing is left.
+    fn left(&self) -> Result<&dyn Checkpoints, CheckpointRefused> {
+        self.host.checkpoints().ok_or_else(|| CheckpointRefused::Unkept("no checkpoints are kept here".to_owned()))
+    }
+
+    fn clean(&self, value: &[u8]) -> Vec<u8> {
+        let mut held = Held::default();
+        let mut sure = held.push(&self.redactor, value);
+        sure.extend(held.finish());
+        sure
+    }
+
     fn finish(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let (out, err) = (held.0.finish(), held.1.finish());
@@ -108,6 +122,43 @@ impl GuestHost for Redacting {
     fn key_values(&self) -> Option<&dyn KeyValues> {
         self.host.key_values().map(|_| self as &dyn KeyValues)
     }
+
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        self.host.checkpoints().map(|_| self as &dyn Checkpoints)
+    }
+
+    fn approvals(&self) -> Option<&dyn Approvals> {
+        self.host.approvals().map(|_| self as &dyn Approvals)
+    }
+}
+
+#[async_trait]
+impl Checkpoints for Redacting {
+    async fn load(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointRefused> {
+        self.left()?.load(&self.redactor.text(name.to_owned())).await
+    }
+
+    async fn save(&self, name: &str, value: Vec<u8>, quota: CheckpointQuota) -> Result<(), CheckpointRefused> {
+        self.left()?.save(&self.redactor.text(name.to_owned()), self.clean(&value), quota).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), CheckpointRefused> {
+        self.left()?.remove(&self.redactor.text(name.to_owned())).await
+    }
+
+    async fn names(&self) -> Result<Vec<String>, CheckpointRefused> {
+        self.left()?.names().await
+    }
+}
+
+#[async_trait]
+impl Approvals for Redacting {
+    async fn verdict(&self, key: &str, most: u32) -> Result<Option<Verdict>, CheckpointRefused> {
+        match self.host.approvals() {
+            Some(approvals) => approvals.verdict(&self.redactor.text(key.to_owned()), most).await,
+            None => Ok(None),
+        }
+    }
 }
 
 #[async_trait]
@@ -126,12 +177,7 @@ impl KeyValues for Redacting {
 
     async fn change(&self, bucket: BucketName, change: MemoryChange, quota: Quota) -> Result<Changed, MemoryRefused> {
         let text = |key: String| self.redactor.text(key);
-        let bytes = |value: Vec<u8>| {
-            let mut held = Held::default();
-            let mut sure = held.push(&self.redactor, &value);
-            sure.extend(held.finish());
-            sure
-        };
+        let bytes = |value: Vec<u8>| self.clean(&value);
         let change = match change {
             MemoryChange::Write(writes) => {
                 MemoryChange::Write(writes.into_iter().map(|(key, value)| (text(key), value.map(bytes))).collect())
@@ -148,7 +194,10 @@ fn redacted(ended: Ended, redactor: &Redactor) -> Ended {
         Ended::Completed(result) => Ended::Completed(redactor.text(result)),
         Ended::Failed { kind, message, after } => Ended::Failed { kind, message: redactor.text(message), after },
         Ended::Cancelled { message } => Ended::Cancelled { message: redactor.text(message) },
-        other @ (Ended::TimedOut | Ended::Stopped(_)) => other,
+        Ended::Parked(Park::Approval { key, question }) => {
+            Ended::Parked(Park::Approval { key: redactor.text(key), question: redactor.text(question) })
+        }
+        other @ (Ended::TimedOut | Ended::Stopped(_) | Ended::Parked(Park::Budget(_))) => other,
     }
 }
 

@@ -39,6 +39,12 @@ pub struct Limits {
     pub keyvalue_bytes: u64,
     /// Bytes of keys and values that one attempt reads and writes.
     pub keyvalue_traffic_bytes: u64,
+    /// Checkpoints of one run.
+    pub checkpoints: u32,
+    /// Bytes of the names and values of one run's checkpoints.
+    pub checkpoint_bytes: u64,
+    /// Questions that one run may ask people.
+    pub approvals: u32,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -60,6 +66,9 @@ impl Default for Limits {
             keyvalue_keys: 10_000,
             keyvalue_bytes: 16 * MIB,
             keyvalue_traffic_bytes: 256 * MIB,
+            checkpoints: 1_000,
+            checkpoint_bytes: 16 * MIB,
+            approvals: 100,
         }
     }
 }

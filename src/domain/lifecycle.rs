@@ -13,7 +13,7 @@ mod finish;
 
 pub use admit::{Admission, Draft, admit};
 pub use again::{RERUN_OF, again};
-pub use control::{cancel, expire_parked, promote, request_cancel, resume};
+pub use control::{cancel, checkpointed, expire_parked, promote, request_cancel, resume};
 pub use finish::{Outcome, begin_effects, finish, hand_back, lose};
 
 use std::ops::Range;
@@ -154,6 +154,7 @@ fn drop_lease(run: &mut Run) {
 /// Ends a run: terminal status, time, event.
 fn end(run: &mut Run, status: Status, now: Timestamp) -> Event {
     run.status = status;
+    run.parked = None;
     run.finished_at = Some(now);
     drop_lease(run);
     let name = EventName::of_settled(status).unwrap_or(EventName::Failed);

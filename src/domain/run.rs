@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::http::HttpCalls;
 use super::id::{AgentId, AttemptId, RunId, TaskId, WorkerId};
+use super::park::Parked;
 use super::policy::{ErrorKind, OnUnknown, RetryPolicy};
 use super::time::{Seconds, Timestamp};
 
@@ -223,6 +224,9 @@ pub struct Run {
     pub slot: SlotPart,
     /// The run behind which it had to wait for its turn when it was made.
     pub waited_for: Option<RunId>,
+    /// What its last attempt parked it for, while it is parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<Parked>,
     /// What the task said when it was made.
     pub policy: RunPolicy,
 }

@@ -5,6 +5,7 @@
 //! call, it is counted, bounded and recorded. How it fails: the guest is told that its request was refused or broke, and the record says
 //! why and which lines of the configuration would allow it.
 
+mod account;
 pub mod address;
 mod attempt;
 mod body;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
+pub use account::{Account, Refused as ChargeRefused};
 pub use attempt::{AttemptHttp, Begin, Timing};
 pub use body::GuestBody;
 pub use client::{Lookup, SystemLookup};

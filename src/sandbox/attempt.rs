@@ -17,6 +17,7 @@ use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 
+use super::checkpoints::CheckpointQuota;
 use super::engine::Ticker;
 use super::fault::{self, Fault, Phase};
 use super::host::disk::{Disk, open_workspace, reopen};
@@ -172,7 +173,17 @@ async fn run_guest(
         deadline,
     };
     let quota = Quota { keys: limits.keyvalue_keys, bytes: limits.keyvalue_bytes };
-    let attempt = Attempt { context, host, signals: Arc::clone(&signals), meter: Arc::clone(&meter), deadline, config, quota };
+    let attempt = Attempt {
+        context,
+        host,
+        signals: Arc::clone(&signals),
+        meter: Arc::clone(&meter),
+        deadline,
+        config,
+        quota,
+        checkpoints: CheckpointQuota::of(&limits),
+        approvals: limits.approvals,
+    };
     let mut table = ResourceTable::new();
     table.set_max_capacity(limits.handles as usize);
     let state =

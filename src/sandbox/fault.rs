@@ -8,6 +8,7 @@ use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::egress::Egress;
+use super::host::checkpoint::Ends;
 use super::meter::{Meter, Trip};
 use super::signals::{Halt, Stop};
 use super::spec::{Ended, bounded};
@@ -23,8 +24,8 @@ pub(crate) enum Fault {
     /// It made more host calls than its limit, which is given.
     #[error("the guest made more than {0} host calls, which is its limit `host_calls`")]
     HostCalls(u64),
-    /// It moved more bytes of key-values than its limit, which is given.
-    #[error("the guest read and wrote more than {0} bytes of key-values, which is its limit `keyvalue_traffic_bytes`")]
+    /// It moved more bytes of key-values and checkpoints than its limit, which is given.
+    #[error("the guest read and wrote more than {0} bytes of key-values and checkpoints, which is its limit `keyvalue_traffic_bytes`")]
     KeyValueTraffic(u64),
     /// It is a command that wrote more to its standard output than its result may have.
     #[error("the standard output is longer than a result may be")]
@@ -66,6 +67,9 @@ pub(crate) fn ended_by(error: &wasmtime::Error, phase: Phase, limits: &Limits, m
             Fault::Output => too_long(limits),
             Fault::Unsupported(_) => Ended::failed(ErrorKind::Unsupported, fault.to_string()),
         };
+    }
+    if let Some(Ends(ended)) = error.downcast_ref::<Ends>() {
+        return ended.clone();
     }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return Ended::Stopped(Stop::NoCapacity);

@@ -6,6 +6,7 @@
 //! Guests run on a runtime of their own, so that a saturated executor cannot hold up what renews their leases.
 
 mod attempt;
+pub mod checkpoints;
 mod egress;
 mod engine;
 mod fault;

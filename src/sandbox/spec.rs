@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::checkpoints::{Approvals, Checkpoints};
 use super::egress::Egress;
 use super::memory::KeyValues;
 use super::signals::Stop;
 use crate::domain::agent::Limits;
 use crate::domain::http::HttpCalls;
 pub use crate::domain::log::{LogLevel, LogStream};
+use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 use crate::domain::text;
 
@@ -94,6 +96,8 @@ pub enum Ended {
     TimedOut,
     /// The attempt was ended from outside.
     Stopped(Stop),
+    /// The guest asked for what somebody has to give first.
+    Parked(Park),
 }
 
 impl Ended {
@@ -179,6 +183,14 @@ pub trait GuestHost: Send + Sync {
     fn log_entry(&self, entry: LogEntry);
     /// What is kept from run to run; none where nothing is.
     fn key_values(&self) -> Option<&dyn KeyValues> {
+        None
+    }
+    /// What the run's attempts keep for those that follow; none where nothing is.
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        None
+    }
+    /// What was asked and answered in this run; none where nobody can be asked.
+    fn approvals(&self) -> Option<&dyn Approvals> {
         None
     }
 }

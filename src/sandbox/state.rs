@@ -6,6 +6,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::checkpoints::CheckpointQuota;
 use super::fault::Fault;
 use super::host::disk::Disk;
 use super::host::http::OutgoingHttp;
@@ -36,6 +37,8 @@ pub(crate) struct Attempt {
     pub(crate) deadline: u64,
     pub(crate) config: Arc<[(String, String)]>,
     pub(crate) quota: Quota,
+    pub(crate) checkpoints: CheckpointQuota,
+    pub(crate) approvals: u32,
 }
 
 impl Attempt {

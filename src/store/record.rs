@@ -63,11 +63,17 @@ pub enum Kind {
     Deployment,
     /// A value that guests keep from run to run; its key begins with whose it is.
     KeyValue,
+    /// What a run's attempts keep for those that follow: the names under the run's id, each value under the id, `/`, and its name's hash.
+    Checkpoint,
+    /// What a run's attempts asked a person, and the answers; key: the run's id.
+    Approval,
+    /// What was spent, and what was granted beyond the limits; its key begins with whose it is.
+    Account,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Agent,
         Kind::Task,
         Kind::Schedule,
@@ -85,6 +91,9 @@ impl Kind {
         Kind::PluginPart,
         Kind::Deployment,
         Kind::KeyValue,
+        Kind::Checkpoint,
+        Kind::Approval,
+        Kind::Account,
     ];
 
     /// The kind as stores spell it.
@@ -107,6 +116,9 @@ impl Kind {
             Kind::PluginPart => "plugin_part",
             Kind::Deployment => "deployment",
             Kind::KeyValue => "key_value",
+            Kind::Checkpoint => "checkpoint",
+            Kind::Approval => "approval",
+            Kind::Account => "account",
         }
     }
 
@@ -212,7 +224,7 @@ impl Index {
         let due = if ready {
             Some(When::In(run.queued_at.since(now)))
         } else if run.status.is_waiting() {
-            Some(When::In(PARKED_FOR))
+            Some(When::In(run.parked.as_ref().map_or(PARKED_FOR, |parked| parked.until.since(now))))
         } else if run.status.is_terminal() {
             Some(When::In(Duration::ZERO))
         } else {

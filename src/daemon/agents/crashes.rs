@@ -28,7 +28,7 @@ fn sign(ended: &Ended) -> Sign {
         Ended::Failed { kind: ErrorKind::Trap | ErrorKind::Memory | ErrorKind::AgentMissing, .. } => Sign::Crash,
         // The host's own fault.
         Ended::Failed { kind: ErrorKind::Host, .. } | Ended::Cancelled { .. } | Ended::Stopped(_) => Sign::None,
-        Ended::Completed(_) | Ended::Failed { .. } | Ended::TimedOut => Sign::Well,
+        Ended::Completed(_) | Ended::Failed { .. } | Ended::TimedOut | Ended::Parked(_) => Sign::Well,
     }
 }
 

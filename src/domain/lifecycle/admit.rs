@@ -82,6 +82,7 @@ fn new_run(task: &Task, draft: Draft, now: Timestamp) -> Run {
         recoveries: 0,
         slot: SlotPart::Free,
         waited_for: None,
+        parked: None,
         policy: RunPolicy {
             timeout_seconds: task.timeout_seconds.unwrap_or(draft.default_timeout),
             cancel_grace_seconds: task.cancel_grace_seconds.unwrap_or(draft.default_cancel_grace),

@@ -54,6 +54,7 @@ pub fn resume(mut run: Run, by: Option<&str>, now: Timestamp) -> Result<Decision
     }
     run.status = Status::Queued;
     run.queued_at = now;
+    run.parked = None;
     run.error = None;
     run.error_kind = None;
     run.recoveries = 0;
@@ -62,6 +63,12 @@ pub fn resume(mut run: Run, by: Option<&str>, now: Timestamp) -> Result<Decision
         event = event.with("by", by);
     }
     Ok(decision(run, vec![event]))
+}
+
+/// Notes that the attempt that executes has left something to those that follow: whatever loses workers, it did not keep this one from its
+/// work. None when that changes nothing.
+pub fn checkpointed(run: &Run) -> Option<Run> {
+    (run.status.is_leased() && run.recoveries > 0).then(|| Run { recoveries: 0, ..run.clone() })
 }
 
 /// Fails a parked run whose wait is over.

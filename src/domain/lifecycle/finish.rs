@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Decision, Refused, drop_lease, end};
 use crate::domain::event::{Event, EventName};
+use crate::domain::park::{Park, Parked};
 use crate::domain::policy::{ErrorKind, OnUnknown};
 use crate::domain::run::{Attempt, AttemptStatus, Run, Status, Usage};
 use crate::domain::text;
@@ -36,6 +37,13 @@ pub enum Outcome {
     TimedOut,
     /// It stopped because it was asked to, or was stopped after the grace.
     Cancelled(String),
+    /// It cannot go on before somebody did something.
+    Parked {
+        /// What.
+        park: Park,
+        /// How long that may take before the run fails.
+        wait: Duration,
+    },
 }
 
 fn bounded(text: String) -> String {
@@ -113,6 +121,7 @@ pub fn finish(
                 run.error_kind = Some(ErrorKind::Timeout);
                 fail(&mut run, &mut attempt, usage, None, chance, now, &mut decided.events);
             }
+            Outcome::Parked { park, wait } => decided.events.push(park_run(&mut run, &mut attempt, usage, park, now + wait, now)),
             Outcome::Cancelled(_) => {}
         }
     }
@@ -144,6 +153,26 @@ fn fail(run: &mut Run, attempt: &mut Attempt, usage: Usage, after: Option<Durati
             .with("retry_delay_seconds", serde_json::to_value(Seconds::from_duration(delay)).unwrap_or_default()),
     );
     events.push(requeue(run, now + delay, now));
+}
+
+/// Parks a run. The attempt has done what it could and is none of those that the retry policy counts.
+fn park_run(run: &mut Run, attempt: &mut Attempt, usage: Usage, park: Park, until: Timestamp, now: Timestamp) -> Event {
+    run.error = None;
+    run.error_kind = None;
+    run.max_attempts = run.max_attempts.saturating_add(1);
+    close(attempt, AttemptStatus::Completed, Some(usage), run, now);
+    run.status = park.status();
+    drop_lease(run);
+    let name = EventName::of_settled(run.status).unwrap_or(EventName::AwaitingApproval);
+    let event = Event::of(run, name, now).with("until", serde_json::to_value(until).unwrap_or_default());
+    let event = match &park {
+        Park::Approval { key, question } => event.with("key", key.as_str()).with("question", question.as_str()),
+        Park::Budget(exhausted) => {
+            event.with("reason", exhausted.to_string()).with("budget", serde_json::to_value(exhausted).unwrap_or_default())
+        }
+    };
+    run.parked = Some(Parked { park, since: now, until });
+    event
 }
 
 /// Notes that the attempt that runs under `fence` begins to change something outside.

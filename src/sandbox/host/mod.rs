@@ -23,6 +23,8 @@ pub(crate) mod bindings {
         world: "agent",
         imports: {
             "sandclock:agent/progress.sleep": async | trappable,
+            "sandclock:agent/checkpoint": async | trappable,
+            "sandclock:agent/approval": async | trappable,
             default: trappable,
         },
         exports: { default: async },

@@ -227,6 +227,7 @@ pub fn queued(number: u32, task: &str, agent: &str, now: Timestamp) -> Run {
         recoveries: 0,
         slot: SlotPart::Free,
         waited_for: None,
+        parked: None,
         policy: RunPolicy {
             timeout_seconds: Seconds::whole(60),
             cancel_grace_seconds: Seconds::whole(5),
