@@ -1,4 +1,4 @@
-//! Counts the votes in its standard input, one a line, writes the count to a file, and prints who won.
+//! Counts the votes in its standard input, one a line (`#` begins a comment), writes the count to a file, and prints who won.
 //!
 //! It is an ordinary program, and an agent when it is built for `wasm32-wasip2`: the query is its input, the workspace its directory, what
 //! it prints the result, and what it prints to stderr the log. A file that it leaves is found by a later attempt.
@@ -42,7 +42,7 @@ fn survey() -> Result<String, Box<dyn Error>> {
 
 fn count(votes: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for vote in votes.lines().map(str::trim).filter(|vote| !vote.is_empty()) {
+    for vote in votes.lines().map(str::trim).filter(|vote| !vote.is_empty() && !vote.starts_with('#')) {
         *counts.entry(vote.to_owned()).or_insert(0) += 1;
     }
     counts
@@ -76,6 +76,6 @@ mod tests {
         assert_eq!(winner(&counts).as_deref(), Some("tea wins with 2 of 3 votes"));
         assert_eq!(parse(&table(&counts)), counts);
         assert_eq!(winner(&count("b\na")).as_deref(), Some("a wins with 1 of 2 votes"));
-        assert_eq!(winner(&count("\n")), None);
+        assert_eq!(winner(&count("# none yet\n\n")), None);
     }
 }
