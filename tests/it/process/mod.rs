@@ -3,6 +3,7 @@
 //!
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
+mod approvals;
 mod bucket;
 mod chaos;
 mod configuration;
