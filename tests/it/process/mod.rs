@@ -15,6 +15,7 @@ mod fleet;
 mod full;
 mod guests;
 mod kills;
+mod languages;
 mod moving;
 mod oracle;
 mod page;
