@@ -29,6 +29,7 @@ pub struct Call {
     pub time: usize,
     pub key: String,
     pub body: Value,
+    pub authorization: Option<String>,
 }
 
 impl Call {
@@ -182,7 +183,7 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
     let turn = body["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "assistant").count() + 1;
     let key = text("idempotency-key").expect("a call has an idempotency key");
     let time = shared.calls.borrow().iter().filter(|call| call.turn == turn).count() + 1;
-    let call = Call { turn, time, key: key.clone(), body: body.clone() };
+    let call = Call { turn, time, key: key.clone(), body: body.clone(), authorization: text("authorization") };
     let kept = shared.paid.lock().unwrap().get(&key).cloned();
     let reply = match kept {
         Some((asked, message)) => {
