@@ -30,7 +30,9 @@ pub(super) async fn of_run(State(api): State<Api>, PathId(id): PathId<RunId>, _:
         .iter()
         .map(|(key, asked)| {
             let mut shown = json!(asked);
-            shown["key"] = json!(key);
+            if let Value::Object(shown) = &mut shown {
+                shown.insert("key".to_owned(), json!(key));
+            }
             shown
         })
         .collect();

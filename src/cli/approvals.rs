@@ -1,7 +1,7 @@
 //! `sandclock approvals`: what runs ask people, and the answers.
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::Context;
 use super::caller::{Caller, Order, PageArgs};
@@ -84,12 +84,9 @@ async fn decide(caller: &Caller<'_>, decision: &str, args: AnswerArgs) -> Result
         Some(key) => key,
         None => waits_for(caller, &run).await?,
     };
-    let mut body = json!({"decision": decision});
-    for (name, text) in [("note", args.note), ("approver", args.by)] {
-        if let Some(text) = text {
-            body[name] = text.into();
-        }
-    }
+    let given = [("decision", Some(decision.to_owned())), ("note", args.note), ("approver", args.by)];
+    let body: Map<String, Value> = given.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))).collect();
+    let body = Value::Object(body);
     let answer = caller.remote.post(&["runs", run.as_str(), "approvals", &key], Some(&body)).await?;
     caller.show(&answer, |answer| {
         let word = if decision == "approve" { "approved" } else { "denied" };

@@ -10,6 +10,7 @@ use sandclock::config::Secret;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
 use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, Manager};
 use sandclock::domain::id::{AgentId, WorkerId};
+use sandclock::domain::park::Park;
 use sandclock::domain::time::Seconds;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, LogStream, Usage};
 use sandclock::store::ClaimAgent;
@@ -29,13 +30,17 @@ pub enum Order {
     Answer(String),
 }
 
-/// Its query says what a guest does: `hold` waits for orders, everything else is answered at once.
+/// Its query says what a guest does: `hold` waits for orders, `ask` asks whether it may, everything else is answered at once.
 struct Guest(Arc<Mutex<mpsc::UnboundedReceiver<Order>>>);
 
 #[async_trait]
 impl Start for Guest {
     async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
-        let ended = if spec.query == "hold" { self.hold(&*host, &signals).await } else { answer(&spec, &*host) };
+        let ended = match &*spec.query {
+            "hold" => self.hold(&*host, &signals).await,
+            "ask" => ask(&*host).await,
+            _ => answer(&spec, &*host),
+        };
         AttemptReport { ended, usage: Usage::default() }
     }
 }
@@ -54,6 +59,13 @@ impl Guest {
                 Err(_) => {}
             }
         }
+    }
+}
+
+async fn ask(host: &dyn GuestHost) -> Ended {
+    match host.approvals().unwrap().verdict("may/I?", 100).await.unwrap() {
+        Some(verdict) => Ended::Completed(format!("{} by {}: {}", verdict.approved, verdict.by, verdict.note)),
+        None => Ended::Parked(Park::Approval { key: "may/I?".to_owned(), question: "May I?".to_owned() }),
     }
 }
 
