@@ -15,11 +15,13 @@ mod environment;
 mod fault;
 mod http;
 mod named_store;
+mod provider;
 mod registered;
 mod section;
 mod seed;
 mod server;
 mod settings;
+pub mod spec;
 mod store_url;
 mod tokens;
 
