@@ -268,7 +268,8 @@ impl Client {
             for run in listed.items {
                 if run.parked.is_some() && self.chance.percent(50) {
                     let word = Word { approved: true, by: "script".to_owned(), note: String::new() };
-                    let _ = self.ask("answer a run of", move |manager| async move { manager.answer(&run.run_id, "go on", word).await }).await;
+                    let _ =
+                        self.ask("answer a run of", move |manager| async move { manager.answer(&run.run_id, "go on", word).await }).await;
                     continue;
                 }
                 let _ = self.ask("resume a run of", move |manager| async move { manager.resume_run(&run.run_id, None).await }).await;
