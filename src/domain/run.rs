@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::budget::Budget;
 use super::http::HttpCalls;
 use super::id::{AgentId, AttemptId, RunId, TaskId, WorkerId};
 use super::park::Parked;
 use super::policy::{ErrorKind, OnUnknown, RetryPolicy};
+use super::spend::Spend;
 use super::time::{Seconds, Timestamp};
 
 /// Where a run is in its life.
@@ -152,6 +154,9 @@ pub struct RunPolicy {
     pub write_run_json: bool,
     /// Whether `events.jsonl` is written.
     pub write_events_jsonl: bool,
+    /// What its task said that may be spent.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
 }
 
 /// One execution of a task. Serialized as the API shows it.
@@ -278,6 +283,13 @@ pub struct Usage {
     pub events_dropped: u64,
     /// Bytes of output that exceeded the limit.
     pub log_bytes_dropped: u64,
+}
+
+impl Usage {
+    /// What it comes to in the meters of budgets.
+    pub fn spend(&self) -> Spend {
+        Spend { wall_seconds: self.wall_seconds, ..Spend::default() }
+    }
 }
 
 /// One try of a run.

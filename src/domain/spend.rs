@@ -26,8 +26,8 @@ impl Money {
     /// So many whole units; none for what is no amount.
     pub fn from_units(units: f64) -> Option<Money> {
         let nanos = (units * NANOS).round();
-        // Up to here every whole number is exact in a double, which is what JSON has.
-        (nanos.is_finite() && (0.0..=9_007_199_254_740_992.0).contains(&nanos)).then_some(Money(nanos as u64))
+        // Up to 2^53 every one is exact in a double, which is what JSON has; a sum beyond that is read back all the same.
+        (nanos.is_finite() && (0.0..=u64::MAX as f64).contains(&nanos)).then_some(Money(nanos as u64))
     }
 
     /// The billionths.
