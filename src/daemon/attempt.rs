@@ -149,7 +149,7 @@ impl Work<'_> {
 
     /// Runs the guest, writes what it tells meanwhile, and ends its grace after a cancel.
     async fn guest(&self, start: Arc<dyn Start>, spec: AttemptSpec, host: &Arc<AttemptHost>) -> AttemptReport {
-        let mut executing = pin!(start.execute(spec, Arc::<AttemptHost>::clone(host), Arc::clone(&self.live.signals)));
+        let mut executing = pin!(start.execute(spec, Arc::<AttemptHost>::clone(host), host.account(), Arc::clone(&self.live.signals)));
         let mut grace = pin!(self.end_grace());
         loop {
             tokio::select! {

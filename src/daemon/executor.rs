@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::domain::agent::Limits;
 use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
+use crate::egress::Account;
 use crate::plugins::Digest;
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost};
 use crate::store::ClaimAgent;
@@ -26,7 +27,14 @@ pub trait Start: Send + Sync + 'static {
     }
 
     /// Executes an attempt to its end. The agent's own limits and environment stand in for those of `spec`.
-    async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport;
+    /// Its outgoing calls are charged to `account` where there is one.
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        account: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport;
 }
 
 /// An agent that attempts can be made of right now.
