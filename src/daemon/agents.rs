@@ -26,7 +26,7 @@ use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
 use crate::domain::time::{Seconds, Timestamp};
-use crate::egress::Gateway;
+use crate::egress::{Account, Gateway};
 use crate::plugins::{Catalogue, Loaded, PluginStatus, Preparer};
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, Prepared, Sandbox};
 use crate::store::ClaimAgent;
@@ -379,11 +379,17 @@ impl Start for SandboxStart {
         self.budget
     }
 
-    async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(
+        &self,
+        mut spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        account: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         spec.limits = self.limits.clone();
         spec.env.clone_from(&self.env);
         spec.config = Arc::clone(&self.config);
-        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), (host, account), signals).await
     }
 }
 

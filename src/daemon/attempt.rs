@@ -167,7 +167,7 @@ impl Work<'_> {
         account: Option<Arc<AttemptAccount>>,
     ) -> AttemptReport {
         let charged = account.clone().map(|account| account as Arc<dyn Account>);
-        let mut executing = pin!(start.execute_charged(charged, spec, Arc::<AttemptHost>::clone(host), Arc::clone(&self.live.signals)));
+        let mut executing = pin!(start.execute(spec, Arc::<AttemptHost>::clone(host), charged, Arc::clone(&self.live.signals)));
         let mut grace = pin!(self.end_early(account.as_deref()));
         loop {
             tokio::select! {
@@ -255,8 +255,10 @@ impl Work<'_> {
             events_dropped: used.events_dropped,
             log_bytes_dropped: used.log_bytes_dropped,
         };
-        if let Some(outcome) = budget::stopped_by(&report.ended, account) {
-            return Word::Outcome(outcome, usage);
+        if let Some((outcome, so_far)) = budget::stopped_by(&report.ended, account) {
+            // The account has seen the whole of the time that it was stopped for.
+            let wall_seconds = usage.wall_seconds.max(so_far.wall_seconds);
+            return Word::Outcome(outcome, Usage { wall_seconds, ..usage });
         }
         let outcome = match report.ended {
             Ended::Completed(result) if is_too_long(&result) => {
@@ -392,6 +394,7 @@ impl Work<'_> {
             }
             let used = decision.attempt.as_ref().and_then(|attempt| attempt.usage.as_ref()).map(Usage::spend).unwrap_or_default();
             accounts.settle(txn, fence, used, decision.run.status.is_terminal())?;
+            let decision = accounts.unpark(txn, decision)?;
             transitions::write(txn, decision)
         };
         self.inner.committer.commit(reads, known, decide).await

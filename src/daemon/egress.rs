@@ -9,7 +9,8 @@ use hyper::{Request, Response};
 
 use crate::domain::http::{HttpCalls, HttpFault, HttpPolicy};
 use crate::domain::park::Park;
-use crate::egress::{AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
+use crate::domain::spend::Exhausted;
+use crate::egress::{Account, AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
 use crate::sandbox::checkpoints::{Approvals, CheckpointQuota, CheckpointRefused, Checkpoints, Verdict};
 use crate::sandbox::memory::{BucketName, Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused, Quota};
 use crate::sandbox::{
@@ -19,7 +20,7 @@ use crate::sandbox::{
 
 /// An attempt's way out.
 struct WayOut {
-    http: AttemptHttp,
+    http: Arc<AttemptHttp>,
     redactor: Arc<Redactor>,
 }
 
@@ -33,6 +34,10 @@ impl Egress for WayOut {
 
     fn denied(&self) -> Option<String> {
         self.http.denied().map(|denied| self.redactor.text(denied))
+    }
+
+    fn exhausted(&self) -> Option<Exhausted> {
+        self.http.exhausted()
     }
 
     fn record(&self) -> HttpCalls {
@@ -207,12 +212,13 @@ pub(super) async fn execute(
     prepared: &Prepared,
     mut spec: AttemptSpec,
     (gateway, policy): (&Arc<Gateway>, &Arc<HttpPolicy>),
-    host: Arc<dyn GuestHost>,
+    (host, account): (Arc<dyn GuestHost>, Option<Arc<dyn Account>>),
     signals: Arc<AttemptSignals>,
 ) -> AttemptReport {
     let redactor = gateway.redactor();
-    let http = gateway.attempt(policy, &spec.context.agent_id, &spec.context.run_id, spec.context.attempt);
-    spec.egress = Some(Arc::new(WayOut { http, redactor: Arc::clone(redactor) }));
+    let of_run = (spec.context.run_id.as_str(), spec.context.attempt);
+    let http = Arc::new(gateway.attempt(policy, &spec.context.agent_id, of_run, account));
+    spec.egress = Some(Arc::new(WayOut { http: Arc::clone(&http), redactor: Arc::clone(redactor) }));
     // Without a secret in sight there is nothing to look for.
     if policy.allow.is_empty() && redactor.is_empty() {
         return sandbox.execute(prepared, spec, host, signals).await;
@@ -220,5 +226,6 @@ pub(super) async fn execute(
     let redacting = Arc::new(Redacting { host, redactor: Arc::clone(redactor), held: Mutex::default() });
     let report = sandbox.execute(prepared, spec, Arc::<Redacting>::clone(&redacting), signals).await;
     redacting.finish();
+    http.settled().await;
     AttemptReport { ended: redacted(report.ended, redactor), usage: report.usage }
 }

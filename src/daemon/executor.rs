@@ -33,18 +33,14 @@ pub trait Start: Send + Sync + 'static {
     }
 
     /// Executes an attempt to its end. The agent's own limits and environment stand in for those of `spec`.
-    async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport;
-
-    /// The same for an attempt whose outgoing calls are charged to an account; none for one whose run has no budget.
-    async fn execute_charged(
+    /// Its outgoing calls are charged to `account` where there is one.
+    async fn execute(
         &self,
-        _account: Option<Arc<dyn Account>>,
         spec: AttemptSpec,
         host: Arc<dyn GuestHost>,
+        account: Option<Arc<dyn Account>>,
         signals: Arc<AttemptSignals>,
-    ) -> AttemptReport {
-        self.execute(spec, host, signals).await
-    }
+    ) -> AttemptReport;
 }
 
 /// An agent that attempts can be made of right now.

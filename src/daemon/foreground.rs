@@ -13,7 +13,7 @@ use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::domain::id::{AgentId, RunId, TaskId};
 use crate::domain::policy::SessionPolicy;
-use crate::egress::Gateway;
+use crate::egress::{Account, Gateway};
 use crate::plugins::{Loaded, Loader, PluginError, PluginSettings};
 use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, GuestHost, Prepared, Sandbox, SandboxError};
 
@@ -78,7 +78,7 @@ impl Workbench {
     pub async fn load(&self, plugin: &Path) -> Result<Foreground, ForegroundError> {
         let loaded = self.loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
         let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
-        Ok(Foreground { sandbox, gateway, loaded, settings: self.settings.clone() })
+        Ok(Foreground { sandbox, gateway, account: None, loaded, settings: self.settings.clone() })
     }
 }
 
@@ -86,6 +86,7 @@ impl Workbench {
 pub struct Foreground {
     sandbox: Arc<Sandbox>,
     gateway: Arc<Gateway>,
+    account: Option<Arc<dyn Account>>,
     loaded: Loaded<Prepared>,
     settings: Settings,
 }
@@ -117,6 +118,12 @@ impl Foreground {
     #[must_use]
     pub fn with_gateway(self, gateway: Arc<Gateway>) -> Foreground {
         Foreground { gateway, ..self }
+    }
+
+    /// The same with an account that calls are charged to.
+    #[must_use]
+    pub fn with_account(self, account: Arc<dyn Account>) -> Foreground {
+        Foreground { account: Some(account), ..self }
     }
 
     /// What the plugin is, and what it can ask for as this agent; as the one of its own name where none is given.
@@ -179,6 +186,6 @@ impl Foreground {
             config,
             time_limit: Some(timeout.unwrap_or_else(|| self.settings.worker.timeout.duration())),
         };
-        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &http), host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &http), (host, self.account.clone()), signals).await
     }
 }

@@ -132,7 +132,7 @@ fn lose(run_id: RunId, fence: u64) -> impl FnMut(&mut Txn<'_>) -> Step<Option<Ar
     }
 }
 
-/// Fails a parked run whose wait is over; answers whether that could be done.
+/// Ends the wait of a parked run that is over; answers whether that could be done.
 async fn expire(inner: &Inner, record: &Record) -> bool {
     let Ok(run) = RunId::parse(&record.id.key) else { return false };
     let run_id = run.clone();

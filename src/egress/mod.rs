@@ -8,12 +8,14 @@
 mod account;
 pub mod address;
 mod attempt;
+mod bill;
 mod body;
 mod client;
 mod credential;
 mod ledger;
 mod pace;
 mod redact;
+mod till;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

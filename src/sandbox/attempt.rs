@@ -102,8 +102,10 @@ pub(crate) async fn execute(
             let ended = tokio::select! {
                 biased;
                 ended = Metered { inner: guest, spent: &mut cpu, signals: &signals } => ended,
+                () = meter.over_budget.notified() => Ended::TimedOut,
                 halt = signals.halted(deadline) => halt.into(),
             };
+            let ended = fault::after_budget(ended, egress.as_deref());
             disk.idle().await;
             (ended, disk.used())
         }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 use super::fault::Fault;
 use crate::domain::agent::Limits;
 
@@ -36,6 +38,8 @@ pub(crate) struct Meter {
     peak_memory: AtomicU64,
     pub(crate) written: AtomicU64,
     pub(crate) requests_denied: AtomicU64,
+    /// Told when a budget has refused a request: the attempt is to end.
+    pub(crate) over_budget: Notify,
     /// 0 for none, otherwise one more than the index in [`TRIPS`].
     tripped: AtomicU8,
 }
@@ -58,6 +62,7 @@ impl Meter {
             peak_memory: zero(),
             written: zero(),
             requests_denied: zero(),
+            over_budget: Notify::new(),
             tripped: AtomicU8::new(0),
         }
     }

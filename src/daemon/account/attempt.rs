@@ -101,7 +101,7 @@ impl AttemptAccount {
     }
 
     /// The time that the attempt has taken so far, which no account has yet.
-    fn so_far(&self) -> Spend {
+    pub(in crate::daemon) fn so_far(&self) -> Spend {
         let wall = Duration::from_nanos(self.clock.boot().0.saturating_sub(self.began.0));
         Spend {
             wall_seconds: Seconds::from_duration(wall),
@@ -227,6 +227,14 @@ impl Account for AttemptAccount {
             // The attempt's end adds what was not charged.
             tracing::debug!("what a call used is charged with the attempt's end");
         }
+    }
+
+    fn end_call(&self) {
         self.under_way.send_modify(|calls| *calls = calls.saturating_sub(1));
+    }
+
+    fn counts_tokens(&self) -> bool {
+        let counts = |meter| self.opened.iter().any(|standing| standing.limit(meter).is_some());
+        counts(Meter::Tokens) || counts(Meter::Money)
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::{Owner, PARTS, run_id, shared, shared_standings};
 use crate::daemon::txn::{Stop, Txn};
 use crate::domain::budget::{Budget, Part, RunAccount, Standing, Used};
+use crate::domain::lifecycle::{self, Decision};
+use crate::domain::park::{Park, Parked};
 use crate::domain::run::Run;
 use crate::domain::spend::{BudgetScope, Spend};
 use crate::store::RecordId;
@@ -92,6 +94,21 @@ impl Accounts {
             txn.put(run_id(&self.run.run_id), Arc::new(account))?;
         }
         self.add(txn, Used { runs: u64::from(has_run_ended), attempts: 1, spent: rest })
+    }
+
+    /// Lets a run go on at once that is about to wait for a budget of which more was granted meanwhile, or whose day is over.
+    pub(in crate::daemon) fn unpark<E>(&self, txn: &mut Txn<'_>, decision: Decision) -> Result<Decision, Stop<E>> {
+        let Some(Parked { park: Park::Budget(met), .. }) = &decision.run.parked else { return Ok(decision) };
+        let (scope, meter) = (met.scope, met.meter);
+        let standings = self.standings(txn)?;
+        let standing = standings.iter().find(|standing| standing.scope == scope);
+        let is_spent = standing.is_none_or(|standing| standing.exhausted_in(meter, &Spend::default()).is_some());
+        if is_spent {
+            return Ok(decision);
+        }
+        let Some(granted) = lifecycle::granted(decision.run.clone(), scope, None, txn.now()) else { return Ok(decision) };
+        let events = decision.events.into_iter().chain(granted.events).collect();
+        Ok(Decision { run: granted.run, events, ..decision })
     }
 
     fn add<E>(&self, txn: &mut Txn<'_>, more: Used) -> Result<(), Stop<E>> {

@@ -9,7 +9,7 @@ use crate::domain::lifecycle::Outcome;
 use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::Usage;
-use crate::domain::spend::Exhausted;
+use crate::domain::spend::{Exhausted, Spend};
 use crate::sandbox::{Ended, Stop};
 use crate::store::PARKED_FOR;
 
@@ -20,9 +20,11 @@ pub(super) fn parked(exhausted: Exhausted) -> Outcome {
 
 /// What a guest's end comes to when a budget had nothing left for it: whatever it made of being refused, the run waits. One that answered
 /// all the same, or that ends for another reason, does as it does.
-pub(super) fn stopped_by(ended: &Ended, account: Option<&AttemptAccount>) -> Option<Outcome> {
-    let exhausted = account?.exhausted()?;
-    matches!(ended, Ended::Stopped(Stop::BudgetSpent) | Ended::Failed { .. }).then(|| parked(exhausted))
+pub(super) fn stopped_by(ended: &Ended, account: Option<&AttemptAccount>) -> Option<(Outcome, Spend)> {
+    let account = account?;
+    let exhausted = account.exhausted()?;
+    let is_by_it = matches!(ended, Ended::Stopped(Stop::BudgetSpent) | Ended::Failed { .. });
+    is_by_it.then(|| (parked(exhausted), account.so_far()))
 }
 
 impl Work<'_> {

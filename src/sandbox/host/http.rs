@@ -1,7 +1,7 @@
 //! `wasi:http`: linked always, because Python and JavaScript guests import it unasked; every request goes through the attempt's way out.
 //!
 //! Invariant: without a way out no byte leaves the machine. What a guest prepares for a request that will be refused costs the host
-//! little.
+//! little. A request that a budget refuses ends the attempt, and the guest never hears of it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,6 +58,10 @@ impl WasiHttpHooks for OutgoingHttp {
                     Ok((response.map(|body| body.map_err(error_of).boxed_unsync()), done))
                 }
                 Err(fault) => {
+                    if egress.exhausted().is_some() {
+                        meter.over_budget.notify_one();
+                        return std::future::pending().await;
+                    }
                     if fault == HttpFault::Denied {
                         meter.requests_denied.fetch_add(1, Ordering::Relaxed);
                     }

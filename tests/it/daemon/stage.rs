@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
 use sandclock::domain::id::{AgentId, RunId};
 use sandclock::domain::policy::ErrorKind;
+use sandclock::egress::Account;
 use sandclock::sandbox::{
     AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, Prepared, Sandbox, SandboxSettings, Usage,
 };
@@ -77,7 +78,13 @@ impl Start for Steered {
         DiskUse { bytes: self.room.load(Ordering::SeqCst), files: 1000 }
     }
 
-    async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        _: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         let (answer, answered) = oneshot::channel();
         self.to_test.send(Guest { spec, host, signals, answer }).unwrap();
         match answered.await {
@@ -93,7 +100,13 @@ struct Echo;
 
 #[async_trait]
 impl Start for Echo {
-    async fn execute(&self, spec: AttemptSpec, _: Arc<dyn GuestHost>, _: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        _: Arc<dyn GuestHost>,
+        _: Option<Arc<dyn Account>>,
+        _: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         report(Ended::Completed(format!("did: {}", spec.query)))
     }
 }
@@ -103,7 +116,13 @@ struct Panics;
 
 #[async_trait]
 impl Start for Panics {
-    async fn execute(&self, spec: AttemptSpec, _: Arc<dyn GuestHost>, _: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        _: Arc<dyn GuestHost>,
+        _: Option<Arc<dyn Account>>,
+        _: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         assert!(spec.context.attempt > 1, "the first attempt panics, as this test wants");
         report(Ended::Completed("recovered".to_owned()))
     }
@@ -114,7 +133,13 @@ struct InSandbox(Prepared);
 
 #[async_trait]
 impl Start for InSandbox {
-    async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        _: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         SANDBOX.execute(&self.0, spec, host, signals).await
     }
 }
