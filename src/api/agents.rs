@@ -28,7 +28,11 @@ pub(super) async fn plugins(State(api): State<Api>, _: NoParams) -> Answer {
 
 /// `GET /background/agents/{id}`.
 pub(super) async fn show(State(api): State<Api>, PathId(id): PathId<AgentId>, _: NoParams) -> Answer {
-    Ok(Json(api.manager.agent(&id)?))
+    let mut agent = api.manager.agent(&id)?;
+    if let Value::Object(fields) = &mut agent {
+        fields.insert("used".to_owned(), api.manager.agent_used(&id).await?);
+    }
+    Ok(Json(agent))
 }
 
 /// `DELETE /background/agents/{id}?force=`.

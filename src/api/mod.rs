@@ -10,6 +10,7 @@
 mod agents;
 mod auth;
 mod body;
+mod budget;
 mod deploy;
 mod error;
 mod health;
@@ -93,7 +94,10 @@ pub fn router(manager: Manager, settings: ApiSettings) -> Router {
 /// The routes by what their callers must be able to do. Looking needs no more than a token.
 fn background() -> Router<Api> {
     let needs = |role: Role| from_fn_with_state(role, auth::needs);
-    reading().merge(operating().route_layer(needs(Role::Operate))).merge(deploying().route_layer(needs(Role::Deploy)))
+    reading()
+        .merge(operating().route_layer(needs(Role::Operate)))
+        .merge(approving().route_layer(needs(Role::Approve)))
+        .merge(deploying().route_layer(needs(Role::Deploy)))
 }
 
 fn reading() -> Router<Api> {
@@ -105,13 +109,16 @@ fn reading() -> Router<Api> {
         .route("/agents/{id}", get(agents::show))
         .route("/agents/{id}/history", get(deploy::history))
         .route("/agents/{id}/memory", get(memory::show))
+        .route("/agents/{id}/budget", get(budget::of_agent))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/status", get(tasks::status))
         .route("/tasks/{id}/next", get(tasks::next))
         .route("/tasks/{id}/skips", get(tasks::skips))
+        .route("/tasks/{id}/budget", get(budget::of_task))
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::show))
+        .route("/runs/{id}/budget", get(budget::of_run))
         .route("/runs/{id}/why", get(runs::why))
         .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
@@ -139,6 +146,13 @@ fn operating() -> Router<Api> {
         .route("/runs/{id}/resume", post(runs::resume))
         .route("/runs/{id}/rerun", post(mend::rerun))
         .route("/runs/{id}/mirror", post(runs::mirror))
+}
+
+fn approving() -> Router<Api> {
+    Router::new()
+        .route("/runs/{id}/budget", post(budget::grant_run))
+        .route("/tasks/{id}/budget", post(budget::grant_task))
+        .route("/agents/{id}/budget", post(budget::grant_agent))
 }
 
 fn deploying() -> Router<Api> {

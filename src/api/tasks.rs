@@ -58,7 +58,11 @@ pub(super) async fn register(
 
 /// `GET /background/tasks/{id}`.
 pub(super) async fn show(State(api): State<Api>, PathId(id): PathId<TaskId>, _: NoParams) -> Answer {
-    value(&api.manager.task(&id).await?)
+    let Json(mut task) = value(&api.manager.task(&id).await?)?;
+    if let Value::Object(fields) = &mut task {
+        fields.insert("used".to_owned(), api.manager.task_used(&id).await?);
+    }
+    Ok(Json(task))
 }
 
 /// `PATCH /background/tasks/{id}`.
