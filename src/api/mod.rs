@@ -8,6 +8,7 @@
 //! How it fails: a handler that panics, hangs or is too slow costs its own request only; the connection loop goes on.
 
 mod agents;
+mod approvals;
 mod auth;
 mod body;
 mod budget;
@@ -96,8 +97,8 @@ fn background() -> Router<Api> {
     let needs = |role: Role| from_fn_with_state(role, auth::needs);
     reading()
         .merge(operating().route_layer(needs(Role::Operate)))
-        .merge(approving().route_layer(needs(Role::Approve)))
         .merge(deploying().route_layer(needs(Role::Deploy)))
+        .merge(approving().route_layer(needs(Role::Approve)))
 }
 
 fn reading() -> Router<Api> {
@@ -122,6 +123,8 @@ fn reading() -> Router<Api> {
         .route("/runs/{id}/why", get(runs::why))
         .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
+        .route("/runs/{id}/approvals", get(approvals::of_run))
+        .route("/approvals", get(approvals::waiting))
         .route("/runs/{id}/result", get(runs::result))
         .route("/runs/{id}/logs", get(runs::logs))
         .route("/runs/{id}/events", get(stream::events))
@@ -148,13 +151,6 @@ fn operating() -> Router<Api> {
         .route("/runs/{id}/mirror", post(runs::mirror))
 }
 
-fn approving() -> Router<Api> {
-    Router::new()
-        .route("/runs/{id}/budget", post(budget::grant_run))
-        .route("/tasks/{id}/budget", post(budget::grant_task))
-        .route("/agents/{id}/budget", post(budget::grant_agent))
-}
-
 fn deploying() -> Router<Api> {
     Router::new()
         .route("/agents", post(agents::register))
@@ -162,6 +158,14 @@ fn deploying() -> Router<Api> {
         .route("/agents/{id}/plugin", put(deploy::push))
         .route("/agents/{id}/rollback", post(deploy::roll_back))
         .route("/agents/{id}/release", post(deploy::release))
+}
+
+fn approving() -> Router<Api> {
+    Router::new()
+        .route("/runs/{id}/approvals/{key}", post(approvals::answer))
+        .route("/runs/{id}/budget", post(budget::grant_run))
+        .route("/tasks/{id}/budget", post(budget::grant_task))
+        .route("/agents/{id}/budget", post(budget::grant_agent))
 }
 
 async fn unknown_path(request: Request) -> Problem {

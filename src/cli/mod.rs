@@ -4,6 +4,7 @@
 //! guest's that could steer a terminal. It fails with an [`exit::Fault`]: one sentence, and the code that scripts look at.
 
 mod agents;
+mod approvals;
 mod budget;
 mod caller;
 mod check;
@@ -72,6 +73,7 @@ enum Verb {
     Push(push::PushArgs),
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
+    Approvals(approvals::ApprovalsArgs),
     Budget(Box<budget::BudgetArgs>),
     Token(token::TokenArgs),
     WhyDenied(why_denied::WhyDeniedArgs),
@@ -143,6 +145,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Push(args) => push::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
+        Verb::Approvals(args) => approvals::execute(args, context).await,
         Verb::Budget(args) => budget::execute(*args, context).await,
         Verb::Token(args) => token::execute(args, context),
         Verb::WhyDenied(args) => why_denied::execute(args, context).await,

@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use super::account::{Accounts, AttemptAccount};
+use super::approvals;
 use super::committer::CommitError;
 use super::deployment;
 use super::error::ManagerError;
@@ -395,6 +396,7 @@ impl Work<'_> {
             let used = decision.attempt.as_ref().and_then(|attempt| attempt.usage.as_ref()).map(Usage::spend).unwrap_or_default();
             accounts.settle(txn, fence, used, decision.run.status.is_terminal())?;
             let decision = accounts.unpark(txn, decision)?;
+            approvals::keep(txn, &decision.run)?;
             transitions::write(txn, decision)
         };
         self.inner.committer.commit(reads, known, decide).await

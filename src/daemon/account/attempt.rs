@@ -15,16 +15,13 @@ use super::Accounts;
 use crate::clock::{BootInstant, Clock};
 use crate::daemon::committer::{CommitError, Committer};
 use crate::daemon::live::LiveRun;
+use crate::daemon::patience::Patience;
 use crate::daemon::txn::{Stop as TxnStop, Txn};
 use crate::domain::budget::{Standing, exhausted, exhausted_at_start, tightest};
 use crate::domain::spend::{Exhausted, Meter, Spend};
 use crate::domain::time::Seconds;
 use crate::egress::{Account, ChargeRefused as Refused};
 use crate::sandbox::Stop;
-
-/// How long to leave a store alone that is away, or records that many change at once; twice as long with each time, up to the most.
-const PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The account of one attempt whose run has a budget.
 pub(in crate::daemon) struct AttemptAccount {
@@ -64,7 +61,7 @@ impl AttemptAccount {
         clock: Arc<dyn Clock>,
         live: LiveRun,
     ) -> Result<AttemptAccount, NotOpened> {
-        let mut pause = PAUSE;
+        let mut patience = Patience::new();
         let opened = loop {
             if !live.signals.may_act() {
                 return Err(NotOpened::LeaseLost);
@@ -74,7 +71,7 @@ impl AttemptAccount {
             match read {
                 Ok(standings) => break standings,
                 Err(CommitError::Store(error)) if !error.is_transient() => return Err(NotOpened::Unread(error.to_string())),
-                Err(_) => wait(&mut pause).await,
+                Err(_) => patience.wait().await,
             }
         };
         if let Some(exhausted) = exhausted_at_start(&opened) {
@@ -161,7 +158,7 @@ impl AttemptAccount {
     async fn make(&self, more: Spend, is_call: bool) -> Result<(), Failed> {
         let (turn, number) = self.turn().await;
         let fence = self.live.fence;
-        let mut pause = PAUSE;
+        let mut patience = Patience::new();
         loop {
             let may = if is_call { self.live.signals.may_act() } else { self.live.signals.holds_lease() };
             if !may {
@@ -189,7 +186,7 @@ impl AttemptAccount {
                 Err(CommitError::Refused(exhausted)) => return Err(Failed::Exhausted(exhausted)),
                 Err(error) if error.is_loss() => return Err(Failed::Unkept("the lease of its run is lost".to_owned())),
                 Err(CommitError::Store(error)) if !error.is_transient() => return Err(Failed::Unkept(error.to_string())),
-                Err(_) => wait(&mut pause).await,
+                Err(_) => patience.wait().await,
             }
         }
     }
@@ -198,11 +195,6 @@ impl AttemptAccount {
 enum Failed {
     Exhausted(Exhausted),
     Unkept(String),
-}
-
-async fn wait(pause: &mut Duration) {
-    tokio::time::sleep(*pause).await;
-    *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
 #[async_trait]

@@ -84,6 +84,12 @@ fn unparked(mut run: Run, why: &str, by: Option<&str>, now: Timestamp) -> Decisi
     decision(run, vec![event])
 }
 
+/// Notes that the attempt that executes has left something to those that follow: whatever loses workers, it did not keep this one from its
+/// work. None when that changes nothing.
+pub fn checkpointed(run: &Run) -> Option<Run> {
+    (run.status.is_leased() && run.recoveries > 0).then(|| Run { recoveries: 0, ..run.clone() })
+}
+
 /// Fails a parked run whose wait is over. One that waits for the end of a day goes on with the next.
 pub fn expire_parked(mut run: Run, now: Timestamp) -> Option<Decision> {
     if !run.status.is_waiting() {
