@@ -9,6 +9,7 @@ use super::auth::Caller;
 use super::body::{JsonBody, OptionalBody};
 use super::error::Problem;
 use super::params::{NoParams, Params, PathId};
+use super::tasks::with_sums;
 use super::{Answer, Api};
 use crate::daemon::manager::refuse_secrets;
 use crate::domain::id::AgentId;
@@ -29,9 +30,7 @@ pub(super) async fn plugins(State(api): State<Api>, _: NoParams) -> Answer {
 /// `GET /background/agents/{id}`.
 pub(super) async fn show(State(api): State<Api>, PathId(id): PathId<AgentId>, _: NoParams) -> Answer {
     let mut agent = api.manager.agent(&id)?;
-    if let Value::Object(fields) = &mut agent {
-        fields.insert("used".to_owned(), api.manager.agent_used(&id).await?);
-    }
+    with_sums(&mut agent, api.manager.agent_budget(&id).await?);
     Ok(Json(agent))
 }
 

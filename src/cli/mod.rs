@@ -17,6 +17,7 @@ mod guest_output;
 mod human;
 pub mod init;
 mod memory;
+mod new;
 mod plugins;
 mod push;
 mod remote;
@@ -61,6 +62,7 @@ pub struct Cli {
 enum Verb {
     Serve(serve::ServeArgs),
     Run(Box<run::RunArgs>),
+    New(new::NewArgs),
     Dev(Box<dev::DevArgs>),
     Check(check::CheckArgs),
     Init(setup::InitArgs),
@@ -135,6 +137,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Run(args) => run::execute(*args, context).await,
         Verb::Dev(args) => dev::execute(*args, context).await,
         Verb::Check(args) => check::execute(args, context).await,
+        Verb::New(args) => new::execute(&args, context),
         Verb::Init(args) => setup::execute_init(&args, context),
         Verb::Config(args) => setup::execute_config(&args, context),
         Verb::Status(args) => status::execute(args, context).await,

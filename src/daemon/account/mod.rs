@@ -22,7 +22,7 @@ use crate::store::{Index, Kind, RecordId};
 
 pub(super) use attempt::{AttemptAccount, NotOpened};
 pub(super) use end::Accounts;
-pub(super) use show::{shown, shown_used};
+pub(super) use show::shown;
 
 /// Of how many parts the account of a task or an agent is made.
 const PARTS: u8 = 16;

@@ -2,13 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::budget::{Grant, Standing, Used};
+use crate::domain::budget::{Grant, Standing};
 use crate::domain::spend::Meter;
-
-/// What was used, by meter.
-pub(in crate::daemon) fn shown_used(used: &Used) -> Value {
-    json!(used)
-}
 
 /// A budget: each meter that it limits with its limit, what was granted beyond that, what was spent and what is left; and the latest grants.
 pub(in crate::daemon) fn shown(standing: &Standing, grants: &[Grant]) -> Value {

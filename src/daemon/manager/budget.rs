@@ -78,22 +78,6 @@ impl Manager {
         .await
     }
 
-    /// What a task's attempts have used, by meter.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn task_used(&self, task: &TaskId) -> Result<Value, ManagerError> {
-        Ok(account::shown_used(&self.owned(Owner::Task(task.clone()), Allowance::default()).await?.0))
-    }
-
-    /// What an agent's attempts have used, by meter.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn agent_used(&self, agent: &AgentId) -> Result<Value, ManagerError> {
-        Ok(account::shown_used(&self.owned(Owner::Agent(agent.clone()), Allowance::default()).await?.0))
-    }
-
     /// What a run has spent and what its budgets leave it: its own, its task's and its agent's on this day.
     ///
     /// # Errors

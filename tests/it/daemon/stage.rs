@@ -148,10 +148,14 @@ impl Start for Panics {
 }
 
 /// A component in the sandbox.
-struct InSandbox(Prepared);
+struct InSandbox(Prepared, Arc<Mutex<Budget>>);
 
 #[async_trait]
 impl Start for InSandbox {
+    fn budget(&self) -> Budget {
+        *self.1.lock().unwrap()
+    }
+
     async fn execute(
         &self,
         spec: AttemptSpec,
@@ -196,7 +200,7 @@ impl Stage {
     /// Makes an agent of a component.
     pub fn add_component(&self, agent: &str, bytes: &[u8]) {
         let prepared = SANDBOX.prepare(&Component::new(SANDBOX.engine(), bytes).unwrap()).unwrap();
-        self.add(agent, None, Arc::new(InSandbox(prepared)));
+        self.add(agent, None, Arc::new(InSandbox(prepared, Arc::clone(&self.budget))));
     }
 
     /// Another agent whose attempts the test holds, as those of `guest`.
