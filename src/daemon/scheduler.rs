@@ -25,7 +25,7 @@ use crate::domain::budget::Budget;
 use crate::domain::id::{AgentId, RunId, TaskId};
 use crate::domain::lifecycle::Draft;
 use crate::domain::run::{Run, Trigger};
-use crate::domain::schedule::{Schedule, ScheduleState, SkipReason, Skipped};
+use crate::domain::schedule::{Schedule, ScheduleState, SkipRange, SkipReason, Skipped};
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
 use crate::store::{DueKind, Record, RecordId, StoreError};
@@ -199,7 +199,16 @@ fn dispatch_due(
         }
     }
     let advance = state.dispatched(&task.schedule, &due, now);
-    let refused = advance.state.refused(refused, now);
+    let mut refused = advance.state.refused(refused, now);
+    if is_spent == Some(true) {
+        // One range for as long as nothing is left, however many occurrences that are.
+        let before = state.out_of_budget.filter(|_| advance.skipped.is_none());
+        let kept = match (before, &refused.skipped) {
+            (Some((first, at)), Some(range)) => txn.get::<SkipRange, _>(&skip_range_id(&SkipRange { first, at, ..range.clone() }))?,
+            _ => None,
+        };
+        refused = refused.joined(kept.as_deref());
+    }
     for range in [advance.skipped, refused.skipped].into_iter().flatten() {
         txn.put(skip_range_id(&range), Arc::new(range))?;
     }

@@ -140,6 +140,17 @@ impl Standing {
     }
 }
 
+impl Standing {
+    /// Whether there is something left of what was met at its end: more was granted since, or it was met on a day that is over. Time is
+    /// never taken for that of another day, for what an attempt took of it may be known less exactly at its end than when it was stopped.
+    pub fn has_more_than(&self, met: &Exhausted) -> bool {
+        let is_over = || self.scope == BudgetScope::Day && !is_time(met.meter) && self.spent.of(met.meter) < met.spent;
+        self.scope == met.scope
+            && self.exhausted_in(met.meter, &Spend::default()).is_none()
+            && (self.limit(met.meter).is_some_and(|limit| limit > met.limit) || is_over())
+    }
+}
+
 /// The first budget, and its first meter, that has nothing left for another call.
 pub fn exhausted(standings: &[Standing], beside: &Spend) -> Option<Exhausted> {
     standings.iter().find_map(|standing| Meter::ALL.into_iter().find_map(|meter| standing.exhausted_in(meter, beside)))

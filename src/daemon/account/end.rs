@@ -99,11 +99,9 @@ impl Accounts {
     /// Lets a run go on at once that is about to wait for a budget of which more was granted meanwhile, or whose day is over.
     pub(in crate::daemon) fn unpark<E>(&self, txn: &mut Txn<'_>, decision: Decision) -> Result<Decision, Stop<E>> {
         let Some(Parked { park: Park::Budget(met), .. }) = &decision.run.parked else { return Ok(decision) };
-        let (scope, meter) = (met.scope, met.meter);
+        let (scope, met) = (met.scope, *met);
         let standings = self.standings(txn)?;
-        let standing = standings.iter().find(|standing| standing.scope == scope);
-        let is_spent = standing.is_none_or(|standing| standing.exhausted_in(meter, &Spend::default()).is_some());
-        if is_spent {
+        if !standings.iter().any(|standing| standing.has_more_than(&met)) {
             return Ok(decision);
         }
         let Some(granted) = lifecycle::granted(decision.run.clone(), scope, None, txn.now()) else { return Ok(decision) };

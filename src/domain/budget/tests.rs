@@ -67,6 +67,19 @@ fn a_budget_is_at_its_end_when_as_much_as_its_limit_is_spent() {
 }
 
 #[test]
+fn only_a_grant_or_another_day_gives_more_than_what_was_met() {
+    let allowance = Allowance { calls: Some(3), wall_seconds: Some(Seconds::whole(2)), ..Allowance::default() };
+    let met = Exhausted { scope: BudgetScope::Day, meter: Meter::Calls, limit: 3, spent: 3 };
+    let of = |scope, spent| standing(scope, allowance, spent);
+    assert!(!of(BudgetScope::Day, calls(3)).has_more_than(&met));
+    assert!(of(BudgetScope::Day, calls(0)).has_more_than(&met), "the day is another");
+    assert!(Standing { granted: calls(1), ..of(BudgetScope::Day, calls(3)) }.has_more_than(&met));
+    assert!(!of(BudgetScope::Task, calls(0)).has_more_than(&met));
+    let time = Exhausted { meter: Meter::WallSeconds, limit: 2_000_000, spent: 2_000_000, ..met };
+    assert!(!of(BudgetScope::Day, calls(0)).has_more_than(&time), "an attempt that is known less exactly must not go round and round");
+}
+
+#[test]
 fn a_run_whose_calls_are_spent_may_begin_another_attempt_and_one_without_time_may_not() {
     let allowance = Allowance { calls: Some(1), cpu_seconds: Some(Seconds::whole(1)), ..Allowance::default() };
     let run = standing(BudgetScope::Run, allowance, calls(1));
