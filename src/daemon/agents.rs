@@ -24,6 +24,7 @@ use crate::domain::agent::{Agent, Limits};
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
+use crate::domain::price::Prices;
 use crate::domain::time::{Seconds, Timestamp};
 use crate::egress::{Account, Gateway};
 use crate::plugins::{Catalogue, Loaded, PluginStatus, Preparer};
@@ -58,6 +59,8 @@ pub struct Roster {
     pub limits: Limits,
     /// The credentials that agents may name.
     pub credentials: BTreeMap<String, Arc<Credential>>,
+    /// What the tokens of models cost.
+    pub prices: Arc<Prices>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
     /// The most memory in bytes that the sandbox was built for.
@@ -130,6 +133,7 @@ impl Agents {
         roster: Roster,
         clock: &dyn Clock,
     ) -> Self {
+        gateway.set_prices(Arc::clone(&roster.prices));
         Agents {
             sandbox,
             gateway,
@@ -260,6 +264,7 @@ impl Agents {
         }
         let plugin = self.plugin_of(agent);
         let settings = self.settings_of(agent);
+        let config_hash = settings.hash();
         let updated_at = plugin.as_ref().and_then(|plugin| plugin.modified_at).max(self.said_at(agent)).unwrap_or(self.started_at);
         let shown = Agent {
             agent_id: agent.clone(),
@@ -282,6 +287,7 @@ impl Agents {
         };
         let mut shown = serde_json::to_value(shown).ok()?;
         if let Value::Object(object) = &mut shown {
+            object.insert("config_hash".to_owned(), config_hash.into());
             object.extend(self.show_deployed(agent, plugin.as_ref()));
         }
         Some(shown)
@@ -297,10 +303,11 @@ impl Agents {
                 return None;
             }
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
+            let config_hash = settings.hash();
             let env = settings.env.into_iter().collect();
             let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
             let config = config_texts(&settings.config);
-            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, config, http: settings.http };
+            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, config, config_hash, http: settings.http };
             Some(Offered { claim, start: Arc::new(start) })
         });
         let offer = Arc::new(offered.collect());
@@ -344,6 +351,7 @@ struct SandboxStart {
     limits: Limits,
     env: Vec<(String, String)>,
     config: Arc<[(String, String)]>,
+    config_hash: String,
 }
 
 /// The values of an agent's configuration as its guests read them: texts as they are, all else as JSON.
@@ -356,6 +364,10 @@ pub(super) fn config_texts(values: &BTreeMap<String, Value>) -> Arc<[(String, St
 impl Start for SandboxStart {
     fn disk(&self) -> DiskUse {
         DiskUse { bytes: self.limits.disk_bytes, files: self.limits.disk_files }
+    }
+
+    fn config_hash(&self) -> Option<&str> {
+        Some(&self.config_hash)
     }
 
     async fn execute(
@@ -384,6 +396,7 @@ mod tests {
             configured: BTreeMap::new(),
             limits: Limits::default(),
             credentials: BTreeMap::new(),
+            prices: Arc::default(),
             quarantine_after: 0,
             most_memory_bytes: 256 << 20,
             most_table_elements: 100_000,

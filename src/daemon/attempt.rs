@@ -25,6 +25,7 @@ use super::inner::Inner;
 use super::kept::{self, Left};
 use super::live::LiveRun;
 use super::outage::tell_unless_out;
+use super::receipt::receipt_of;
 use super::transitions;
 use super::txn::{Known, Stop as TxnStop, Txn};
 use crate::clock::BootInstant;
@@ -34,7 +35,7 @@ use crate::domain::id::RunId;
 use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Attempt, Run, Usage};
-use crate::domain::time::{Seconds, Timestamp};
+use crate::domain::time::Timestamp;
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, Stop};
 use crate::store::{Claimed, MAX_BODY_BYTES, PARKED_FOR, RecordId, StoreError};
 use crate::workspace::Workspace;
@@ -51,7 +52,7 @@ enum Word {
     /// The attempt has an outcome.
     Outcome(Outcome, Usage),
     /// The run is to be given back, and why.
-    HandBack(&'static str),
+    HandBack(&'static str, Option<Usage>),
     /// Another worker has the run.
     Lost,
 }
@@ -125,6 +126,7 @@ impl Work<'_> {
                 let logs = inner.workspaces.logs().writer(&self.run.run_id, self.run.attempt, LOG_BYTES);
                 let (run, attempt) = (Arc::clone(&self.run), self.claimed.attempt.clone());
                 let host = Arc::new(AttemptHost::new(inner, run, attempt, self.live.clone(), logs));
+                let config_hash = start.config_hash().map(str::to_owned);
                 let report = self.guest(start, self.spec(workspace.as_ref()), &host).await;
                 host.close_logs();
                 // Before the place is free: whoever takes it next goes by what this attempt said of its digest.
@@ -132,7 +134,7 @@ impl Work<'_> {
                 let mut told = host.take();
                 told.extend(tripped.as_ref().map(|tripped| self.quarantine_event(tripped)));
                 let http = Some(report.usage.http.clone()).filter(|http| http.total > 0);
-                (self.word_of(report), Remains { attempt: host.attempt(), told, http, workspace, tripped })
+                (self.word_of(report, config_hash), Remains { attempt: host.attempt(), told, http, workspace, tripped })
             }
             Err(word) => {
                 let attempt = (CLAIMED, Arc::new(self.claimed.attempt.clone()));
@@ -215,16 +217,8 @@ impl Work<'_> {
         }
     }
 
-    fn word_of(&self, report: AttemptReport) -> Word {
-        let used = report.usage;
-        let usage = Usage {
-            wall_seconds: Seconds::from_duration(used.wall),
-            peak_memory_bytes: used.peak_memory_bytes,
-            disk_bytes_written: used.disk_bytes_written,
-            host_calls: used.host_calls,
-            events_dropped: used.events_dropped,
-            log_bytes_dropped: used.log_bytes_dropped,
-        };
+    fn word_of(&self, report: AttemptReport, config_hash: Option<String>) -> Word {
+        let usage = receipt_of(report.usage, config_hash);
         let outcome = match report.ended {
             Ended::Completed(result) if is_too_long(&result) => {
                 let message = format!("the answer has more than {MAX_BODY_BYTES} bytes when it is written as JSON");
@@ -248,8 +242,8 @@ impl Work<'_> {
                 Word::Outcome(Outcome::Cancelled(message), usage)
             }
             Stop::LeaseLost => Word::Lost,
-            Stop::ShuttingDown => Word::HandBack("the daemon was stopped before the attempt ended"),
-            Stop::NoCapacity => Word::HandBack("the sandbox had no room for another instance"),
+            Stop::ShuttingDown => Word::HandBack("the daemon was stopped before the attempt ended", Some(usage)),
+            Stop::NoCapacity => Word::HandBack("the sandbox had no room for another instance", None),
         }
     }
 
@@ -268,7 +262,9 @@ impl Work<'_> {
                 let attempt = Attempt { http: http.clone(), ..attempt };
                 lifecycle::finish(run, attempt, fence, outcome.clone(), usage.clone(), chance, now)
             }
-            Word::HandBack(why) => lifecycle::hand_back(run, Attempt { http: http.clone(), ..attempt }, fence, why, now),
+            Word::HandBack(why, usage) => {
+                lifecycle::hand_back(run, Attempt { http: http.clone(), ..attempt }, fence, why, usage.clone(), now)
+            }
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());

@@ -39,6 +39,7 @@ pub mod open;
 mod outage;
 mod owed;
 mod pushed;
+pub mod receipt;
 mod recovery;
 pub mod reload;
 mod removal;

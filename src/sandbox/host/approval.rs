@@ -6,6 +6,7 @@ use super::checkpoint::{Ends, ends};
 use crate::domain::checkpoint::{LONGEST_TEXT, check_name};
 use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
+use crate::domain::receipt::CallKind;
 use crate::sandbox::checkpoints::{Approvals, Verdict};
 use crate::sandbox::fault::Fault;
 use crate::sandbox::host::bindings::sandclock::agent::approval::{Decision, Host};
@@ -26,7 +27,7 @@ impl Attempt {
 
 impl Host for Attempt {
     async fn ask(&mut self, key: String, question: String) -> wasmtime::Result<Decision> {
-        self.act()?;
+        self.act(CallKind::Approval)?;
         let asked = self.asked()?;
         if let Err(bad) = check_name(&key) {
             let message = format!("the guest asked under a key that cannot be kept: {bad}");
@@ -39,7 +40,7 @@ impl Host for Attempt {
     }
 
     async fn find(&mut self, key: String) -> wasmtime::Result<Option<Decision>> {
-        self.call()?;
+        self.call(CallKind::Approval)?;
         let asked = self.asked()?;
         if check_name(&key).is_err() {
             return Ok(None);
