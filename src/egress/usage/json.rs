@@ -317,5 +317,5 @@ fn is_number(byte: u8) -> bool {
 fn tokens(text: &[u8]) -> Option<u64> {
     let number: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     let is_whole = number >= 0.0 && (number.fract() == 0.0 || number.is_infinite());
-    is_whole.then(|| if number >= MOST_TOKENS as f64 { MOST_TOKENS } else { number as u64 })
+    is_whole.then_some(if number >= MOST_TOKENS as f64 { MOST_TOKENS } else { number as u64 })
 }
