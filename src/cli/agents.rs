@@ -155,6 +155,7 @@ fn sheet(caller: &Caller<'_>, agent: &Value) -> String {
     sheet.maybe("origin", view::text(agent, "origin"));
     sheet.maybe("state", view::text(agent, "state"));
     sheet.maybe("digest", view::text(agent, "digest"));
+    sheet.maybe("settings", view::text(agent, "config_hash"));
     sheet.maybe("not starting", view::text(agent, "reason"));
     let pusher = view::text(agent, "pushed.by").map(|by| format!(" by {by}")).unwrap_or_default();
     sheet.maybe("pushed", view::moment(agent, "pushed.at", now).map(|at| format!("{at}{pusher}")));

@@ -12,6 +12,7 @@ use crate::domain::agent::Limits;
 use crate::domain::budget::Budget;
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
+use crate::domain::price::Prices;
 use crate::domain::role::Roles;
 use crate::domain::task::Task;
 use crate::domain::time::{Seconds, Timestamp};
@@ -47,6 +48,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What is put into requests to one host, by the names that agents use.
     pub credentials: BTreeMap<String, Arc<Credential>>,
+    /// What the tokens of models cost.
+    pub prices: Arc<Prices>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
     /// The tasks of the file, in its order, each with a valid id of its own and otherwise unjudged.

@@ -25,6 +25,7 @@ use crate::domain::budget::Budget;
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
+use crate::domain::price::Prices;
 use crate::domain::time::{Seconds, Timestamp};
 use crate::egress::{Account, Gateway};
 use crate::plugins::{Catalogue, Loaded, PluginStatus, Preparer};
@@ -59,6 +60,8 @@ pub struct Roster {
     pub limits: Limits,
     /// The credentials that agents may name.
     pub credentials: BTreeMap<String, Arc<Credential>>,
+    /// What the tokens of models cost.
+    pub prices: Arc<Prices>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
     /// The most memory in bytes that the sandbox was built for.
@@ -132,6 +135,7 @@ impl Agents {
         roster: Roster,
         clock: &dyn Clock,
     ) -> Self {
+        gateway.set_prices(Arc::clone(&roster.prices));
         Agents {
             sandbox,
             gateway,
@@ -262,6 +266,7 @@ impl Agents {
         }
         let plugin = self.plugin_of(agent);
         let settings = self.settings_of(agent);
+        let config_hash = settings.hash();
         let updated_at = plugin.as_ref().and_then(|plugin| plugin.modified_at).max(self.said_at(agent)).unwrap_or(self.started_at);
         let shown = Agent {
             agent_id: agent.clone(),
@@ -285,6 +290,7 @@ impl Agents {
         };
         let mut shown = serde_json::to_value(shown).ok()?;
         if let Value::Object(object) = &mut shown {
+            object.insert("config_hash".to_owned(), config_hash.into());
             object.extend(self.show_deployed(agent, plugin.as_ref()));
         }
         Some(shown)
@@ -300,6 +306,7 @@ impl Agents {
                 return None;
             }
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
+            let config_hash = settings.hash();
             let env = settings.env.into_iter().collect();
             let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
             let config = config_texts(&settings.config);
@@ -310,6 +317,7 @@ impl Agents {
                 limits: settings.limits,
                 env,
                 config,
+                config_hash,
                 http: settings.http,
                 budget: settings.budget,
             };
@@ -361,6 +369,7 @@ struct SandboxStart {
     env: Vec<(String, String)>,
     config: Arc<[(String, String)]>,
     budget: Budget,
+    config_hash: String,
 }
 
 /// The values of an agent's configuration as its guests read them: texts as they are, all else as JSON.
@@ -377,6 +386,10 @@ impl Start for SandboxStart {
 
     fn budget(&self) -> Budget {
         self.budget
+    }
+
+    fn config_hash(&self) -> Option<&str> {
+        Some(&self.config_hash)
     }
 
     async fn execute(
@@ -405,6 +418,7 @@ mod tests {
             configured: BTreeMap::new(),
             limits: Limits::default(),
             credentials: BTreeMap::new(),
+            prices: Arc::default(),
             quarantine_after: 0,
             most_memory_bytes: 256 << 20,
             most_table_elements: 100_000,

@@ -28,6 +28,7 @@ use super::inner::Inner;
 use super::kept::{self, Left};
 use super::live::LiveRun;
 use super::outage::tell_unless_out;
+use super::receipt::receipt_of;
 use super::transitions;
 use super::txn::{Known, Stop as TxnStop, Txn};
 use crate::clock::BootInstant;
@@ -37,7 +38,7 @@ use crate::domain::id::RunId;
 use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Attempt, Run, Usage};
-use crate::domain::time::{Seconds, Timestamp};
+use crate::domain::time::Timestamp;
 use crate::egress::Account;
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, Stop};
 use crate::store::{Claimed, MAX_BODY_BYTES, PARKED_FOR, RecordId, StoreError};
@@ -55,7 +56,7 @@ enum Word {
     /// The attempt has an outcome.
     Outcome(Outcome, Usage),
     /// The run is to be given back, and why.
-    HandBack(&'static str),
+    HandBack(&'static str, Option<Usage>),
     /// Another worker has the run.
     Lost,
 }
@@ -136,6 +137,7 @@ impl Work<'_> {
                 let logs = inner.workspaces.logs().writer(&self.run.run_id, self.run.attempt, LOG_BYTES);
                 let (run, attempt) = (Arc::clone(&self.run), self.claimed.attempt.clone());
                 let host = Arc::new(AttemptHost::new(inner, run, attempt, self.live.clone(), logs));
+                let config_hash = start.config_hash().map(str::to_owned);
                 let report = self.guest(start, self.spec(workspace.as_ref()), &host, account.clone()).await;
                 host.close_logs();
                 // Before the place is free: whoever takes it next goes by what this attempt said of its digest.
@@ -143,7 +145,7 @@ impl Work<'_> {
                 let mut told = host.take();
                 told.extend(tripped.as_ref().map(|tripped| self.quarantine_event(tripped)));
                 let http = Some(report.usage.http.clone()).filter(|http| http.total > 0);
-                let word = self.word_of(report, account.as_deref());
+                let word = self.word_of(report, config_hash, account.as_deref());
                 (word, Remains { attempt: host.attempt(), told, http, workspace, tripped, accounts })
             }
             Err(word) => {
@@ -246,16 +248,8 @@ impl Work<'_> {
         }
     }
 
-    fn word_of(&self, report: AttemptReport, account: Option<&AttemptAccount>) -> Word {
-        let used = report.usage;
-        let usage = Usage {
-            wall_seconds: Seconds::from_duration(used.wall),
-            peak_memory_bytes: used.peak_memory_bytes,
-            disk_bytes_written: used.disk_bytes_written,
-            host_calls: used.host_calls,
-            events_dropped: used.events_dropped,
-            log_bytes_dropped: used.log_bytes_dropped,
-        };
+    fn word_of(&self, report: AttemptReport, config_hash: Option<String>, account: Option<&AttemptAccount>) -> Word {
+        let usage = receipt_of(report.usage, config_hash);
         if let Some((outcome, so_far)) = budget::stopped_by(&report.ended, account) {
             // The account has seen the whole of the time that it was stopped for.
             let wall_seconds = usage.wall_seconds.max(so_far.wall_seconds);
@@ -284,10 +278,10 @@ impl Work<'_> {
                 Word::Outcome(Outcome::Cancelled(message), usage)
             }
             Stop::LeaseLost => Word::Lost,
-            Stop::ShuttingDown => Word::HandBack("the daemon was stopped before the attempt ended"),
-            Stop::NoCapacity => Word::HandBack("the sandbox had no room for another instance"),
+            Stop::ShuttingDown => Word::HandBack("the daemon was stopped before the attempt ended", Some(usage)),
+            Stop::NoCapacity => Word::HandBack("the sandbox had no room for another instance", None),
             // Only an account stops it so, and that says which budget.
-            Stop::BudgetSpent => Word::HandBack("a budget had nothing left"),
+            Stop::BudgetSpent => Word::HandBack("a budget had nothing left", Some(usage)),
         }
     }
 
@@ -306,7 +300,9 @@ impl Work<'_> {
                 let attempt = Attempt { http: http.clone(), ..attempt };
                 lifecycle::finish(run, attempt, fence, outcome.clone(), usage.clone(), chance, now)
             }
-            Word::HandBack(why) => lifecycle::hand_back(run, Attempt { http: http.clone(), ..attempt }, fence, why, now),
+            Word::HandBack(why, usage) => {
+                lifecycle::hand_back(run, Attempt { http: http.clone(), ..attempt }, fence, why, usage.clone(), now)
+            }
             Word::Lost => Err(Refused::LeaseLost(run.run_id)),
         });
         let now = self.inner.store.now().await.unwrap_or_else(|_| self.inner.clock.now());

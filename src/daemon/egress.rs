@@ -9,18 +9,19 @@ use hyper::{Request, Response};
 
 use crate::domain::http::{HttpCalls, HttpFault, HttpPolicy};
 use crate::domain::park::Park;
+use crate::domain::receipt::{Models, Outgoing};
 use crate::domain::spend::Exhausted;
 use crate::egress::{Account, AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
 use crate::sandbox::checkpoints::{Approvals, CheckpointQuota, CheckpointRefused, Checkpoints, Verdict};
 use crate::sandbox::memory::{BucketName, Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused, Quota};
 use crate::sandbox::{
     AttemptReport, AttemptSignals, AttemptSpec, EffectsRefused, Egress, Ended, GuestHost, HttpBody, HttpTiming, Leave, LogEntry, LogStream,
-    Prepared, Sandbox,
+    Prepared, Sandbox, Usage,
 };
 
 /// An attempt's way out.
 struct WayOut {
-    http: Arc<AttemptHttp>,
+    http: AttemptHttp,
     redactor: Arc<Redactor>,
 }
 
@@ -38,6 +39,16 @@ impl Egress for WayOut {
 
     fn exhausted(&self) -> Option<Exhausted> {
         self.http.exhausted()
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.http.outgoing()
+    }
+
+    fn models(&self) -> Models {
+        let models = self.http.models();
+        let by_model = models.by_model.into_iter().map(|(name, used)| (self.redactor.text(name), used)).collect();
+        Models { by_model, ..models }
     }
 
     fn record(&self) -> HttpCalls {
@@ -217,8 +228,9 @@ pub(super) async fn execute(
 ) -> AttemptReport {
     let redactor = gateway.redactor();
     let of_run = (spec.context.run_id.as_str(), spec.context.attempt);
-    let http = Arc::new(gateway.attempt(policy, &spec.context.agent_id, of_run, account));
-    spec.egress = Some(Arc::new(WayOut { http: Arc::clone(&http), redactor: Arc::clone(redactor) }));
+    let http = gateway.attempt(policy, &spec.context.agent_id, of_run, account);
+    let way_out = Arc::new(WayOut { http, redactor: Arc::clone(redactor) });
+    spec.egress = Some(Arc::<WayOut>::clone(&way_out));
     // Without a secret in sight there is nothing to look for.
     if policy.allow.is_empty() && redactor.is_empty() {
         return sandbox.execute(prepared, spec, host, signals).await;
@@ -226,6 +238,8 @@ pub(super) async fn execute(
     let redacting = Arc::new(Redacting { host, redactor: Arc::clone(redactor), held: Mutex::default() });
     let report = sandbox.execute(prepared, spec, Arc::<Redacting>::clone(&redacting), signals).await;
     redacting.finish();
-    http.settled().await;
-    AttemptReport { ended: redacted(report.ended, redactor), usage: report.usage }
+    way_out.http.settled().await;
+    // A call that ended with its guest says only now what it used.
+    let usage = Usage { outgoing: way_out.outgoing(), models: way_out.models(), ..report.usage };
+    AttemptReport { ended: redacted(report.ended, redactor), usage }
 }

@@ -32,6 +32,11 @@ pub trait Start: Send + Sync + 'static {
         Budget::default()
     }
 
+    /// The hash of what is set for the agent, where there is such a thing.
+    fn config_hash(&self) -> Option<&str> {
+        None
+    }
+
     /// Executes an attempt to its end. The agent's own limits and environment stand in for those of `spec`.
     /// Its outgoing calls are charged to `account` where there is one.
     async fn execute(

@@ -153,6 +153,7 @@ impl Foreground {
 
     /// Executes one attempt.
     pub async fn run(&self, run: ForegroundRun<'_>, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+        self.gateway.set_prices(Arc::clone(&self.settings.prices));
         let agent = run.agent.or_else(|| AgentId::parse(&self.loaded.stem).ok());
         let configured = agent.as_ref().and_then(|agent| self.settings.agents.get(agent));
         let agent = agent.map_or_else(|| self.loaded.stem.clone(), |agent| agent.to_string());

@@ -44,6 +44,7 @@ mod outage;
 mod owed;
 mod patience;
 mod pushed;
+pub mod receipt;
 mod recovery;
 pub mod reload;
 mod removal;

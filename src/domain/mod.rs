@@ -15,6 +15,8 @@ pub mod log;
 pub mod memory;
 pub mod park;
 pub mod policy;
+pub mod price;
+pub mod receipt;
 pub mod role;
 pub mod run;
 pub mod schedule;

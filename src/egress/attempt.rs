@@ -21,6 +21,7 @@ use super::pace::Place;
 use super::redact::{Forms, MARK, Mask};
 use super::till::Till;
 use crate::domain::http::{Allowed, Credential, HttpCalls, HttpFault, HttpPolicy, Refusal, Rule, Target};
+use crate::domain::receipt;
 use crate::domain::spend::Exhausted;
 
 /// What a guest's headers may not say: they are the connection's, or ours, or have a host take the request for another than was judged.
@@ -113,7 +114,7 @@ impl Gateway {
         (run, attempt): (&str, u32),
         account: Option<Arc<dyn Account>>,
     ) -> AttemptHttp {
-        let till = Till::new(&self.runtime, account);
+        let till = Till::new(&self.runtime, account, self.prices.load_full());
         let ledger = Arc::new(Ledger::new(agent, policy.limits.clone()));
         let agent = agent.to_owned();
         AttemptHttp { gateway: Arc::clone(self), policy: Arc::clone(policy), agent, trace: run.to_owned(), attempt, ledger, till }
@@ -124,6 +125,17 @@ impl AttemptHttp {
     /// The record of its calls so far.
     pub fn record(&self) -> HttpCalls {
         self.ledger.record()
+    }
+
+    /// What left and what it moved.
+    pub fn outgoing(&self) -> receipt::Outgoing {
+        let (bytes_out, bytes_in) = self.ledger.bytes();
+        receipt::Outgoing { calls: self.till.calls(), bytes_out, bytes_in }
+    }
+
+    /// What models were asked.
+    pub fn models(&self) -> receipt::Models {
+        self.till.models()
     }
 
     /// The last refusal in a sentence, if there was one.
@@ -248,7 +260,7 @@ impl Exchange<'_> {
         self.call.count(Way::Out, size).map_err(|_| HttpFault::Denied)?;
         begin(!target.is_safe()).await.map_err(|sentence| refuse(Refusal { rule: Rule::Lease, sentence, toml: None }))?;
         self.till.begin().await.map_err(refuse)?;
-        let bill = Bill::new(Arc::clone(&self.call), Arc::clone(&self.till));
+        let bill = Bill::new(Arc::clone(&self.call), Arc::clone(&self.till), target);
         let mut wish = client.request(parts.method, target.url.clone()).headers(headers);
         if !body.is_end_stream() {
             wish = wish.body(reqwest::Body::wrap(Outgoing::new(body, Arc::clone(&self.call))));
@@ -295,7 +307,7 @@ impl Exchange<'_> {
     }
 
     fn take(self, answered: Answered) -> Result<Response<GuestBody>, HttpFault> {
-        let Answered { answer, bill, places, values } = answered;
+        let Answered { answer, mut bill, places, values } = answered;
         let status = answer.status().as_u16();
         self.call.answered(status);
         let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
@@ -305,6 +317,7 @@ impl Exchange<'_> {
                 self.gateway.values.refuse(credential, value);
             }
         }
+        bill.answered(answer.status().is_success(), answer.headers());
         let size = size_of(answer.headers());
         if size > HEADER_BYTES as usize {
             let sentence = format!("the answer has headers of {size} bytes; at most {HEADER_BYTES} are taken");

@@ -152,7 +152,8 @@ impl Incoming {
     /// Ends the call and charges it.
     fn close(&mut self) {
         if let Some(mut under_way) = self.leave() {
-            self.charging = under_way.bill.charge();
+            // It waits for what was to be charged before.
+            self.charging = under_way.bill.charge(true).or(self.charging.take());
         }
     }
 
@@ -162,9 +163,18 @@ impl Incoming {
         rest.map(Bytes::from)
     }
 
-    /// Whether the host's bytes have all come.
-    fn is_last(&self) -> bool {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|(inner, _)| inner.is_end_stream())
+    /// Has data read for what it says of its cost; charges it when it says the last of that.
+    fn read(&mut self, data: &[u8]) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((inner, under_way)) = &mut *slot else { return };
+        if under_way.bill.read(data) {
+            self.charging = under_way.bill.charge(true);
+        }
+        // A guest that knows the length does not ask for the end.
+        if inner.is_end_stream() {
+            drop(slot);
+            self.close();
+        }
     }
 
     /// What a guest may see of some bytes; none when all of them are held back.
@@ -248,11 +258,8 @@ impl Body for Incoming {
                     }
                     // Trailers tell a guest nothing that it needs, and could repeat what is masked.
                     let Ok(data) = frame.into_data() else { continue };
+                    this.read(&data);
                     this.held = this.seen(data);
-                    // A guest that knows the length does not ask for the end.
-                    if this.is_last() {
-                        this.close();
-                    }
                 }
             }
         }
@@ -275,7 +282,7 @@ mod tests {
     use super::super::ledger::{Ledger, Told};
     use super::super::till::Till;
     use super::*;
-    use crate::domain::http::{HttpLimits, Rule};
+    use crate::domain::http::{HttpLimits, Rule, Target};
     use crate::domain::time::{Seconds, Timestamp};
 
     #[tokio::test(start_paused = true)]
@@ -285,7 +292,8 @@ mod tests {
         let ((), call) = ledger.begin(&told, Timestamp::from_seconds(0), Vec::new(), |_| Ok(())).unwrap();
         let call = Arc::new(call);
         let held = Arc::downgrade(&call);
-        let bill = Bill::new(Arc::clone(&call), Till::new(&Handle::current(), None));
+        let target = Target::parse("GET", "https", "h", "/").unwrap();
+        let bill = Bill::new(Arc::clone(&call), Till::new(&Handle::current(), None, Arc::default()), &target);
         let inner = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
         let mut body = Incoming::new(&Handle::current(), inner, UnderWay { call, bill, _places: Vec::new() }, None, None);
         tokio::time::sleep(Duration::from_secs(9)).await;

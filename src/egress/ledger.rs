@@ -69,6 +69,12 @@ impl Ledger {
         record
     }
 
+    /// The bytes of all calls, to hosts and from them.
+    pub fn bytes(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.bytes_out, state.bytes_in)
+    }
+
     /// The last refusal in a sentence.
     pub fn denied(&self) -> Option<String> {
         self.state().denied.clone()
@@ -153,7 +159,7 @@ impl Ledger {
             slot,
             told: told.all.clone(),
             begun: now,
-            moved: AtomicU64::new(0),
+            moved: Default::default(),
             deadline: now.checked_add(left).unwrap_or(now),
         };
         Ok((ruled, call))
@@ -193,8 +199,8 @@ pub struct Call {
     told: String,
     begun: Instant,
     deadline: Instant,
-    /// Bytes both ways.
-    moved: AtomicU64,
+    /// Bytes to the host, and from it.
+    moved: [AtomicU64; 2],
 }
 
 impl Call {
@@ -208,9 +214,17 @@ impl Call {
         self.deadline
     }
 
-    /// The bytes that it moved so far, both ways.
-    pub fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
+    fn moved(&self, way: Way) -> &AtomicU64 {
+        let [out, into] = &self.moved;
+        match way {
+            Way::Out => out,
+            Way::In => into,
+        }
+    }
+
+    /// The bytes that it moved so far.
+    pub fn bytes(&self, way: Way) -> u64 {
+        self.moved(way).load(Ordering::Relaxed)
     }
 
     fn note(&self, state: &mut State, change: impl FnOnce(&mut HttpCall)) {
@@ -225,7 +239,7 @@ impl Call {
     /// They are more than the attempt may send or receive; that is recorded.
     pub fn count(&self, way: Way, bytes: usize) -> Result<(), Refusal> {
         let (bytes, ledger) = (bytes as u64, &self.ledger);
-        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        self.moved(way).fetch_add(bytes, Ordering::Relaxed);
         let mut state = ledger.state();
         let (used, most) = match way {
             Way::Out => (&mut state.bytes_out, ledger.limits.request_bytes),

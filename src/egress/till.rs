@@ -1,4 +1,4 @@
-//! What the calls of one attempt owe to its account.
+//! What the calls of one attempt owe to its account, and the receipt for it.
 //!
 //! Invariants: what a call has used is charged once, by a task that goes on when the call is given up; no later call of the attempt leaves
 //! before that, and the attempt's end waits for it. A budget that was found empty stays in mind, for the attempt ends by it.
@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 
 use super::account::{Account, Refused};
 use crate::domain::http::{Refusal, Rule};
-use crate::domain::spend::{Exhausted, Spend};
+use crate::domain::price::Prices;
+use crate::domain::receipt::{ModelUse, Models, Tokens};
+use crate::domain::spend::{Exhausted, Money, Spend};
 
 /// Ready when something, and all before it, has been charged.
 pub type Charged = Shared<BoxFuture<'static, ()>>;
@@ -20,6 +22,9 @@ pub type Charged = Shared<BoxFuture<'static, ()>>;
 #[derive(Default)]
 struct State {
     last: Option<Charged>,
+    /// Calls that have left.
+    calls: u64,
+    models: Models,
     /// Calls that may still have something to charge.
     open: u32,
     exhausted: Option<Exhausted>,
@@ -29,14 +34,15 @@ struct State {
 pub struct Till {
     runtime: Handle,
     account: Option<Arc<dyn Account>>,
+    prices: Arc<Prices>,
     state: Mutex<State>,
     closed: Notify,
 }
 
 impl Till {
-    /// Of an account, whose charges are made on this runtime.
-    pub fn new(runtime: &Handle, account: Option<Arc<dyn Account>>) -> Arc<Self> {
-        Arc::new(Till { runtime: runtime.clone(), account, state: Mutex::default(), closed: Notify::new() })
+    /// Of an account, whose charges are made on this runtime and at these prices.
+    pub fn new(runtime: &Handle, account: Option<Arc<dyn Account>>, prices: Arc<Prices>) -> Arc<Self> {
+        Arc::new(Till { runtime: runtime.clone(), account, prices, state: Mutex::default(), closed: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -88,9 +94,36 @@ impl Till {
         Some(charged)
     }
 
-    /// A call that is to be charged begins.
+    /// A call that is to be charged leaves.
     pub fn open(&self) {
-        self.state().open += 1;
+        let mut state = self.state();
+        state.open += 1;
+        state.calls += 1;
+    }
+
+    /// How many calls have left.
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// What models were asked.
+    pub fn models(&self) -> Models {
+        self.state().models.clone()
+    }
+
+    /// Adds a call of a model to the receipt; gives it with its price.
+    pub fn add(&self, model: Option<&str>, tokens: Tokens) -> ModelUse {
+        let (money, unpriced_tokens) = match self.prices.of(model.unwrap_or_default()) {
+            Some(price) => (price.of(&tokens), 0),
+            None => (Money::ZERO, tokens.total()),
+        };
+        let used = ModelUse { calls: 1, tokens, money, unpriced_tokens };
+        let mut state = self.state();
+        state.models.add(model, used);
+        if unpriced_tokens == 0 && state.models.currency.is_empty() {
+            state.models.currency.clone_from(&self.prices.currency);
+        }
+        used
     }
 
     /// Such a call has ended and has charged all.

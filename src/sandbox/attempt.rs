@@ -117,11 +117,14 @@ pub(crate) async fn execute(
         peak_memory_bytes: meter.peak_memory(),
         disk_bytes_written: count(&meter.written),
         host_calls: meter.host_calls(),
+        calls: meter.calls_by_kind(),
         events_dropped: count(&meter.events_dropped),
         log_bytes_dropped: count(&meter.log_bytes_dropped),
         requests_denied: count(&meter.requests_denied),
         workspace,
-        http: egress.map(|egress| egress.record()).unwrap_or_default(),
+        http: egress.as_ref().map(|egress| egress.record()).unwrap_or_default(),
+        outgoing: egress.as_ref().map(|egress| egress.outgoing()).unwrap_or_default(),
+        models: egress.as_ref().map(|egress| egress.models()).unwrap_or_default(),
     };
     AttemptReport { ended, usage }
 }

@@ -11,6 +11,7 @@ use hyper::{Request, Response};
 use super::signals::{AttemptSignals, Halt};
 use super::spec::GuestHost;
 use crate::domain::http::{HttpCalls, HttpFault};
+use crate::domain::receipt::{Models, Outgoing};
 use crate::domain::spend::Exhausted;
 
 /// A request's or an answer's body.
@@ -79,4 +80,10 @@ pub trait Egress: Send + Sync {
 
     /// The record of the attempt's calls.
     fn record(&self) -> HttpCalls;
+
+    /// The calls that left, and their bytes.
+    fn outgoing(&self) -> Outgoing;
+
+    /// What models were asked, as far as it is known.
+    fn models(&self) -> Models;
 }

@@ -43,7 +43,9 @@ impl Work<'_> {
         let opened = AttemptAccount::open(Arc::clone(accounts), committer, clock, live).await;
         opened.map(|account| Some(Arc::new(account))).map_err(|not| match not {
             NotOpened::Exhausted(exhausted) => Word::Outcome(parked(exhausted), Usage::default()),
-            NotOpened::LeaseLost if self.live.signals.holds_lease() => Word::HandBack("the daemon was stopped before the attempt began"),
+            NotOpened::LeaseLost if self.live.signals.holds_lease() => {
+                Word::HandBack("the daemon was stopped before the attempt began", None)
+            }
             NotOpened::LeaseLost => Word::Lost,
             NotOpened::Unread(why) => {
                 let message = format!("the accounts of the run's budgets cannot be read: {why}");

@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
 use crate::domain::http::HttpFault;
+use crate::domain::receipt::CallKind;
 use crate::sandbox::egress::{Egress, HttpTiming, Leave};
 use crate::sandbox::meter::Meter;
 use crate::sandbox::signals::AttemptSignals;
@@ -42,6 +43,7 @@ impl WasiHttpHooks for OutgoingHttp {
         _finished: Finished,
     ) -> Box<dyn Future<Output = Response> + Send> {
         let meter = Arc::clone(&self.meter);
+        meter.note(CallKind::Http);
         let Some(egress) = self.egress.clone() else {
             meter.requests_denied.fetch_add(1, Ordering::Relaxed);
             return Box::new(async { Err(Error::HttpRequestDenied) });

@@ -6,6 +6,8 @@ mod credentials;
 mod escapes;
 mod leak;
 mod limits;
+mod models;
+mod receipts;
 mod server;
 
 use std::collections::HashMap;

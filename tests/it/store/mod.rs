@@ -228,6 +228,7 @@ pub fn queued(number: u32, task: &str, agent: &str, now: Timestamp) -> Run {
         slot: SlotPart::Free,
         waited_for: None,
         parked: None,
+        usage: Default::default(),
         policy: RunPolicy {
             timeout_seconds: Seconds::whole(60),
             cancel_grace_seconds: Seconds::whole(5),
