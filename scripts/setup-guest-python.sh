@@ -31,7 +31,7 @@ if ! works; then
   echo "setting up componentize-py $version (17 MB to fetch, once)" >&2
   tmp=$(mktemp -d "$prefix.partial.XXXXXX")
   trap 'rm -rf "$tmp"' EXIT
-  python3 -m pip install -q --disable-pip-version-check --no-warn-script-location --root-user-action=ignore --only-binary :all: \
+  PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --disable-pip-version-check --no-warn-script-location --only-binary :all: \
     --target "$tmp/lib" -r "$requirements" >&2 || fail "pip could not install componentize-py $version: its messages are above"
   cat >"$tmp/componentize-py" <<'WRAPPER'
 #!/bin/sh
