@@ -379,7 +379,7 @@ fn occurrences_that_a_budget_holds_back_one_after_the_other_are_one_range() {
     let state = ScheduleState::new(TaskId::parse("t").unwrap(), "i".into(), &every, Timestamp::from_seconds(0));
     let skip = |state: &ScheduleState, at: i64| {
         let nominal = state.next_nominal_at.unwrap();
-        let due = Due { fire: Vec::new(), skipped: None, next: every.next(nominal), more: false };
+        let due = Due { fire: Vec::new(), skipped: None, next: every.next(nominal), ..Due::default() };
         let refused = Skipped { first: nominal, last: nominal, count: 1, reason: SkipReason::Budget };
         state.dispatched(&every, &due, Timestamp::from_seconds(at)).state.refused(Some(refused), Timestamp::from_seconds(at))
     };
