@@ -1,12 +1,15 @@
 # What there is to do in a checkout; `make` alone lists it.
 SHELL := bash
 .DEFAULT_GOAL := help
+GUESTS = $${CARGO_TARGET_DIR:-target}/guests
+SERVICES = src/sandbox/wit/config-rc1/config.wit src/sandbox/wit/keyvalue-draft2/keyvalue.wit
 .PHONY: help run test soak plugins bindings bench clean host
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
 
-run: host plugins ## build everything, run the two examples on a daemon of their own, and say how to keep one
+run: host ## build what it needs, run two examples on a daemon of their own, and say how to keep one
+	scripts/build-plugins.sh health-report support-operations
 	cargo build --locked --bin sandclock
 	scripts/demo.sh
 
@@ -19,8 +22,10 @@ soak: host ## kill a daemon a thousand times under load (KILLS=N for another num
 plugins: host ## build the example agents whose sources are newer than their plugins/NAME.wasm
 	scripts/build-plugins.sh
 
-bindings: host ## write wit/rust/src/bindings.rs anew after a change of wit/agent.wit
-	cargo run -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $${CARGO_TARGET_DIR:-target}/guests -- wit/agent.wit wit/rust/src/bindings.rs
+bindings: host ## write the bindings in wit/rust/src anew after a change of a WIT file
+	cargo build -q --locked --manifest-path scripts/rust-bindings/Cargo.toml --target-dir $(GUESTS)
+	$(GUESTS)/debug/rust-bindings agent wit/rust/src/bindings.rs wit/agent.wit
+	$(GUESTS)/debug/rust-bindings services wit/rust/src/services.rs $(SERVICES) wit/rust/services.wit
 
 bench: host plugins ## run the benchmarks that README quotes
 	scripts/servers.sh run -- cargo bench --locked

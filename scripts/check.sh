@@ -29,7 +29,7 @@ lint() {
   # Who wants one store only builds without the others' drivers.
   for features in "" sqlite; do cargo clippy -q --locked --no-default-features --features "$features" -- -D warnings; done
   for manifest in "${guests[@]}"; do
-    cargo clippy -q --locked --all-targets --manifest-path "$manifest" --target-dir "$guest_target" -- -D warnings
+    cargo clippy -q --locked --all-targets --all-features --manifest-path "$manifest" --target-dir "$guest_target" -- -D warnings
   done
 }
 
@@ -48,9 +48,14 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   scripts/servers.sh run -- cargo test --locked --no-fail-fast
 fi
-step "tests of the example agents"
-for manifest in plugins/*/Cargo.toml; do
-  cargo test -q --locked --manifest-path "$manifest" --target-dir "$guest_target"
+step "tests of the example agents and their library"
+for manifest in plugins/*/Cargo.toml wit/rust/Cargo.toml; do
+  cargo test -q --locked --all-features --manifest-path "$manifest" --target-dir "$guest_target"
 done
+for folder in plugins/*/agent.py; do
+  PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=wit/python python3 -m unittest discover -q -s "$(dirname "$folder")"
+done
+node=$(scripts/setup-guest-javascript.sh | tail -1)/node
+for test in plugins/*/agent.test.js; do "$node" --test "$test"; done
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

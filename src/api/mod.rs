@@ -8,6 +8,7 @@
 //! How it fails: a handler that panics, hangs or is too slow costs its own request only; the connection loop goes on.
 
 mod agents;
+mod approvals;
 mod auth;
 mod body;
 mod deploy;
@@ -93,7 +94,10 @@ pub fn router(manager: Manager, settings: ApiSettings) -> Router {
 /// The routes by what their callers must be able to do. Looking needs no more than a token.
 fn background() -> Router<Api> {
     let needs = |role: Role| from_fn_with_state(role, auth::needs);
-    reading().merge(operating().route_layer(needs(Role::Operate))).merge(deploying().route_layer(needs(Role::Deploy)))
+    reading()
+        .merge(operating().route_layer(needs(Role::Operate)))
+        .merge(deploying().route_layer(needs(Role::Deploy)))
+        .merge(approving().route_layer(needs(Role::Approve)))
 }
 
 fn reading() -> Router<Api> {
@@ -115,6 +119,8 @@ fn reading() -> Router<Api> {
         .route("/runs/{id}/why", get(runs::why))
         .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
+        .route("/runs/{id}/approvals", get(approvals::of_run))
+        .route("/approvals", get(approvals::waiting))
         .route("/runs/{id}/result", get(runs::result))
         .route("/runs/{id}/logs", get(runs::logs))
         .route("/runs/{id}/events", get(stream::events))
@@ -148,6 +154,10 @@ fn deploying() -> Router<Api> {
         .route("/agents/{id}/plugin", put(deploy::push))
         .route("/agents/{id}/rollback", post(deploy::roll_back))
         .route("/agents/{id}/release", post(deploy::release))
+}
+
+fn approving() -> Router<Api> {
+    Router::new().route("/runs/{id}/approvals/{key}", post(approvals::answer))
 }
 
 async fn unknown_path(request: Request) -> Problem {

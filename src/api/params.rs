@@ -51,6 +51,17 @@ impl<S: Send + Sync> FromRequestParts<S> for PathRest {
     }
 }
 
+/// The `{key}` of the path, decoded.
+pub(super) struct PathKey(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        segment("key", parts, state).await.map(PathKey)
+    }
+}
+
 async fn segment<S: Send + Sync>(name: &str, parts: &mut Parts, state: &S) -> Result<String, Problem> {
     let Path(mut segments) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
         .await

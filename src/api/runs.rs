@@ -44,9 +44,14 @@ pub(super) async fn cancel(State(api): State<Api>, PathId(id): PathId<RunId>, _:
 
 /// `POST /background/runs/{id}/resume`.
 pub(super) async fn resume(State(api): State<Api>, PathId(id): PathId<RunId>, _: NoParams, caller: Caller, _: NoBody) -> Answer {
+    let run = api.manager.run(&id).await?;
     // What waits for a person's word is let go by whoever may give it.
-    if api.manager.run(&id).await?.status == Status::AwaitingApproval {
+    if run.status == Status::AwaitingApproval {
         caller.must(Role::Approve)?;
+    }
+    // Scripts answer and then resume; here the answer has done that.
+    if api.manager.was_answered(&run).await? {
+        return Ok(Json(json!({"status": "queued"})));
     }
     api.manager.resume_run(&id, caller.name()).await?;
     Ok(Json(json!({"status": "queued"})))

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 
 use super::human;
 use super::screen::{Colour, Screen};
-use crate::daemon::foreground::RunMemory;
+use crate::daemon::foreground::{GivenAnswers, RunCheckpoints, RunMemory};
+use crate::domain::id::RunId;
+use crate::sandbox::checkpoints::{Approvals, Checkpoints};
 use crate::sandbox::memory::KeyValues;
 use crate::sandbox::{EffectsRefused, GuestHost, LogEntry, LogStream};
 
@@ -26,12 +28,15 @@ pub struct GuestOutput {
     screen: Arc<Screen>,
     begun: Mutex<Begun>,
     memory: RunMemory,
+    checkpoints: RunCheckpoints,
+    answers: GivenAnswers,
 }
 
 impl GuestOutput {
-    /// Shows it on this screen.
-    pub fn new(screen: Arc<Screen>) -> Self {
-        GuestOutput { screen, begun: Mutex::default(), memory: RunMemory::default() }
+    /// Shows it on this screen. What the guest asks has these answers.
+    pub fn new(screen: Arc<Screen>, run: RunId, answers: GivenAnswers) -> Self {
+        let checkpoints = RunCheckpoints::none(run);
+        GuestOutput { screen, begun: Mutex::default(), memory: RunMemory::default(), checkpoints, answers }
     }
 
     /// Shows what was written without a line's end.
@@ -96,6 +101,14 @@ impl GuestHost for GuestOutput {
         Some(&self.memory)
     }
 
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(&self.checkpoints)
+    }
+
+    fn approvals(&self) -> Option<&dyn Approvals> {
+        Some(&self.answers)
+    }
+
     fn log(&self, stream: LogStream, bytes: &[u8]) {
         let mut begun = self.begun();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -126,7 +139,8 @@ mod tests {
     fn shown(write: impl FnOnce(&GuestOutput)) -> String {
         let err = Kept::default();
         let screen = Screen::new(Box::new(io::sink()), Box::new(err.clone()), Terminals::default());
-        let output = GuestOutput::new(Arc::new(screen));
+        let run = crate::daemon::foreground::Foreground::new_run_id();
+        let output = GuestOutput::new(Arc::new(screen), run, GivenAnswers::default());
         write(&output);
         output.finish();
         err.text()

@@ -4,6 +4,7 @@
 //! guest's that could steer a terminal. It fails with an [`exit::Fault`]: one sentence, and the code that scripts look at.
 
 mod agents;
+mod approvals;
 mod caller;
 mod check;
 pub mod config_check;
@@ -15,6 +16,7 @@ mod guest_output;
 mod human;
 pub mod init;
 mod memory;
+mod new;
 mod plugins;
 mod push;
 mod remote;
@@ -59,6 +61,7 @@ pub struct Cli {
 enum Verb {
     Serve(serve::ServeArgs),
     Run(Box<run::RunArgs>),
+    New(new::NewArgs),
     Dev(Box<dev::DevArgs>),
     Check(check::CheckArgs),
     Init(setup::InitArgs),
@@ -71,6 +74,7 @@ enum Verb {
     Push(push::PushArgs),
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
+    Approvals(approvals::ApprovalsArgs),
     Token(token::TokenArgs),
     WhyDenied(why_denied::WhyDeniedArgs),
 }
@@ -131,6 +135,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Run(args) => run::execute(*args, context).await,
         Verb::Dev(args) => dev::execute(*args, context).await,
         Verb::Check(args) => check::execute(args, context).await,
+        Verb::New(args) => new::execute(&args, context),
         Verb::Init(args) => setup::execute_init(&args, context),
         Verb::Config(args) => setup::execute_config(&args, context),
         Verb::Status(args) => status::execute(args, context).await,
@@ -141,6 +146,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Push(args) => push::execute(args, context).await,
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
+        Verb::Approvals(args) => approvals::execute(args, context).await,
         Verb::Token(args) => token::execute(args, context),
         Verb::WhyDenied(args) => why_denied::execute(args, context).await,
     }

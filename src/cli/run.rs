@@ -16,10 +16,11 @@ use super::guest_output::GuestOutput;
 use super::screen::Colour;
 use super::{Context, check, human, wait};
 use crate::config;
-use crate::daemon::foreground::{Foreground, ForegroundRun};
+use crate::daemon::foreground::{Foreground, ForegroundRun, GivenAnswers};
 use crate::daemon::receipt::receipt_of;
 use crate::domain::http::HttpCalls;
 use crate::domain::id::{AgentId, RunId};
+use crate::domain::park::Park;
 use crate::domain::time::Seconds;
 use crate::sandbox::{AttemptReport, AttemptSignals, Ended, GuestHost, Stop, Usage};
 use crate::workspace::OUTPUT_MD;
@@ -45,9 +46,29 @@ pub struct RunArgs {
     /// The agent whose settings apply; the plugin's own when none is given
     #[arg(long, value_name = "NAME", value_parser = AgentId::parse)]
     agent: Option<AgentId>,
+    #[command(flatten)]
+    answers: AnswerArgs,
     /// Print a report in JSON instead of the result
     #[arg(long)]
     json: bool,
+}
+
+/// The answers to what the agent asks.
+#[derive(Args, Clone, Debug)]
+pub(super) struct AnswerArgs {
+    /// Say yes to what the agent asks under this key; may be given again
+    #[arg(long, value_name = "KEY")]
+    approve: Vec<String>,
+    /// Say no to what the agent asks under this key; may be given again
+    #[arg(long, value_name = "KEY")]
+    deny: Vec<String>,
+}
+
+impl AnswerArgs {
+    /// The answers.
+    pub(super) fn given(&self) -> GivenAnswers {
+        GivenAnswers::of(&self.approve, &self.deny)
+    }
 }
 
 /// Carries the verb out.
@@ -67,7 +88,7 @@ pub async fn execute(args: RunArgs, context: &Context) -> Result<Exit, Fault> {
     let foreground = compiled.map_err(|refusal| Fault::failed(human::one_line(&refusal)))?;
     let run_id = Foreground::new_run_id();
     let workspace = workspace(args.workspace.as_deref(), &run_id)?;
-    let host = Arc::new(GuestOutput::new(Arc::clone(&context.screen)));
+    let host = Arc::new(GuestOutput::new(Arc::clone(&context.screen), run_id.clone(), args.answers.given()));
     let signals = AttemptSignals::new();
     context.screen.status("running");
     let wish = ForegroundRun {
@@ -95,6 +116,7 @@ pub async fn execute(args: RunArgs, context: &Context) -> Result<Exit, Fault> {
     Ok(match &report.ended {
         Ended::Completed(_) => Exit::Done,
         _ if is_interrupted => Exit::Interrupted,
+        Ended::Parked(_) => Exit::WaitRanOut,
         _ => Exit::Failed,
     })
 }
@@ -164,6 +186,10 @@ pub(super) fn tell(context: &Context, report: &AttemptReport, run: &RunId, works
     ));
     if let Some(used) = outgoing(usage) {
         screen.note(&used);
+    }
+    if let Ended::Parked(Park::Approval { key, .. }) = &report.ended {
+        let key = human::one_line(key);
+        screen.note(&format!("answer it with --approve '{key}' or --deny '{key}'; on a daemon the run waits for an answer"));
     }
     tell_refused(context, &usage.http);
     if usage.log_bytes_dropped + usage.events_dropped > 0 {

@@ -52,6 +52,8 @@ fn every_verb_of_the_manual_is_taken() {
         "run|p.wasm|--query|q|--workspace|d|--timeout|2.5|--config|c|--agent|a|--json",
         "dev",
         "dev|d|--query|q|--build|make|--config|c|--agent|a|--timeout|2|--keep|--json",
+        "new|--lang|rust|my-agent",
+        "new|my-agent|--lang|wasi-command|--dir|d|--json",
         "check|p.wasm|--json",
         "init|dir",
         "config|check|--config|x.toml",

@@ -111,6 +111,10 @@ async fn tell(caller: &Caller<'_>, run: &str, answer: &Answer) -> Result<(), Fau
     screen.line(&format!("{run} {shown}{line}"))?;
     match status.as_str() {
         "completed" => screen.text(&result(caller, run).await?),
+        "awaiting_approval" if view::text(value, "parked.key").is_some() => {
+            screen.line(&human::one_line(&view::shown(value, "parked.question")))?;
+            screen.line(&format!("answer it with `sandclock approvals approve {run}` or `sandclock approvals deny {run}`"))
+        }
         "awaiting_approval" | "awaiting_budget" => screen.line(&format!("let it go on with `sandclock runs resume {run}`")),
         "failed" | "timeout" => {
             screen.note(&screen.paint_note(Colour::Dim, &format!("what it wrote: `sandclock runs logs {run}`")));

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use crate::domain::agent::Limits;
-use crate::domain::checkpoint::{MOST_APPROVALS, MOST_CHECKPOINTS};
+use crate::domain::approval::MOST_APPROVALS;
+use crate::domain::checkpoint::MOST_CHECKPOINTS;
 use crate::domain::id::{AgentId, TaskId};
 use crate::domain::memory::MOST_KEYS;
 

@@ -17,11 +17,13 @@ mod hash;
 mod http;
 mod named_store;
 mod prices;
+mod provider;
 mod registered;
 mod section;
 mod seed;
 mod server;
 mod settings;
+pub mod spec;
 mod store_url;
 mod tokens;
 

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use super::egress;
 use super::executor::{Executor, Offer, Offered, Start, Tripped};
 use crate::clock::Clock;
-use crate::config::{AgentSettings, registered_agent};
+use crate::config::{AgentSettings, registered_agent, spec};
 use crate::domain::agent::{Agent, Limits};
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
@@ -190,6 +190,12 @@ impl Agents {
         self.catalogue.list().into_iter().find(|plugin| plugin.stem == stem)
     }
 
+    /// Whether the plugins folder or a push has this plugin.
+    pub(super) fn has_plugin(&self, stem: &str) -> bool {
+        let is_pushed = |owner: AgentId| self.deployment_of(&owner).is_some_and(|of| of.serving.is_some());
+        self.catalogue.list().iter().any(|plugin| plugin.stem == stem) || AgentId::parse(stem).is_ok_and(is_pushed)
+    }
+
     /// Whether the plugins folder has a file for an agent.
     pub(super) fn has_file(&self, agent: &AgentId) -> bool {
         self.plugin_of(agent).is_some()
@@ -266,11 +272,16 @@ impl Agents {
         let settings = self.settings_of(agent);
         let config_hash = settings.hash();
         let updated_at = plugin.as_ref().and_then(|plugin| plugin.modified_at).max(self.said_at(agent)).unwrap_or(self.started_at);
+        let (system_instruction, model_config) = self
+            .registration_of(agent)
+            .filter(|_| !self.is_configured(agent))
+            .map(|of| spec::shown(&of.stored.settings))
+            .unwrap_or_default();
         let shown = Agent {
             agent_id: agent.clone(),
             name: settings.name.unwrap_or_else(|| agent.as_str().to_owned()),
-            system_instruction: None,
-            model_config: None,
+            system_instruction,
+            model_config,
             agent_config: settings.config,
             mcp_tools: Vec::new(),
             local_tools_ref: None,

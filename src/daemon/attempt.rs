@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
+use super::approvals;
 use super::committer::CommitError;
 use super::deployment;
 use super::error::ManagerError;
@@ -350,6 +351,7 @@ impl Work<'_> {
             if let (Left::Owed(why), Some(last)) = (&left, decision.events.last_mut()) {
                 last.details.insert("workspace_not_uploaded".to_owned(), why.as_str().into());
             }
+            approvals::keep(txn, &decision.run)?;
             transitions::write(txn, decision)
         };
         self.inner.committer.commit(reads, known, decide).await

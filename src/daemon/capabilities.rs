@@ -89,8 +89,12 @@ pub fn capabilities(agent: &AgentId, imports: &[String], settings: &AgentSetting
         always("randomness", &["wasi:random/"], "as much as it wants".to_owned()),
         always("progress", &["sandclock:agent/progress"], format!("at most {} reports and events", limits.events)),
         always("run context", &["sandclock:agent/context"], "who is running, and how long".to_owned()),
-        never("checkpoints", &["sandclock:agent/checkpoint"], "this version does not serve them: a call ends the attempt"),
-        never("approvals", &["sandclock:agent/approval"], "this version does not serve them: a call ends the attempt"),
+        always(
+            "checkpoints",
+            &["sandclock:agent/checkpoint"],
+            format!("at most {} a run, of {} bytes together", limits.checkpoints, limits.checkpoint_bytes),
+        ),
+        always("approvals", &["sandclock:agent/approval"], format!("at most {} questions a run", limits.approvals)),
         never("sockets", &["wasi:sockets/"], "no agent gets any; requests over HTTP go through `[agents.NAME.http]`"),
     ];
     let mut told: Vec<Capability> = told.into_iter().flatten().collect();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::agents::{SandboxPreparer, config_texts};
 use super::capabilities::{Capability, capabilities};
 use super::egress;
+pub use super::here::{GivenAnswers, RunCheckpoints};
 pub use super::memory::RunMemory;
 use super::open::{roster, sandbox_settings};
 use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OnceCell};
 
+use super::approvals::AttemptApprovals;
+use super::checkpoints::AttemptCheckpoints;
 use super::committer::{CommitError, Committer};
 use super::error::ManagerError;
 use super::inner::Inner;
@@ -18,6 +20,7 @@ use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run};
 use crate::domain::time::Timestamp;
 use crate::egress::Account;
+use crate::sandbox::checkpoints::{Approvals, Checkpoints};
 use crate::sandbox::memory::KeyValues;
 use crate::sandbox::{EffectsRefused, GuestHost, LogEntry, LogStream};
 use crate::store::RecordId;
@@ -39,6 +42,8 @@ pub struct AttemptHost {
     /// The attempt with its effects begun, once that is kept.
     begun: OnceCell<Arc<Attempt>>,
     memory: AttemptMemory,
+    checkpoints: AttemptCheckpoints,
+    approvals: AttemptApprovals,
 }
 
 impl AttemptHost {
@@ -46,6 +51,8 @@ impl AttemptHost {
     pub fn new(inner: &Inner, run: Arc<Run>, claimed: Attempt, live: LiveRun, logs: LogWriter) -> Self {
         let (store, committer, entropy) = (Arc::clone(&inner.store), inner.committer.clone(), Arc::clone(&inner.entropy));
         AttemptHost {
+            checkpoints: AttemptCheckpoints::new(Arc::clone(&store), committer.clone(), Arc::clone(&run), live.clone()),
+            approvals: AttemptApprovals::new(Arc::clone(&store), Arc::clone(&run)),
             memory: AttemptMemory::new(store, committer, entropy, Arc::clone(&run), live.clone()),
             run,
             clock: Arc::clone(&inner.clock),
@@ -153,5 +160,13 @@ impl GuestHost for AttemptHost {
 
     fn key_values(&self) -> Option<&dyn KeyValues> {
         Some(&self.memory)
+    }
+
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(&self.checkpoints)
+    }
+
+    fn approvals(&self) -> Option<&dyn Approvals> {
+        Some(&self.approvals)
     }
 }

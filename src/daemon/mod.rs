@@ -12,9 +12,11 @@
 
 mod admission;
 pub mod agents;
+mod approvals;
 mod attempt;
 mod bounds;
 pub mod capabilities;
+mod checkpoints;
 pub mod committer;
 pub mod deployment;
 pub mod doctor;
@@ -26,6 +28,7 @@ mod fleet;
 mod follow;
 pub mod foreground;
 mod guest;
+mod here;
 mod hints;
 mod idempotency;
 pub mod identity;
@@ -38,6 +41,7 @@ pub mod moving;
 pub mod open;
 mod outage;
 mod owed;
+mod patience;
 mod pushed;
 pub mod receipt;
 mod recovery;

@@ -80,9 +80,9 @@ pub struct Agent {
     pub agent_id: AgentId,
     /// Its name for people; the id unless the configuration says otherwise.
     pub name: String,
-    /// Reserved for agents that are made from a seed spec.
+    /// As the seed spec has it from which the agent was made.
     pub system_instruction: Option<String>,
-    /// Reserved for agents that are made from a seed spec.
+    /// As the seed spec has it from which the agent was made.
     pub model_config: Option<serde_json::Value>,
     /// Values for the agent.
     pub agent_config: BTreeMap<String, serde_json::Value>,

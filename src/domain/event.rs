@@ -52,6 +52,8 @@ event_names! {
     AwaitingApproval = "background_run_awaiting_approval",
     /// It waits for budget.
     AwaitingBudget = "background_run_awaiting_budget",
+    /// A person answered what the agent asked.
+    ApprovalDecided = "background_run_approval_decided",
     /// A cancel was asked for.
     CancelRequested = "background_run_cancel_requested",
     /// The agent told its progress.

@@ -1,6 +1,7 @@
 //! Records and rules, pure: no I/O, no clock, no randomness. Time, ids and chance come in as arguments.
 
 pub mod agent;
+pub mod approval;
 pub mod checkpoint;
 pub mod event;
 pub mod filter;

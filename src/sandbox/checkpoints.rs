@@ -2,14 +2,7 @@
 
 use async_trait::async_trait;
 
-/// How much one run may leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckpointQuota {
-    /// Names.
-    pub names: u32,
-    /// Bytes of names and values.
-    pub bytes: u64,
-}
+pub use crate::domain::checkpoint::CheckpointQuota;
 
 /// Why a checkpoint was not read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,6 +7,7 @@ mod hostile;
 mod https;
 mod local;
 mod mend;
+mod new;
 mod real;
 pub mod stage;
 mod waiting;

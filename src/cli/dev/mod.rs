@@ -62,6 +62,8 @@ pub struct DevArgs {
     /// Keep the workspace from run to run; otherwise each begins with an empty one
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    answers: run::AnswerArgs,
     /// Print a report of each run in JSON, one a line, instead of the answers
     #[arg(long)]
     json: bool,
@@ -302,7 +304,7 @@ impl<'a> Dev<'a> {
         let (Some((_, foreground)), Some(query)) = (self.component.clone(), self.query.clone()) else { return Ok(Next::Wait) };
         let workspace = self.home.workspace(self.args.keep)?;
         let run_id = Foreground::new_run_id();
-        let host = Arc::new(GuestOutput::new(Arc::clone(&self.context.screen)));
+        let host = Arc::new(GuestOutput::new(Arc::clone(&self.context.screen), run_id.clone(), self.args.answers.given()));
         let signals = AttemptSignals::new();
         self.context.screen.status("running");
         let wish = ForegroundRun {

@@ -39,6 +39,9 @@ fn sheet(caller: &Caller<'_>, run: &Value) -> String {
         sheet.maybe(if name == "metadata" { "metadata" } else { "sent along" }, object.map(ToString::to_string));
     }
     sheet.entry("query", view::shown(run, "query_snapshot"));
+    sheet.maybe("asks", view::text(run, "parked.question"));
+    sheet.maybe("under", view::text(run, "parked.key"));
+    sheet.maybe("waits until", view::moment(run, "parked.until", now));
     sheet.maybe("error", view::text(run, "error"));
     sheet.maybe("result", view::text(run, "result_preview"));
     sheet.render(&caller.context.screen)

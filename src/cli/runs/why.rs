@@ -18,7 +18,8 @@ pub(super) async fn execute(caller: &Caller<'_>, run: &RunId) -> Result<Exit, Fa
         let status = view::colour_of(&status).map_or_else(|| status.clone(), |colour| caller.context.screen.paint(colour, &status));
         format!("{run} {status}: {}\n", sentence(why, caller.now()))
     })?;
-    if let Some(hint) = hint(run, &view::shown(&answer.value, "code")).filter(|_| !caller.json) {
+    if let Some(hint) = hint(run, &view::shown(&answer.value, "code"), &view::shown(&answer.value, "released_by")).filter(|_| !caller.json)
+    {
         caller.context.screen.note(&caller.context.screen.paint_note(Colour::Dim, &hint));
     }
     Ok(exit)
@@ -52,8 +53,11 @@ fn collect<'a>(value: &'a Value, times: &mut BTreeSet<&'a str>) {
 }
 
 /// What can be done about it from here.
-fn hint(run: &RunId, code: &str) -> Option<String> {
+fn hint(run: &RunId, code: &str, released_by: &str) -> Option<String> {
     Some(match code {
+        "parked" if released_by == "answer" => format!(
+            "answer it with `sandclock approvals approve {run}` or `sandclock approvals deny {run}`, or end it with `sandclock runs cancel {run}`"
+        ),
         "parked" => format!("let it go on with `sandclock runs resume {run}`, or end it with `sandclock runs cancel {run}`"),
         "outcome_unknown" => {
             format!("what it wrote: `sandclock runs logs {run}`; `sandclock runs resume {run}` lets one that is held run again")

@@ -1,5 +1,6 @@
 //! The façade that the API, the command line and programs go through.
 
+mod approvals;
 mod bulk;
 mod configured;
 mod denied;
@@ -36,6 +37,7 @@ use crate::store::{PageRequest, Record, RecordId, Scope, StoreError};
 pub use super::deployment::{Back, Wish};
 pub use super::signals::RunWatch;
 pub use super::upload::Upload;
+pub use approvals::{Decided, Waiting, Word};
 pub use bulk::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
 pub use deploy::Deployed;
 pub use files::{FileContent, WorkspaceFile, WorkspaceListing};

@@ -16,7 +16,7 @@ use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::lifecycle::{self, Draft};
 use crate::domain::run::{Attempt, Run, Status, Trigger};
 use crate::domain::task::{Task, check_query_override, check_trigger_metadata};
-use crate::store::{CountScope, Kind, PageRequest, Record, RecordId, Scope};
+use crate::store::{CountScope, Kind, PageRequest, Record, RecordId, Scope, StoreError};
 
 /// The most attempts and events that one answer holds.
 const MOST: usize = 1000;
@@ -216,10 +216,20 @@ impl Manager {
     /// # Errors
     /// The store does not answer.
     pub async fn runs(&self, task: Option<TaskId>, status: Option<Status>, page: PageRequest) -> Result<Listing<Run>, ManagerError> {
+        self.runs_as(task, status, page, Record::decode_run).await
+    }
+
+    pub(super) async fn runs_as<T>(
+        &self,
+        task: Option<TaskId>,
+        status: Option<Status>,
+        page: PageRequest,
+        decode: impl Fn(&Record) -> Result<T, StoreError>,
+    ) -> Result<Listing<T>, ManagerError> {
         let count = task.clone().map_or(CountScope::All(Kind::Run), CountScope::RunsOfTask);
         let counts = self.inner().store.counts(count).await?;
         let total = status.map_or(counts.total, |status| counts.of(status));
-        let (items, next) = self.page(Scope::Runs { task, status }, page, Record::decode_run).await?;
+        let (items, next) = self.page(Scope::Runs { task, status }, page, decode).await?;
         Ok(Listing { items, total, next })
     }
 

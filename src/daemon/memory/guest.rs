@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -13,14 +12,12 @@ use super::{Kept, LEAVES, Leaf, Order, bucket_id, leaf_id, value_id};
 use crate::clock::Entropy;
 use crate::daemon::committer::{CommitError, Committer};
 use crate::daemon::live::LiveRun;
+use crate::daemon::patience::Patience;
 use crate::domain::memory::{Bucket, BucketName, Quota};
 use crate::domain::run::Run;
 use crate::sandbox::memory::{Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused};
 use crate::store::{Record, RecordId, Store, StoreError};
 
-/// How long to leave a store alone that is away, or records that many change at once; twice as long with each time, up to the most.
-const PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How many keys make a page full; a page ends with the leaf that passes it.
 const PAGE_KEYS: usize = 256;
 /// How many leaves are read at once.
@@ -37,16 +34,6 @@ pub(in crate::daemon) struct AttemptMemory {
     changes: AtomicU64,
     /// The incarnations of the agent's and the session's bucket, as they were seen last.
     seen: Mutex<[Option<String>; 2]>,
-}
-
-/// Waits that become longer.
-struct Patience(Duration);
-
-impl Patience {
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
-    }
 }
 
 impl AttemptMemory {
@@ -76,7 +63,7 @@ impl AttemptMemory {
     }
 
     async fn records(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, MemoryRefused> {
-        let mut patience = Patience(PAUSE);
+        let mut patience = Patience::new();
         loop {
             match self.store.get(ids).await {
                 Ok(records) => return Ok(records),
@@ -174,7 +161,7 @@ impl KeyValues for AttemptMemory {
 
     async fn change(&self, bucket: BucketName, change: MemoryChange, quota: Quota) -> Result<Changed, MemoryRefused> {
         let order = Arc::new(self.order(bucket, change, quota));
-        let mut patience = Patience(PAUSE);
+        let mut patience = Patience::new();
         loop {
             if !self.live.signals.may_act() {
                 return Err(MemoryRefused::LeaseLost);

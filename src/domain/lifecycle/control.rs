@@ -65,6 +65,12 @@ pub fn resume(mut run: Run, by: Option<&str>, now: Timestamp) -> Result<Decision
     Ok(decision(run, vec![event]))
 }
 
+/// Notes that the attempt that executes has left something to those that follow: whatever loses workers, it did not keep this one from its
+/// work. None when that changes nothing.
+pub fn checkpointed(run: &Run) -> Option<Run> {
+    (run.status.is_leased() && run.recoveries > 0).then(|| Run { recoveries: 0, ..run.clone() })
+}
+
 /// Fails a parked run whose wait is over.
 pub fn expire_parked(mut run: Run, now: Timestamp) -> Option<Decision> {
     if !run.status.is_waiting() {

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::id::{AgentId, RunId};
+use crate::domain::park::Park;
 use crate::domain::policy::{ErrorKind, OverlapPolicy};
 use crate::domain::run::{Trigger, Usage};
-use crate::domain::spend::Spend;
+use crate::domain::spend::{BudgetScope, Exhausted, Meter, Spend};
 use crate::domain::task::Task;
 use crate::domain::time::Seconds;
 
@@ -169,6 +170,8 @@ fn check_life(id: &RunId, life: &Life, task: &Task) {
     assert!(attempts.windows(2).all(|pair| pair[0].lease_generation < pair[1].lease_generation), "{id}: a fence does not rise");
     let open = attempts.iter().filter(|attempt| attempt.status == AttemptStatus::Running).count();
     assert_eq!(open, usize::from(run.status.is_leased()), "{id}: attempts that nobody closed");
+    let parks = run.parked.as_ref().map(|parked| parked.park.status());
+    assert!(parks.is_none_or(|status| status == run.status), "{id} is {:?} and is told to be parked for {parks:?}", run.status);
     let spent = attempts.iter().filter(|attempt| matches!(attempt.status, AttemptStatus::Failed | AttemptStatus::Timeout)).count();
     assert_eq!(spent, run.failures as usize);
     assert!(run.failures <= task.retry_policy.max_retries + 1, "{id}: {} failures", run.failures);
@@ -194,6 +197,13 @@ enum Command {
     Wait(u64),
 }
 
+fn park(asks: bool) -> Park {
+    if asks {
+        return Park::Approval { key: "k".to_owned(), question: "May I?".to_owned() };
+    }
+    Park::Budget(Exhausted { scope: BudgetScope::Run, meter: Meter::Calls, limit: 1, spent: 1 })
+}
+
 fn outcome() -> impl Strategy<Value = Outcome> {
     let kinds = [ErrorKind::Trap, ErrorKind::GuestPermanent, ErrorKind::GuestRetryable, ErrorKind::Memory, ErrorKind::AgentMissing];
     prop_oneof![
@@ -205,6 +215,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         }),
         Just(Outcome::TimedOut),
         Just(Outcome::Cancelled("stopped".to_owned())),
+        any::<bool>().prop_map(|asks| Outcome::Parked { park: park(asks), wait: Duration::from_secs(60) }),
     ]
 }
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{Code, Situation, Why, one_line};
+use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::Status;
 
@@ -62,10 +63,15 @@ pub(super) fn parked(known: &Situation<'_>) -> Why {
             run.attempt
         );
         known.answer(Code::OutcomeUnknown, sentence).with("attempt", run.attempt)
+    } else if let Some(Park::Approval { key, question }) = run.parked.as_ref().map(|parked| &parked.park) {
+        let question = one_line(question);
+        let sentence = format!("It waits{until} for a person's answer to what attempt {} asked under `{key}`: {question}", run.attempt);
+        known.answer(Code::Parked, sentence).with("approval", json!({"key": key, "question": question}))
     } else {
         let whom = if run.status == Status::AwaitingBudget { "for budget" } else { "for a person's approval" };
         let why = known.reason.map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
         known.answer(Code::Parked, format!("It waits {whom}{until} unless somebody resumes or cancels it{why}"))
     };
-    answer.with("until", known.due).with("released_by", "resume").with("reason", known.reason)
+    let by = if matches!(run.parked.as_ref().map(|parked| &parked.park), Some(Park::Approval { .. })) { "answer" } else { "resume" };
+    answer.with("until", known.due).with("released_by", by).with("reason", known.reason)
 }

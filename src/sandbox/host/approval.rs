@@ -3,7 +3,8 @@
 //! Invariant: a question that nobody has answered ends the attempt inside the call, and the run waits without an attempt.
 
 use super::checkpoint::{Ends, ends};
-use crate::domain::checkpoint::{LONGEST_TEXT, check_name};
+use crate::domain::approval::LONGEST_TEXT;
+use crate::domain::checkpoint::check_name;
 use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 use crate::domain::receipt::CallKind;
@@ -25,6 +26,12 @@ impl Attempt {
     }
 }
 
+/// A question as it is kept: as long as a record has room for, without what would steer a terminal.
+fn shown(question: &str) -> String {
+    let cut = bounded(question.to_owned(), LONGEST_TEXT);
+    cut.chars().map(|given| if given.is_control() && given != '\n' { ' ' } else { given }).collect()
+}
+
 impl Host for Attempt {
     async fn ask(&mut self, key: String, question: String) -> wasmtime::Result<Decision> {
         self.act(CallKind::Approval)?;
@@ -35,7 +42,7 @@ impl Host for Attempt {
         }
         match asked.verdict(&key, self.approvals).await.map_err(ends)? {
             Some(verdict) => Ok(verdict.into()),
-            None => Err(Ends(Ended::Parked(Park::Approval { key, question: bounded(question, LONGEST_TEXT) })).into()),
+            None => Err(Ends(Ended::Parked(Park::Approval { key, question: shown(&question) })).into()),
         }
     }
 

@@ -10,6 +10,7 @@ use sandclock::config::Secret;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
 use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, Manager};
 use sandclock::domain::id::{AgentId, WorkerId};
+use sandclock::domain::park::Park;
 use sandclock::domain::time::Seconds;
 use sandclock::egress::Account;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, LogStream, Usage};
@@ -30,7 +31,7 @@ pub enum Order {
     Answer(String),
 }
 
-/// Its query says what a guest does: `hold` waits for orders, everything else is answered at once.
+/// Its query says what a guest does: `hold` waits for orders, `ask` asks whether it may, everything else is answered at once.
 struct Guest(Arc<Mutex<mpsc::UnboundedReceiver<Order>>>);
 
 #[async_trait]
@@ -42,7 +43,11 @@ impl Start for Guest {
         _: Option<Arc<dyn Account>>,
         signals: Arc<AttemptSignals>,
     ) -> AttemptReport {
-        let ended = if spec.query == "hold" { self.hold(&*host, &signals).await } else { answer(&spec, &*host) };
+        let ended = match &*spec.query {
+            "hold" => self.hold(&*host, &signals).await,
+            "ask" => ask(&*host).await,
+            _ => answer(&spec, &*host),
+        };
         AttemptReport { ended, usage: Usage::default() }
     }
 }
@@ -61,6 +66,13 @@ impl Guest {
                 Err(_) => {}
             }
         }
+    }
+}
+
+async fn ask(host: &dyn GuestHost) -> Ended {
+    match host.approvals().unwrap().verdict("may/I?", 100).await.unwrap() {
+        Some(verdict) => Ended::Completed(format!("{} by {}: {}", verdict.approved, verdict.by, verdict.note)),
+        None => Ended::Parked(Park::Approval { key: "may/I?".to_owned(), question: "May I?".to_owned() }),
     }
 }
 

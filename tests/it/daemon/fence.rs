@@ -10,7 +10,7 @@ use sandclock::daemon::DaemonSettings;
 
 const LEASE: Duration = Duration::from_secs(30);
 
-fn polling(settings: &mut DaemonSettings) {
+pub(super) fn polling(settings: &mut DaemonSettings) {
     settings.poll = Duration::from_millis(5);
 }
 

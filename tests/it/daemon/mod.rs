@@ -1,8 +1,10 @@
 //! The whole daemon below its façade, against a store that the tests hold and agents that they steer.
 
+mod approvals;
 mod bucket;
 mod cancel;
 mod cancel_states;
+mod checkpoints;
 mod clocks;
 mod defects;
 mod effects;
@@ -58,7 +60,9 @@ fn all_of_them_hold_on_sqlite() {
 
 /// The modules that try what several daemons, a crash and a bad connection may do; a commit on a server takes longer than one here. What
 /// is behind `--skip` wants that a key expires at the very moment at which it is asked for.
-const HARDEST: [&str; 11] = [
+const HARDEST: [&str; 13] = [
+    "daemon::approvals::",
+    "daemon::checkpoints::",
     "daemon::clocks::",
     "daemon::defects::",
     "daemon::effects::",

@@ -3,6 +3,7 @@
 //!
 //! A test waits for what the daemon tells (an event, a line of its log, its end), never for time to pass.
 
+mod approvals;
 mod bucket;
 mod chaos;
 mod configuration;
@@ -14,6 +15,7 @@ mod fleet;
 mod full;
 mod guests;
 mod kills;
+mod languages;
 mod moving;
 mod oracle;
 mod page;

@@ -46,16 +46,19 @@ pub async fn check(daemon: &Daemon, run: &Value) -> Vec<Value> {
     let numbers = attempts.iter().map(|attempt| attempt["attempt_number"].as_u64().unwrap());
     assert!(numbers.eq(1..=attempts.len() as u64), "{story}");
     assert_eq!(run["attempt"], attempts.len(), "{story}");
-    check_attempts(run, &attempts, &story);
+    let is_park = |event: &&Value| event["status"].as_str().is_some_and(|status| status.starts_with("awaiting_"));
+    let parks: Vec<&Value> = events.iter().filter(is_park).map(|event| &event["attempt"]).collect();
+    check_attempts(run, &attempts, &parks, &story);
     attempts
 }
 
-/// Each attempt ended, and the next one tells what it ended with.
-fn check_attempts(run: &Value, attempts: &[Value], story: &str) {
+/// Each attempt ended, and the next one tells what it ended with. `parks` are the attempts that parked the run.
+fn check_attempts(run: &Value, attempts: &[Value], parks: &[&Value], story: &str) {
     for pair in attempts.windows(2) {
         let reason = match pair[0]["status"].as_str().unwrap() {
             "failed" | "timeout" => ["retry"].as_slice(),
             "interrupted" => &["lease_expired", "recovery"],
+            "completed" if parks.contains(&&pair[0]["attempt_number"]) => &["recovery"],
             other => panic!("another attempt follows one that is {other}: {story}"),
         };
         assert!(reason.contains(&pair[1]["reason"].as_str().unwrap()), "{story}");
@@ -67,7 +70,8 @@ fn check_attempts(run: &Value, attempts: &[Value], story: &str) {
     if let Some(last) = attempts.last() {
         // A cancel that was asked for needs no other attempt when the one that ran is lost, and one loss too many allows none.
         let is_lost = last["status"] == "interrupted" && (run["status"] == "cancelled" || run["error_kind"] == "lost");
-        assert!(is_lost || last["status"] == run["status"], "{story}");
+        let is_parked = parks.contains(&&last["attempt_number"]) && (run["status"] == "cancelled" || run["error_kind"] == "timeout");
+        assert!(is_lost || is_parked || last["status"] == run["status"], "{story}");
     }
     let failures = attempts.iter().filter(|attempt| ["failed", "timeout"].contains(&attempt["status"].as_str().unwrap())).count();
     assert_eq!(run["failures"], failures, "{story}");

@@ -63,7 +63,7 @@ async fn reports_events_and_logs_reach_the_host_in_order() {
 }
 
 #[tokio::test]
-async fn interfaces_that_are_not_served_end_the_attempt_with_a_sentence() {
+async fn interfaces_that_a_host_does_not_serve_end_the_attempt_with_a_sentence() {
     for (guest, what) in [(plain::checkpoints(1), "checkpoints"), (plain::approval(), "approvals")] {
         let report = Try::new(&guest).run().await;
         let sentence = format!("{what} are not served by this version of sandclock");

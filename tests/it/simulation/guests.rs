@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use sandclock::clock::Clock;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
 use sandclock::domain::id::{AgentId, RunId};
+use sandclock::domain::park::Park;
 use sandclock::domain::policy::ErrorKind;
 use sandclock::egress::Account;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Halt, Stop, Usage};
@@ -84,6 +85,7 @@ impl Stage {
                 let after = (kind == ErrorKind::GuestRetryable && chance.percent(50)).then(|| chance.millis(0, 5000));
                 Some(Ended::Failed { kind, message: "it went wrong".to_owned(), after })
             }
+            85..90 => Some(Ended::Parked(Park::Approval { key: "go on".to_owned(), question: "May I?".to_owned() })),
             _ => None,
         };
         let heeds = chance.percent(60).then(|| chance.millis(0, 500));

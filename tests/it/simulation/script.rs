@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandclock::clock::Clock;
+use sandclock::daemon::manager::Word;
 use sandclock::daemon::{Manager, ManagerError, RunWish};
 use sandclock::domain::id::{RunId, TaskId};
 use sandclock::domain::idempotency::IdempotencyKey;
@@ -265,6 +266,12 @@ impl Client {
                 self.ask("list", move |manager| async move { manager.runs(Some(task), Some(status), PageRequest::first(100)).await });
             let Answer::Yes(listed) = listed.await else { continue };
             for run in listed.items {
+                if run.parked.is_some() && self.chance.percent(50) {
+                    let word = Word { approved: true, by: "script".to_owned(), note: String::new() };
+                    let _ =
+                        self.ask("answer a run of", move |manager| async move { manager.answer(&run.run_id, "go on", word).await }).await;
+                    continue;
+                }
                 let _ = self.ask("resume a run of", move |manager| async move { manager.resume_run(&run.run_id, None).await }).await;
             }
         }
