@@ -184,12 +184,12 @@ pub(super) fn tell(context: &Context, report: &AttemptReport, run: &RunId, works
         human::bytes(usage.peak_memory_bytes),
         human::bytes(usage.disk_bytes_written),
     ));
+    if let Some(used) = outgoing(usage) {
+        screen.note(&used);
+    }
     if let Ended::Parked(Park::Approval { key, .. }) = &report.ended {
         let key = human::one_line(key);
         screen.note(&format!("answer it with --approve '{key}' or --deny '{key}'; on a daemon the run waits for an answer"));
-    }
-    if let Some(used) = outgoing(usage) {
-        screen.note(&used);
     }
     tell_refused(context, &usage.http);
     if usage.log_bytes_dropped + usage.events_dropped > 0 {
