@@ -392,7 +392,7 @@ impl Work<'_> {
             let used = decision.attempt.as_ref().and_then(|attempt| attempt.usage.as_ref()).map(Usage::spend).unwrap_or_default();
             accounts.settle(txn, fence, used, decision.run.status.is_terminal())?;
             let decision = accounts.unpark(txn, decision)?;
-            approvals::keep(txn, &decision.run)?;
+            let decision = approvals::keep(txn, decision)?;
             transitions::write(txn, decision)
         };
         self.inner.committer.commit(reads, known, decide).await

@@ -135,9 +135,14 @@ fn lose(run_id: RunId, fence: u64) -> impl FnMut(&mut Txn<'_>) -> Step<Option<Ar
 /// Ends the wait of a parked run that is over; answers whether that could be done.
 async fn expire(inner: &Inner, record: &Record) -> bool {
     let Ok(run) = RunId::parse(&record.id.key) else { return false };
+    let Ok(listed) = record.decode_run() else { return false };
     let run_id = run.clone();
     let decide = move |txn: &mut Txn<'_>| -> Step<Arc<Run>> {
         let run = transitions::run_of(txn, &run_id)?;
+        // Since it was found it may have gone on and wait anew.
+        if (run.status, run.attempt, &run.parked) != (listed.status, listed.attempt, &listed.parked) {
+            return Ok(run);
+        }
         match lifecycle::expire_parked(Run::clone(&run), txn.now()) {
             Some(decision) => transitions::write(txn, decision),
             None => Ok(run),
