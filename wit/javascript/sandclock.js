@@ -186,7 +186,7 @@ export function memory(bucket = 'session') {
 
 /**
  * The JSON of an answer of success. `json` is sent as JSON; the rest is for `fetch`, and the method GET, or POST with a body. Send no keys:
- * the daemon puts them in. What is no answer of success throws as `check` says; no answer, and one that is not JSON, `Retryable`.
+ * the daemon puts them in. What is no answer of success throws as `check` says; no answer `Retryable`, and one that is not JSON `Permanent`.
  */
 export async function fetchJson(url, { json, headers = {}, ...rest } = {}) {
   const given = json === undefined ? { headers, ...rest } : withJson(json, headers, rest);
@@ -201,7 +201,7 @@ export async function fetchJson(url, { json, headers = {}, ...rest } = {}) {
   try {
     return JSON.parse(text);
   } catch {
-    throw new Retryable(`the answer is not JSON: ${text.slice(0, 200)}`);
+    throw new Permanent(`the answer is not JSON: ${text.slice(0, 200)}`);
   }
 }
 

@@ -36,11 +36,11 @@ class Response:
         return self.body.decode("utf-8", "replace")
 
     def json(self):
-        """The body's JSON. Anything else raises `Retryable`: servers in trouble answer with a page."""
+        """The body's JSON. Anything else raises `Permanent`."""
         try:
             return _json.loads(self.body)
         except ValueError:
-            raise Retryable(f"the answer is not JSON: {self.text[:200]!r}") from None
+            raise Permanent(f"the answer is not JSON: {self.text[:200]!r}") from None
 
     def check(self):
         """This answer, if it is one of success. 408, 425, 429 and 5xx raise `Retryable`, after the seconds of Retry-After; all else `Permanent`."""
