@@ -77,6 +77,7 @@ fn run(status: Status) -> Run {
         slot: SlotPart::Free,
         waited_for: None,
         parked: None,
+        usage: Default::default(),
         policy: RunPolicy {
             timeout_seconds: Seconds::whole(60),
             cancel_grace_seconds: Seconds::whole(5),
@@ -85,6 +86,7 @@ fn run(status: Status) -> Run {
             on_unknown: OnUnknown::Retry,
             write_run_json: true,
             write_events_jsonl: true,
+            budget: Default::default(),
         },
     }
 }

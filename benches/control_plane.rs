@@ -20,6 +20,7 @@ use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, RunWish};
 use sandclock::domain::id::{AgentId, TaskId, WorkerId};
 use sandclock::domain::run::Status;
 use sandclock::domain::time::Seconds;
+use sandclock::egress::Account;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Usage};
 use sandclock::store::{ClaimAgent, CountScope, Kind};
 use sandclock::workspace::Workspaces;
@@ -39,7 +40,7 @@ impl Start for Answer {
         false
     }
 
-    async fn execute(&self, _: AttemptSpec, _: Arc<dyn GuestHost>, _: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(&self, _: AttemptSpec, _: Arc<dyn GuestHost>, _: Option<Arc<dyn Account>>, _: Arc<AttemptSignals>) -> AttemptReport {
         AttemptReport { ended: Ended::Completed("done".to_owned()), usage: Usage::default() }
     }
 }

@@ -9,10 +9,12 @@ use super::auth::Caller;
 use super::body::{JsonBody, OptionalBody};
 use super::error::Problem;
 use super::params::{NoParams, Params, PathId};
+use super::tasks::with_sums;
 use super::{Answer, Api};
+use crate::config::spec::{self, SPEC};
 use crate::daemon::manager::refuse_secrets;
 use crate::domain::id::AgentId;
-use crate::domain::input::{Faults, Fields};
+use crate::domain::input::{Faults, Fields, shown_name};
 
 /// `GET /background/agents`.
 pub(super) async fn list(State(api): State<Api>, _: NoParams) -> Answer {
@@ -28,7 +30,9 @@ pub(super) async fn plugins(State(api): State<Api>, _: NoParams) -> Answer {
 
 /// `GET /background/agents/{id}`.
 pub(super) async fn show(State(api): State<Api>, PathId(id): PathId<AgentId>, _: NoParams) -> Answer {
-    Ok(Json(api.manager.agent(&id)?))
+    let mut agent = api.manager.agent(&id)?;
+    with_sums(&mut agent, api.manager.agent_budget(&id).await?);
+    Ok(Json(agent))
 }
 
 /// `DELETE /background/agents/{id}?force=`.
@@ -39,7 +43,7 @@ pub(super) async fn delete(State(api): State<Api>, PathId(id): PathId<AgentId>, 
     Ok(Json(json!({"status": "deleted"})))
 }
 
-/// `POST /background/agents`: registers an agent with the keys of `[agents.NAME]`. Without any of them it means the default agent, which
+/// `POST /background/agents`: registers an agent with the keys of `[agents.NAME]`, or with the seed's `spec`. Without any of them it means the default agent, which
 /// is answered as if it had been registered when the daemon started.
 pub(super) async fn register(State(api): State<Api>, caller: Caller, _: NoParams, OptionalBody(body): OptionalBody) -> Answer {
     let body = body.unwrap_or_else(|| json!({}));
@@ -50,23 +54,24 @@ pub(super) async fn register(State(api): State<Api>, caller: Caller, _: NoParams
         return Err(Faults::one("", "must be an object with the keys of `[agents.NAME]` and `agent_id`").into());
     };
     let mut faults = Faults::new();
-    let head = ["agent_id", "replace", "spec"].into_iter().filter_map(|name| Some((name.to_owned(), settings.shift_remove(name)?)));
+    let head = ["agent_id", "replace"].into_iter().filter_map(|name| Some((name.to_owned(), settings.shift_remove(name)?)));
     let mut fields = Fields::open("", Value::Object(head.collect()), &mut faults);
-    let spec: Option<Value> = fields.raw("spec");
-    let agent: Option<AgentId> = fields.optional("agent_id");
+    let given: Option<AgentId> = fields.optional("agent_id");
     let replace = fields.or("replace", false);
-    if spec.is_some() {
-        fields.fault(
-            "spec",
-            "cannot be made into an agent by this version: an agent is a component, so push one (`sandclock push FILE.wasm`) or drop it into the plugins folder, and name it in `plugin`",
-        );
-    } else if settings.is_empty() && agent.as_ref().is_some_and(|agent| agent != default_agent) {
+    let of_spec = settings.get(SPEC).map(spec::id_of);
+    let named = settings.get(SPEC).and_then(|spec| spec.get("agent_id")).and_then(Value::as_str);
+    if let (Some(given), Some(named)) = (&given, named.filter(|named| given.as_ref().is_some_and(|given| given.as_str() != *named))) {
+        fields.fault("agent_id", format!("is `{given}`, and the spec's is `{}`; make them the same, or leave one out", shown_name(named)));
+    }
+    let agent = given.or_else(|| of_spec.clone().flatten());
+    if settings.is_empty() && agent.as_ref().is_some_and(|agent| agent != default_agent) {
         fields.fault(
             "agent_id",
             format!("must be `{default_agent}` where nothing else is given; `plugin` names the component of another one"),
         );
     } else if !settings.is_empty() && agent.is_none() {
-        fields.fault("agent_id", "is required");
+        let mend = if of_spec.is_some() { "; give it here or in the spec, of letters, digits, `_`, `.` and `-`" } else { "" };
+        fields.fault("agent_id", format!("is required{mend}"));
     }
     faults.into_result(())?;
     match agent {

@@ -17,6 +17,7 @@ use super::screen::Colour;
 use super::{Context, check, human, wait};
 use crate::config;
 use crate::daemon::foreground::{Foreground, ForegroundRun, GivenAnswers};
+use crate::daemon::receipt::receipt_of;
 use crate::domain::http::HttpCalls;
 use crate::domain::id::{AgentId, RunId};
 use crate::domain::park::Park;
@@ -183,6 +184,9 @@ pub(super) fn tell(context: &Context, report: &AttemptReport, run: &RunId, works
         human::bytes(usage.peak_memory_bytes),
         human::bytes(usage.disk_bytes_written),
     ));
+    if let Some(used) = outgoing(usage) {
+        screen.note(&used);
+    }
     if let Ended::Parked(Park::Approval { key, .. }) = &report.ended {
         let key = human::one_line(key);
         screen.note(&format!("answer it with --approve '{key}' or --deny '{key}'; on a daemon the run waits for an answer"));
@@ -194,6 +198,22 @@ pub(super) fn tell(context: &Context, report: &AttemptReport, run: &RunId, works
     }
     screen.note(&format!("workspace: {}", human::one_line(&workspace.to_string_lossy())));
     Ok(())
+}
+
+/// What the attempt used outside, in a line; none where it used nothing.
+fn outgoing(usage: &Usage) -> Option<String> {
+    let (out, models) = (usage.outgoing, &usage.models);
+    let calls =
+        (out.calls > 0).then(|| format!("{} calls, {} out and {} in", out.calls, human::bytes(out.bytes_out), human::bytes(out.bytes_in)));
+    let all = &models.all;
+    let tokens = (all.calls > 0).then(|| {
+        let read = format!("{} tokens read, {} from a cache, {} written", all.tokens.input, all.tokens.cached, all.tokens.output);
+        let estimated = if all.tokens.estimated > 0 { format!(", {} of them estimated", all.tokens.estimated) } else { String::new() };
+        let unpriced = if all.unpriced_tokens > 0 { format!(", {} tokens without a price", all.unpriced_tokens) } else { String::new() };
+        format!("{} calls of models: {read}{estimated}; {} {}{unpriced}", all.calls, all.money, models.currency)
+    });
+    let parts: Vec<String> = calls.into_iter().chain(tokens).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// What the guest was refused, each with the lines that would allow it.
@@ -240,20 +260,8 @@ fn as_json(report: &AttemptReport, run: &RunId, workspace: &Path) -> Value {
         "error": error,
         "error_kind": error_kind,
         "workspace": workspace.to_string_lossy(),
-        "usage": usage_json(&report.usage),
+        "usage": receipt_of(report.usage.clone(), None),
         "http": report.usage.http,
-    })
-}
-
-fn usage_json(usage: &Usage) -> Value {
-    json!({
-        "wall_seconds": usage.wall.as_secs_f64(),
-        "cpu_seconds": usage.cpu.map(|cpu| cpu.as_secs_f64()),
-        "peak_memory_bytes": usage.peak_memory_bytes,
-        "disk_bytes_written": usage.disk_bytes_written,
-        "host_calls": usage.host_calls,
-        "events_dropped": usage.events_dropped,
-        "log_bytes_dropped": usage.log_bytes_dropped,
     })
 }
 

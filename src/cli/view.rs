@@ -28,6 +28,11 @@ pub fn count(value: &Value, path: &str) -> Option<u64> {
     at(value, path)?.as_u64()
 }
 
+/// A number of seconds.
+pub fn seconds(value: &Value, path: &str) -> Option<Duration> {
+    at(value, path)?.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+}
+
 /// A flag; false when it is missing.
 pub fn flag(value: &Value, path: &str) -> bool {
     at(value, path).and_then(Value::as_bool).unwrap_or(false)

@@ -30,9 +30,10 @@ const NEXT_START: [&str; 14] = [
 ];
 
 /// What a running daemon takes: whole tables, and single settings.
-const LIVE: [&str; 18] = [
+const LIVE: [&str; 19] = [
     "plugins",
     "credentials",
+    "prices",
     "server.token",
     "server.token_file",
     "server.idempotency_seconds",

@@ -8,18 +8,23 @@ mod agent_file;
 mod agents;
 mod bounds;
 mod bucket;
+mod budget;
 pub mod changes;
 mod client;
 mod document;
 mod environment;
 mod fault;
+mod hash;
 mod http;
 mod named_store;
+mod prices;
+mod provider;
 mod registered;
 mod section;
 mod seed;
 mod server;
 mod settings;
+pub mod spec;
 mod store_url;
 mod tokens;
 
@@ -57,7 +62,7 @@ pub const REFERENCE: &str = include_str!("../../config/sandclock.toml");
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "default_agent",
     "server",
     "tokens",
@@ -71,6 +76,7 @@ const SECTIONS: [&str; 16] = [
     "plugins",
     "agents",
     "credentials",
+    "prices",
     "limits",
     "tasks",
     "logging",
@@ -172,6 +178,7 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
     let limits = agents::limits(&mut section, &Limits::default());
     section.finish();
     let credentials = http::credentials(reading, root.get("credentials"));
+    let prices = prices::read(reading, root.get("prices"));
     let agents = agents::agents(reading, root.get("agents"), &default_agent, (&limits, &credentials));
     let tasks = agents::tasks(reading, root.get("tasks"));
     Settings {
@@ -187,6 +194,7 @@ fn read<'a>(reading: &mut Reading<'a>, root: &'a Table, default: AgentId) -> Set
         agents,
         limits,
         credentials: credentials.into_iter().filter_map(|(name, credential)| Some((name, credential?))).collect(),
+        prices: Arc::new(prices),
         quarantine_after,
         tasks,
         logging,

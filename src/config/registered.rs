@@ -14,12 +14,13 @@ use super::fault::Origin;
 use super::section::Reading;
 use super::seed::Seed;
 use super::settings::AgentSettings;
+use super::spec;
 use crate::domain::agent::Limits;
-use crate::domain::http::Credential;
+use crate::domain::http::{Allowed, Credential};
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
 
-/// Reads the settings of an agent from JSON as the file has them in `[agents.NAME]`; `base` are the limits for what is not given, `credentials`
+/// Reads the settings of an agent from JSON as the file has them in `[agents.NAME]`, or made from a `spec` in it; `base` are the limits for what is not given, `credentials`
 /// those that it may name.
 ///
 /// # Errors
@@ -30,10 +31,11 @@ pub fn registered_agent(
     base: &Limits,
     credentials: &BTreeMap<String, Arc<Credential>>,
 ) -> Result<AgentSettings, Faults> {
+    let table = spec::expanded(table, credentials)?;
     let credentials = credentials.iter().map(|(name, credential)| (name.clone(), Some(Arc::clone(credential)))).collect();
     let env = Environment::default();
     let (seed, faults, entries) = (Seed::default(), Vec::new(), Vec::new());
-    let node = node(&Json::Object(table.clone()));
+    let node = node(&Json::Object(table));
     let mut reading = Reading { env: &env, seed, faults, entries, variables: BTreeSet::new() };
     let settings = agents::agent(&mut reading, id, Some(&node), (base, &credentials));
     let refused = refused_grants(id, &settings);
@@ -51,9 +53,13 @@ pub fn registered_agent(
 
 /// What a registration may not grant: whoever may register agents does not thereby reach the daemon's own network, or every key that it has.
 fn refused_grants(id: &AgentId, settings: &AgentSettings) -> Vec<(&'static str, String)> {
-    let inner = settings.http.allow.iter().filter(|entry| !entry.is_public()).map(|entry| {
+    // Whoever gave these agents the key of a host let them reach it.
+    let lets = |entry: &Allowed| {
+        settings.http.credentials.iter().any(|credential| credential.registered_agents && entry.is_just(&credential.host, credential.port))
+    };
+    let inner = settings.http.allow.iter().filter(|entry| !entry.is_public() && !lets(entry)).map(|entry| {
         let message = format!(
-            "has `{}`, which may stand for an address that is not public; only the daemon's configuration grants that, in `[agents.{id}.http]`",
+            "has `{}`, which may stand for an address that is not public; only the daemon's configuration grants that, in `[agents.{id}.http]` or with a credential of that host for registered agents",
             entry.shown()
         );
         ("http.allow", message)

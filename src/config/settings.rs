@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::agent::Limits;
+use crate::domain::budget::Budget;
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
+use crate::domain::price::Prices;
 use crate::domain::role::Roles;
 use crate::domain::task::Task;
 use crate::domain::time::{Seconds, Timestamp};
@@ -46,6 +48,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What is put into requests to one host, by the names that agents use.
     pub credentials: BTreeMap<String, Arc<Credential>>,
+    /// What the tokens of models cost.
+    pub prices: Arc<Prices>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
     /// The tasks of the file, in its order, each with a valid id of its own and otherwise unjudged.
@@ -241,6 +245,8 @@ pub struct AgentSettings {
     pub limits: Limits,
     /// What it may ask of others over HTTP, with the credentials that are put in.
     pub http: Arc<HttpPolicy>,
+    /// What it may spend.
+    pub budget: Budget,
     /// Free for the user.
     pub metadata: BTreeMap<String, serde_json::Value>,
 }

@@ -19,13 +19,15 @@ use serde_json::{Map, Value};
 use super::egress;
 use super::executor::{Executor, Offer, Offered, Start, Tripped};
 use crate::clock::Clock;
-use crate::config::{AgentSettings, registered_agent};
+use crate::config::{AgentSettings, registered_agent, spec};
 use crate::domain::agent::{Agent, Limits};
+use crate::domain::budget::Budget;
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
+use crate::domain::price::Prices;
 use crate::domain::time::{Seconds, Timestamp};
-use crate::egress::Gateway;
+use crate::egress::{Account, Gateway};
 use crate::plugins::{Catalogue, Loaded, PluginStatus, Preparer};
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, Prepared, Sandbox};
 use crate::store::ClaimAgent;
@@ -58,6 +60,8 @@ pub struct Roster {
     pub limits: Limits,
     /// The credentials that agents may name.
     pub credentials: BTreeMap<String, Arc<Credential>>,
+    /// What the tokens of models cost.
+    pub prices: Arc<Prices>,
     /// After how many crashes in a row a digest starts no more attempts of an agent; 0 for never.
     pub quarantine_after: u32,
     /// The most memory in bytes that the sandbox was built for.
@@ -102,6 +106,7 @@ impl Roster {
             config: BTreeMap::new(),
             limits: self.limits.clone(),
             http: Arc::default(),
+            budget: Budget::default(),
             metadata: BTreeMap::new(),
         }
     }
@@ -130,6 +135,7 @@ impl Agents {
         roster: Roster,
         clock: &dyn Clock,
     ) -> Self {
+        gateway.set_prices(Arc::clone(&roster.prices));
         Agents {
             sandbox,
             gateway,
@@ -184,6 +190,12 @@ impl Agents {
     fn plugin_of(&self, agent: &AgentId) -> Option<PluginStatus> {
         let stem = self.settings_of(agent).plugin;
         self.catalogue.list().into_iter().find(|plugin| plugin.stem == stem)
+    }
+
+    /// Whether the plugins folder or a push has this plugin.
+    pub(super) fn has_plugin(&self, stem: &str) -> bool {
+        let is_pushed = |owner: AgentId| self.deployment_of(&owner).is_some_and(|of| of.serving.is_some());
+        self.catalogue.list().iter().any(|plugin| plugin.stem == stem) || AgentId::parse(stem).is_ok_and(is_pushed)
     }
 
     /// Whether the plugins folder has a file for an agent.
@@ -260,12 +272,18 @@ impl Agents {
         }
         let plugin = self.plugin_of(agent);
         let settings = self.settings_of(agent);
+        let config_hash = settings.hash();
         let updated_at = plugin.as_ref().and_then(|plugin| plugin.modified_at).max(self.said_at(agent)).unwrap_or(self.started_at);
+        let (system_instruction, model_config) = self
+            .registration_of(agent)
+            .filter(|_| !self.is_configured(agent))
+            .map(|of| spec::shown(&of.stored.settings))
+            .unwrap_or_default();
         let shown = Agent {
             agent_id: agent.clone(),
             name: settings.name.unwrap_or_else(|| agent.as_str().to_owned()),
-            system_instruction: None,
-            model_config: None,
+            system_instruction,
+            model_config,
             agent_config: settings.config,
             mcp_tools: Vec::new(),
             local_tools_ref: None,
@@ -277,11 +295,13 @@ impl Agents {
             env: settings.env.into_keys().map(|name| (name, String::from("(set)"))).collect(),
             max_running: settings.max_running,
             timeout_seconds: settings.timeout,
+            budget: settings.budget,
             created_at: updated_at,
             updated_at,
         };
         let mut shown = serde_json::to_value(shown).ok()?;
         if let Value::Object(object) = &mut shown {
+            object.insert("config_hash".to_owned(), config_hash.into());
             object.extend(self.show_deployed(agent, plugin.as_ref()));
         }
         Some(shown)
@@ -297,10 +317,21 @@ impl Agents {
                 return None;
             }
             let claim = ClaimAgent { agent: agent.clone(), digest: loaded.digest.to_string(), max_running: settings.max_running };
+            let config_hash = settings.hash();
             let env = settings.env.into_iter().collect();
             let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
             let config = config_texts(&settings.config);
-            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, config, http: settings.http };
+            let start = SandboxStart {
+                sandbox,
+                gateway,
+                loaded,
+                limits: settings.limits,
+                env,
+                config,
+                config_hash,
+                http: settings.http,
+                budget: settings.budget,
+            };
             Some(Offered { claim, start: Arc::new(start) })
         });
         let offer = Arc::new(offered.collect());
@@ -327,6 +358,10 @@ impl Executor for Agents {
         self.settings_of(agent).timeout
     }
 
+    fn budget_of(&self, agent: &AgentId) -> Budget {
+        self.settings_of(agent).budget
+    }
+
     fn note_end(&self, agent: &AgentId, digest: &str, ended: &Ended) -> Option<Tripped> {
         self.note_crash(agent, digest, ended)
     }
@@ -344,6 +379,8 @@ struct SandboxStart {
     limits: Limits,
     env: Vec<(String, String)>,
     config: Arc<[(String, String)]>,
+    budget: Budget,
+    config_hash: String,
 }
 
 /// The values of an agent's configuration as its guests read them: texts as they are, all else as JSON.
@@ -358,11 +395,25 @@ impl Start for SandboxStart {
         DiskUse { bytes: self.limits.disk_bytes, files: self.limits.disk_files }
     }
 
-    async fn execute(&self, mut spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+    fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    fn config_hash(&self) -> Option<&str> {
+        Some(&self.config_hash)
+    }
+
+    async fn execute(
+        &self,
+        mut spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        account: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         spec.limits = self.limits.clone();
         spec.env.clone_from(&self.env);
         spec.config = Arc::clone(&self.config);
-        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &self.http), (host, account), signals).await
     }
 }
 
@@ -378,6 +429,7 @@ mod tests {
             configured: BTreeMap::new(),
             limits: Limits::default(),
             credentials: BTreeMap::new(),
+            prices: Arc::default(),
             quarantine_after: 0,
             most_memory_bytes: 256 << 20,
             most_table_elements: 100_000,

@@ -9,12 +9,14 @@ use hyper::{Request, Response};
 
 use crate::domain::http::{HttpCalls, HttpFault, HttpPolicy};
 use crate::domain::park::Park;
-use crate::egress::{AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
+use crate::domain::receipt::{Models, Outgoing};
+use crate::domain::spend::Exhausted;
+use crate::egress::{Account, AttemptHttp, Begin, Gateway, Held, Redactor, Timing};
 use crate::sandbox::checkpoints::{Approvals, CheckpointQuota, CheckpointRefused, Checkpoints, Verdict};
 use crate::sandbox::memory::{BucketName, Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused, Quota};
 use crate::sandbox::{
     AttemptReport, AttemptSignals, AttemptSpec, EffectsRefused, Egress, Ended, GuestHost, HttpBody, HttpTiming, Leave, LogEntry, LogStream,
-    Prepared, Sandbox,
+    Prepared, Sandbox, Usage,
 };
 
 /// An attempt's way out.
@@ -33,6 +35,20 @@ impl Egress for WayOut {
 
     fn denied(&self) -> Option<String> {
         self.http.denied().map(|denied| self.redactor.text(denied))
+    }
+
+    fn exhausted(&self) -> Option<Exhausted> {
+        self.http.exhausted()
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        self.http.outgoing()
+    }
+
+    fn models(&self) -> Models {
+        let models = self.http.models();
+        let by_model = models.by_model.into_iter().map(|(name, used)| (self.redactor.text(name), used)).collect();
+        Models { by_model, ..models }
     }
 
     fn record(&self) -> HttpCalls {
@@ -207,12 +223,14 @@ pub(super) async fn execute(
     prepared: &Prepared,
     mut spec: AttemptSpec,
     (gateway, policy): (&Arc<Gateway>, &Arc<HttpPolicy>),
-    host: Arc<dyn GuestHost>,
+    (host, account): (Arc<dyn GuestHost>, Option<Arc<dyn Account>>),
     signals: Arc<AttemptSignals>,
 ) -> AttemptReport {
     let redactor = gateway.redactor();
-    let http = gateway.attempt(policy, &spec.context.agent_id, &spec.context.run_id, spec.context.attempt);
-    spec.egress = Some(Arc::new(WayOut { http, redactor: Arc::clone(redactor) }));
+    let of_run = (spec.context.run_id.as_str(), spec.context.attempt);
+    let http = gateway.attempt(policy, &spec.context.agent_id, of_run, account);
+    let way_out = Arc::new(WayOut { http, redactor: Arc::clone(redactor) });
+    spec.egress = Some(Arc::<WayOut>::clone(&way_out));
     // Without a secret in sight there is nothing to look for.
     if policy.allow.is_empty() && redactor.is_empty() {
         return sandbox.execute(prepared, spec, host, signals).await;
@@ -220,5 +238,8 @@ pub(super) async fn execute(
     let redacting = Arc::new(Redacting { host, redactor: Arc::clone(redactor), held: Mutex::default() });
     let report = sandbox.execute(prepared, spec, Arc::<Redacting>::clone(&redacting), signals).await;
     redacting.finish();
-    AttemptReport { ended: redacted(report.ended, redactor), usage: report.usage }
+    way_out.http.settled().await;
+    // A call that ended with its guest says only now what it used.
+    let usage = Usage { outgoing: way_out.outgoing(), models: way_out.models(), ..report.usage };
+    AttemptReport { ended: redacted(report.ended, redactor), usage }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::agent::Limits;
+use crate::domain::budget::Budget;
 use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
+use crate::egress::Account;
 use crate::plugins::Digest;
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost};
 use crate::store::ClaimAgent;
@@ -25,8 +27,25 @@ pub trait Start: Send + Sync + 'static {
         DiskUse { bytes: limits.disk_bytes, files: limits.disk_files }
     }
 
+    /// What the agent's runs, each of its tasks and the agent in one day may spend.
+    fn budget(&self) -> Budget {
+        Budget::default()
+    }
+
+    /// The hash of what is set for the agent, where there is such a thing.
+    fn config_hash(&self) -> Option<&str> {
+        None
+    }
+
     /// Executes an attempt to its end. The agent's own limits and environment stand in for those of `spec`.
-    async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport;
+    /// Its outgoing calls are charged to `account` where there is one.
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        account: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport;
 }
 
 /// An agent that attempts can be made of right now.
@@ -49,6 +68,11 @@ pub trait Executor: Send + Sync + 'static {
     /// The time limit of an attempt of this agent whose task gives none, where the agent gives one.
     fn timeout_of(&self, _agent: &AgentId) -> Option<Seconds> {
         None
+    }
+
+    /// What this agent may spend.
+    fn budget_of(&self, _agent: &AgentId) -> Budget {
+        Budget::default()
     }
 
     /// Takes note of how an attempt of a digest ended; answers where the digest has crashed too often in a row. It is offered no more

@@ -14,7 +14,7 @@ use crate::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use crate::config::Settings;
 use crate::domain::id::{AgentId, RunId, TaskId};
 use crate::domain::policy::SessionPolicy;
-use crate::egress::Gateway;
+use crate::egress::{Account, Gateway};
 use crate::plugins::{Loaded, Loader, PluginError, PluginSettings};
 use crate::sandbox::{AttemptContext, AttemptReport, AttemptSignals, AttemptSpec, GuestHost, Prepared, Sandbox, SandboxError};
 
@@ -79,7 +79,7 @@ impl Workbench {
     pub async fn load(&self, plugin: &Path) -> Result<Foreground, ForegroundError> {
         let loaded = self.loader.load(plugin).await.map_err(|refused| ForegroundError::Refused(refused.reason))?;
         let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
-        Ok(Foreground { sandbox, gateway, loaded, settings: self.settings.clone() })
+        Ok(Foreground { sandbox, gateway, account: None, loaded, settings: self.settings.clone() })
     }
 }
 
@@ -87,6 +87,7 @@ impl Workbench {
 pub struct Foreground {
     sandbox: Arc<Sandbox>,
     gateway: Arc<Gateway>,
+    account: Option<Arc<dyn Account>>,
     loaded: Loaded<Prepared>,
     settings: Settings,
 }
@@ -120,6 +121,12 @@ impl Foreground {
         Foreground { gateway, ..self }
     }
 
+    /// The same with an account that calls are charged to.
+    #[must_use]
+    pub fn with_account(self, account: Arc<dyn Account>) -> Foreground {
+        Foreground { account: Some(account), ..self }
+    }
+
     /// What the plugin is, and what it can ask for as this agent; as the one of its own name where none is given.
     pub fn report(&self, agent: Option<&AgentId>) -> PluginReport {
         let prepared = &self.loaded.prepared;
@@ -146,6 +153,7 @@ impl Foreground {
 
     /// Executes one attempt.
     pub async fn run(&self, run: ForegroundRun<'_>, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+        self.gateway.set_prices(Arc::clone(&self.settings.prices));
         let agent = run.agent.or_else(|| AgentId::parse(&self.loaded.stem).ok());
         let configured = agent.as_ref().and_then(|agent| self.settings.agents.get(agent));
         let agent = agent.map_or_else(|| self.loaded.stem.clone(), |agent| agent.to_string());
@@ -180,6 +188,6 @@ impl Foreground {
             config,
             time_limit: Some(timeout.unwrap_or_else(|| self.settings.worker.timeout.duration())),
         };
-        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &http), host, signals).await
+        egress::execute(&self.sandbox, &self.loaded.prepared, spec, (&self.gateway, &http), (host, self.account.clone()), signals).await
     }
 }

@@ -246,6 +246,7 @@ pub fn roster(settings: &Settings, sandbox: &SandboxSettings) -> Roster {
         configured: settings.agents.clone(),
         limits: settings.limits.clone(),
         credentials: settings.credentials.clone(),
+        prices: Arc::clone(&settings.prices),
         quarantine_after: settings.quarantine_after,
         most_memory_bytes: sandbox.max_memory_bytes,
         most_table_elements: sandbox.max_table_elements,

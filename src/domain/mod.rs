@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod approval;
+pub mod budget;
 pub mod checkpoint;
 pub mod event;
 pub mod filter;
@@ -14,6 +15,8 @@ pub mod log;
 pub mod memory;
 pub mod park;
 pub mod policy;
+pub mod price;
+pub mod receipt;
 pub mod role;
 pub mod run;
 pub mod schedule;

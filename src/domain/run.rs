@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::budget::Budget;
 use super::http::HttpCalls;
 use super::id::{AgentId, AttemptId, RunId, TaskId, WorkerId};
 use super::park::Parked;
 use super::policy::{ErrorKind, OnUnknown, RetryPolicy};
+use super::receipt::{CallsByKind, Models, Outgoing};
+use super::spend::Spend;
 use super::time::{Seconds, Timestamp};
 
 /// Where a run is in its life.
@@ -152,6 +155,9 @@ pub struct RunPolicy {
     pub write_run_json: bool,
     /// Whether `events.jsonl` is written.
     pub write_events_jsonl: bool,
+    /// What its task said that may be spent.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
 }
 
 /// One execution of a task. Serialized as the API shows it.
@@ -227,6 +233,9 @@ pub struct Run {
     /// What its last attempt parked it for, while it is parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<Parked>,
+    /// What its attempts used, without one that executes and those whose worker was lost.
+    #[serde(default, skip_serializing_if = "Spend::is_nothing")]
+    pub usage: Spend,
     /// What the task said when it was made.
     pub policy: RunPolicy,
 }
@@ -263,21 +272,54 @@ pub enum AttemptReason {
     LeaseExpired,
 }
 
+fn is_no_time(seconds: &Seconds) -> bool {
+    seconds.is_zero()
+}
+
 /// What an attempt used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// Time from start to end.
     pub wall_seconds: Seconds,
+    /// Processor time of the guest, and of what the host did for it meanwhile.
+    #[serde(default, skip_serializing_if = "is_no_time")]
+    pub cpu_seconds: Seconds,
     /// The most linear memory that it held at once.
     pub peak_memory_bytes: u64,
     /// Bytes that it wrote to its workspace.
     pub disk_bytes_written: u64,
     /// Calls to host functions that are counted.
     pub host_calls: u64,
+    /// The same by kind, with requests over HTTP beside them.
+    #[serde(default, skip_serializing_if = "CallsByKind::is_empty")]
+    pub host_calls_by_kind: CallsByKind,
     /// Progress reports and events that exceeded the limit.
     pub events_dropped: u64,
     /// Bytes of output that exceeded the limit.
     pub log_bytes_dropped: u64,
+    /// Requests over HTTP that left.
+    #[serde(default, skip_serializing_if = "Outgoing::is_empty")]
+    pub outgoing: Outgoing,
+    /// What models were asked.
+    #[serde(default, skip_serializing_if = "Models::is_empty")]
+    pub models: Models,
+    /// The hash of what was set for the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_hash: Option<String>,
+}
+
+impl Usage {
+    /// What of it budgets limit.
+    pub fn spend(&self) -> Spend {
+        Spend {
+            wall_seconds: self.wall_seconds,
+            cpu_seconds: self.cpu_seconds,
+            calls: self.outgoing.calls,
+            bytes: self.outgoing.bytes(),
+            tokens: self.models.all.tokens.total(),
+            money: self.models.all.money,
+        }
+    }
 }
 
 /// One try of a run.
@@ -313,7 +355,7 @@ pub struct Attempt {
     pub digest: Option<String>,
     /// Whether it may have changed something outside.
     pub effects_began: bool,
-    /// What it used; none while it executes and when its worker was lost.
+    /// What it used; none while it executes, when its worker was lost, and when its guest never began.
     pub usage: Option<Usage>,
     /// What it asked of others over HTTP; none where it asked nothing, while it executes and when its worker was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -334,4 +376,40 @@ pub struct Slot {
     pub holders: Vec<RunId>,
     /// The waiting runs, next first.
     pub waiting: std::collections::VecDeque<RunId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::receipt::{CallKind, ModelUse, Tokens};
+    use crate::domain::spend::Money;
+
+    #[test]
+    fn what_was_kept_before_there_were_receipts_is_read() {
+        let old = r#"{"wall_seconds":0.25,"peak_memory_bytes":65536,"disk_bytes_written":3,"host_calls":2,"events_dropped":0,"log_bytes_dropped":0}"#;
+        let usage: Usage = serde_json::from_str(old).unwrap();
+        assert_eq!((usage.host_calls, usage.spend().calls, usage.config_hash.is_none()), (2, 0, true));
+        assert_eq!(serde_json::to_string(&usage).unwrap(), old, "what was not used takes no room");
+    }
+
+    #[test]
+    fn a_receipt_is_read_as_it_was_kept_and_summed_in_every_meter() {
+        let tokens = Tokens { input: 5, cached: 2, output: 3, estimated: 8 };
+        let mut models = Models::default();
+        models.add(Some("m"), ModelUse { calls: 1, tokens, money: Money::from_nanos(7), unpriced_tokens: 8 });
+        let usage = Usage {
+            wall_seconds: Seconds::whole(2),
+            cpu_seconds: Seconds::whole(1),
+            host_calls_by_kind: [(CallKind::KeyValues, 4)].into(),
+            outgoing: Outgoing { calls: 1, bytes_out: 10, bytes_in: 20 },
+            models,
+            config_hash: Some("0123456789abcdef".to_owned()),
+            ..Usage::default()
+        };
+        let back: Usage = serde_json::from_str(&serde_json::to_string(&usage).unwrap()).unwrap();
+        assert_eq!(back, usage);
+        let spend = usage.spend();
+        assert_eq!((spend.wall_seconds, spend.cpu_seconds), (Seconds::whole(2), Seconds::whole(1)));
+        assert_eq!((spend.calls, spend.bytes, spend.tokens, spend.money), (1, 30, 8, Money::from_nanos(7)));
+    }
 }

@@ -26,8 +26,8 @@ impl Money {
     /// So many whole units; none for what is no amount.
     pub fn from_units(units: f64) -> Option<Money> {
         let nanos = (units * NANOS).round();
-        // Up to here every whole number is exact in a double, which is what JSON has.
-        (nanos.is_finite() && (0.0..=9_007_199_254_740_992.0).contains(&nanos)).then_some(Money(nanos as u64))
+        // Past nine million units a double, which is what JSON has, is not exact to the billionth any more.
+        (0.0..=u64::MAX as f64).contains(&nanos).then_some(Money(nanos as u64))
     }
 
     /// The billionths.
@@ -129,6 +129,11 @@ pub struct Spend {
 }
 
 impl Spend {
+    /// Whether nothing was.
+    pub fn is_nothing(&self) -> bool {
+        *self == Spend::default()
+    }
+
     /// The amount in a meter, in its smallest unit.
     pub fn of(&self, meter: Meter) -> u64 {
         let micros = |seconds: Seconds| u64::try_from(seconds.duration().as_micros()).unwrap_or(u64::MAX);
@@ -195,8 +200,8 @@ pub struct Exhausted {
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (spent, limit) = (self.meter.shown(self.spent), self.meter.shown(self.limit));
-        write!(out, "the budget of the {} has no {} left: {spent} of {limit} are spent", self.scope.as_str(), self.meter.as_str())
+        let (spent, limit, meter) = (self.meter.shown(self.spent), self.meter.shown(self.limit), self.meter.as_str().replace('_', " "));
+        write!(out, "the budget of the {} has no {meter} left: {spent} of {limit} are spent", self.scope.as_str())
     }
 }
 
@@ -212,6 +217,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<Money>("2.500000001").unwrap().nanos(), 2_500_000_001);
         for bad in ["-1", "1e300"] {
             assert!(serde_json::from_str::<Money>(bad).is_err(), "{bad}");
+        }
+        for large in [Money::from_nanos(u64::MAX), Money::from_nanos(1 << 60)] {
+            let text = serde_json::to_string(&large).unwrap();
+            assert!(serde_json::from_str::<Money>(&text).unwrap() >= large, "what is kept can be read: {text}");
         }
         assert_eq!(Money::from_nanos(u64::MAX).plus(Money::from_nanos(1)).nanos(), u64::MAX);
     }

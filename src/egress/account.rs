@@ -14,8 +14,15 @@ pub trait Account: Send + Sync {
     async fn begin_call(&self) -> Result<(), Refused>;
 
     /// Told what a call has used beyond its being a call: bytes, tokens, money. It is awaited before the guest gets the end of the answer, so that
-    /// what a guest knows has been charged. A call that was given up is told as well.
+    /// what a guest knows has been charged. A call that was given up is told as well. It may be told more than once of one call, each time of what is
+    /// new, and of several calls at once. It has to return when the attempt's lease is lost, for the attempt's end waits for it.
     async fn charge(&self, used: Spend);
+
+    /// Told that a call that was let out has ended, however it did; all that it used has been told by then.
+    fn end_call(&self);
+
+    /// Whether a budget is on tokens or money, so that what an answer says of its cost must be seen.
+    fn counts_tokens(&self) -> bool;
 }
 
 /// Why a call must not leave.

@@ -12,12 +12,17 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
 use super::Gateway;
+use super::account::Account;
+use super::bill::Bill;
 use super::body::{GuestBody, Incoming, Outgoing, UnderWay};
 use super::client::{self, CONNECT_TIME, HEADER_BYTES, Prohibited, cause_of};
 use super::ledger::{Call, Ledger, Told, Way};
 use super::pace::Place;
 use super::redact::{Forms, MARK, Mask};
+use super::till::Till;
 use crate::domain::http::{Allowed, Credential, HttpCalls, HttpFault, HttpPolicy, Refusal, Rule, Target};
+use crate::domain::receipt;
+use crate::domain::spend::Exhausted;
 
 /// What a guest's headers may not say: they are the connection's, or ours, or have a host take the request for another than was judged.
 const OURS: [&str; 21] = [
@@ -66,6 +71,7 @@ pub struct AttemptHttp {
     trace: String,
     attempt: u32,
     ledger: Arc<Ledger>,
+    till: Arc<Till>,
 }
 
 /// What a call needs once it is allowed.
@@ -100,11 +106,18 @@ fn trace_of(run: &str) -> String {
 }
 
 impl Gateway {
-    /// The outgoing HTTP of an attempt that is about to begin. It costs an allocation or two.
-    pub fn attempt(self: &Arc<Self>, policy: &Arc<HttpPolicy>, agent: &str, run: &str, attempt: u32) -> AttemptHttp {
+    /// The outgoing HTTP of an attempt that is about to begin, charged to an account where there is one. It costs an allocation or three.
+    pub fn attempt(
+        self: &Arc<Self>,
+        policy: &Arc<HttpPolicy>,
+        agent: &str,
+        (run, attempt): (&str, u32),
+        account: Option<Arc<dyn Account>>,
+    ) -> AttemptHttp {
+        let till = Till::new(&self.runtime, account, self.prices.load_full());
         let ledger = Arc::new(Ledger::new(agent, policy.limits.clone()));
         let agent = agent.to_owned();
-        AttemptHttp { gateway: Arc::clone(self), policy: Arc::clone(policy), agent, trace: run.to_owned(), attempt, ledger }
+        AttemptHttp { gateway: Arc::clone(self), policy: Arc::clone(policy), agent, trace: run.to_owned(), attempt, ledger, till }
     }
 }
 
@@ -114,9 +127,30 @@ impl AttemptHttp {
         self.ledger.record()
     }
 
+    /// What left and what it moved.
+    pub fn outgoing(&self) -> receipt::Outgoing {
+        let (bytes_out, bytes_in) = self.ledger.bytes();
+        receipt::Outgoing { calls: self.till.calls(), bytes_out, bytes_in }
+    }
+
+    /// What models were asked.
+    pub fn models(&self) -> receipt::Models {
+        self.till.models()
+    }
+
     /// The last refusal in a sentence, if there was one.
     pub fn denied(&self) -> Option<String> {
         self.ledger.denied()
+    }
+
+    /// The budget by which a call was refused, if one was: the attempt is to end.
+    pub fn exhausted(&self) -> Option<Exhausted> {
+        self.till.exhausted()
+    }
+
+    /// Returns when all that its calls used is charged.
+    pub async fn settled(&self) {
+        self.till.settled().await;
     }
 
     /// Sends a request and gives the answer as soon as its headers are there. Dropping the future, or the answer's body, ends the call.
@@ -127,8 +161,9 @@ impl AttemptHttp {
         let (ruled, call) = self.judge(&request).map_err(|_| HttpFault::Denied)?;
         let gateway = Arc::clone(&self.gateway);
         let traceparent = self.traceparent(&call);
+        let till = Arc::clone(&self.till);
         let sending = async move {
-            let exchange = Exchange { gateway: &gateway, ruled: &ruled, call: Arc::new(call), timing };
+            let exchange = Exchange { gateway: &gateway, ruled: &ruled, call: Arc::new(call), till, timing };
             exchange.run(request, traceparent, begin).await
         };
         let mut task = AbortOnDrop(self.gateway.runtime.spawn(sending));
@@ -174,6 +209,7 @@ impl AttemptHttp {
 /// An answer whose body is still to come.
 struct Answered {
     answer: reqwest::Response,
+    bill: Bill,
     places: Vec<Place>,
     /// What was sent of each credential, in their order.
     values: Vec<HeaderValue>,
@@ -184,6 +220,7 @@ struct Exchange<'a> {
     gateway: &'a Arc<Gateway>,
     ruled: &'a Ruled,
     call: Arc<Call>,
+    till: Arc<Till>,
     timing: Timing,
 }
 
@@ -222,6 +259,8 @@ impl Exchange<'_> {
         let size = target.method.len() + target.url.as_str().len() + size_of(&headers);
         self.call.count(Way::Out, size).map_err(|_| HttpFault::Denied)?;
         begin(!target.is_safe()).await.map_err(|sentence| refuse(Refusal { rule: Rule::Lease, sentence, toml: None }))?;
+        self.till.begin().await.map_err(refuse)?;
+        let bill = Bill::new(Arc::clone(&self.call), Arc::clone(&self.till), target);
         let mut wish = client.request(parts.method, target.url.clone()).headers(headers);
         if !body.is_end_stream() {
             wish = wish.body(reqwest::Body::wrap(Outgoing::new(body, Arc::clone(&self.call))));
@@ -237,7 +276,7 @@ impl Exchange<'_> {
             }
             None => sent.await,
         };
-        answer.map(|answer| Answered { answer, places, values }).map_err(|error| self.fault_of(&error))
+        answer.map(|answer| Answered { answer, bill, places, values }).map_err(|error| self.fault_of(&error))
     }
 
     /// The guest's headers without what is the connection's, ours, or a credential's.
@@ -257,8 +296,8 @@ impl Exchange<'_> {
         for name in OURS.into_iter().chain(self.ruled.credentials.iter().map(|credential| credential.header.as_str())) {
             headers.remove(name);
         }
-        if !self.ruled.credentials.is_empty() {
-            // What is repeated of a credential is masked, and nothing is found in what is compressed.
+        if !self.ruled.credentials.is_empty() || self.till.counts_tokens() {
+            // What is repeated of a credential is masked, what a model used is counted, and nothing is found in what is compressed.
             headers.insert("accept-encoding", HeaderValue::from_static("identity"));
         }
         if let Ok(value) = HeaderValue::from_str(traceparent) {
@@ -268,7 +307,7 @@ impl Exchange<'_> {
     }
 
     fn take(self, answered: Answered) -> Result<Response<GuestBody>, HttpFault> {
-        let Answered { answer, places, values } = answered;
+        let Answered { answer, mut bill, places, values } = answered;
         let status = answer.status().as_u16();
         self.call.answered(status);
         let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
@@ -278,6 +317,7 @@ impl Exchange<'_> {
                 self.gateway.values.refuse(credential, value);
             }
         }
+        bill.answered(answer.status().is_success(), answer.headers());
         let size = size_of(answer.headers());
         if size > HEADER_BYTES as usize {
             let sentence = format!("the answer has headers of {size} bytes; at most {HEADER_BYTES} are taken");
@@ -286,21 +326,30 @@ impl Exchange<'_> {
         }
         self.call.count(Way::In, size).map_err(|_| HttpFault::ResponseTooLarge)?;
         let (mut parts, body) = Response::<reqwest::Body>::from(answer).into_parts();
-        if !self.ruled.credentials.is_empty() && !body.is_end_stream() && is_encoded(&parts.headers) {
-            let sentence = "the answer to a request with a credential is compressed, so that nothing in it could be masked; \
-                            make the host send it as it is"
-                .to_owned();
-            self.call.refuse(Refusal { rule: Rule::Credential, sentence, toml: None });
-            return Err(HttpFault::Denied);
+        if !body.is_end_stream() && is_encoded(&parts.headers) {
+            self.check_encoded()?;
         }
         // A host may repeat in one call what it got in another.
         let forms = self.gateway.redactor.only(self.ruled.policy.credentials.iter().map(|credential| credential.name.as_str()));
         if let Some(forms) = &forms {
             mask(&mut parts.headers, forms);
         }
-        let under_way = UnderWay { call: self.call, _places: places };
+        let under_way = UnderWay { call: self.call, bill, _places: places };
         let body = Incoming::new(&self.gateway.runtime, body, under_way, self.timing.between, forms.map(Mask::new));
         Ok(Response::from_parts(parts, body.boxed_unsync()))
+    }
+
+    /// Refuses a compressed answer where something in it has to be seen.
+    fn check_encoded(&self) -> Result<(), HttpFault> {
+        let (rule, sentence) = if !self.ruled.credentials.is_empty() {
+            (Rule::Credential, "the answer to a request with a credential is compressed, so that nothing in it could be masked")
+        } else if self.till.counts_tokens() {
+            (Rule::Budget, "the answer is compressed, so that the tokens which it used could not be counted, and a budget limits them")
+        } else {
+            return Ok(());
+        };
+        self.call.refuse(Refusal { rule, sentence: format!("{sentence}; make the host send it as it is"), toml: None });
+        Err(HttpFault::Denied)
     }
 
     /// What an error means to the guest; the record gets the whole of it.

@@ -9,15 +9,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::bill::Bill;
 use super::ledger::{Call, Way};
 use super::pace::Place;
 use super::redact::Mask;
+use super::till::Charged;
 use crate::domain::http::HttpFault;
 
 /// A body as guests give and get it.
@@ -65,6 +68,8 @@ impl Body for Outgoing {
 pub struct UnderWay {
     /// The call.
     pub call: Arc<Call>,
+    /// What it costs.
+    pub bill: Bill,
     /// Its places in the pace of its credentials, which end with it.
     pub _places: Vec<Place>,
 }
@@ -109,6 +114,10 @@ pub struct Incoming {
     between: Option<(Duration, Pin<Box<Sleep>>)>,
     mask: Option<Mask>,
     watch: Option<Watch>,
+    /// What is to be charged before the guest sees more.
+    charging: Option<Charged>,
+    /// What the guest sees after that.
+    held: Option<Bytes>,
 }
 
 type Polled = Poll<Option<Result<Frame<Bytes>, HttpFault>>>;
@@ -121,7 +130,7 @@ impl Incoming {
         let (is_over, size) = (inner.is_end_stream(), inner.size_hint());
         let slot: Slot = Arc::new(Mutex::new((!is_over).then_some((inner, under_way))));
         let watch = (!is_over).then(|| Watch::new(runtime, &slot, at));
-        Incoming { slot, is_over, size, deadline: Box::pin(sleep_until(at)), between, mask, watch }
+        Incoming { slot, is_over, size, deadline: Box::pin(sleep_until(at)), between, mask, watch, charging: None, held: None }
     }
 
     /// Ends the call; gives it for what is to be recorded.
@@ -133,15 +142,39 @@ impl Incoming {
 
     fn fail(&mut self, fault: HttpFault) -> Polled {
         self.leave();
+        self.charging = None;
+        self.held = None;
         // What was held back may be half of a secret.
         self.mask = None;
         Poll::Ready(Some(Err(fault)))
+    }
+
+    /// Ends the call and charges it.
+    fn close(&mut self) {
+        if let Some(mut under_way) = self.leave() {
+            // It waits for what was to be charged before.
+            self.charging = under_way.bill.charge(true).or(self.charging.take());
+        }
     }
 
     /// The rest of what was held back, when nothing follows.
     fn rest(&mut self) -> Option<Bytes> {
         let rest = self.mask.as_mut().map(Mask::finish).filter(|rest| !rest.is_empty());
         rest.map(Bytes::from)
+    }
+
+    /// Has data read for what it says of its cost; charges it when it says the last of that.
+    fn read(&mut self, data: &[u8]) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((inner, under_way)) = &mut *slot else { return };
+        if under_way.bill.read(data) {
+            self.charging = under_way.bill.charge(true);
+        }
+        // A guest that knows the length does not ask for the end.
+        if inner.is_end_stream() {
+            drop(slot);
+            self.close();
+        }
     }
 
     /// What a guest may see of some bytes; none when all of them are held back.
@@ -184,6 +217,13 @@ impl Incoming {
     }
 }
 
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // The watch lets go of the call only when its task is next looked at.
+        self.leave();
+    }
+}
+
 impl Body for Incoming {
     type Data = Bytes;
     type Error = HttpFault;
@@ -191,13 +231,22 @@ impl Body for Incoming {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
         let this = &mut *self;
         loop {
+            if let Some(charging) = &mut this.charging {
+                if charging.poll_unpin(context).is_pending() {
+                    return this.poll_times(context);
+                }
+                this.charging = None;
+            }
+            if let Some(held) = this.held.take() {
+                return Poll::Ready(Some(Ok(Frame::data(held))));
+            }
             if this.is_over {
                 return Poll::Ready(this.rest().map(|rest| Ok(Frame::data(rest))));
             }
             match this.poll_host(context) {
                 Poll::Pending => return this.poll_times(context),
                 // What was held back comes next.
-                Poll::Ready(None) => drop(this.leave()),
+                Poll::Ready(None) => this.close(),
                 Poll::Ready(Some(Err(fault))) => return this.fail(fault),
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some((span, gap)) = &mut this.between {
@@ -209,16 +258,15 @@ impl Body for Incoming {
                     }
                     // Trailers tell a guest nothing that it needs, and could repeat what is masked.
                     let Ok(data) = frame.into_data() else { continue };
-                    if let Some(seen) = this.seen(data) {
-                        return Poll::Ready(Some(Ok(Frame::data(seen))));
-                    }
+                    this.read(&data);
+                    this.held = this.seen(data);
                 }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_over && self.mask.as_ref().is_none_or(Mask::is_empty)
+        self.is_over && self.charging.is_none() && self.held.is_none() && self.mask.as_ref().is_none_or(Mask::is_empty)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -232,8 +280,9 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::super::ledger::{Ledger, Told};
+    use super::super::till::Till;
     use super::*;
-    use crate::domain::http::{HttpLimits, Rule};
+    use crate::domain::http::{HttpLimits, Rule, Target};
     use crate::domain::time::{Seconds, Timestamp};
 
     #[tokio::test(start_paused = true)]
@@ -243,8 +292,10 @@ mod tests {
         let ((), call) = ledger.begin(&told, Timestamp::from_seconds(0), Vec::new(), |_| Ok(())).unwrap();
         let call = Arc::new(call);
         let held = Arc::downgrade(&call);
+        let target = Target::parse("GET", "https", "h", "/").unwrap();
+        let bill = Bill::new(Arc::clone(&call), Till::new(&Handle::current(), None, Arc::default()), &target);
         let inner = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
-        let mut body = Incoming::new(&Handle::current(), inner, UnderWay { call, _places: Vec::new() }, None, None);
+        let mut body = Incoming::new(&Handle::current(), inner, UnderWay { call, bill, _places: Vec::new() }, None, None);
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(held.upgrade().is_some());
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -3,6 +3,7 @@
 //! Invariant: every call is counted from the moment it is asked for, refused ones too, and its time, bytes and place are accounted for
 //! until it is dropped. The clock of the attempt's calls runs while at least one is under way, so that all of them have one deadline.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +67,12 @@ impl Ledger {
             }
         }
         record
+    }
+
+    /// The bytes of all calls, to hosts and from them.
+    pub fn bytes(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.bytes_out, state.bytes_in)
     }
 
     /// The last refusal in a sentence.
@@ -152,6 +159,7 @@ impl Ledger {
             slot,
             told: told.all.clone(),
             begun: now,
+            moved: Default::default(),
             deadline: now.checked_add(left).unwrap_or(now),
         };
         Ok((ruled, call))
@@ -191,6 +199,8 @@ pub struct Call {
     told: String,
     begun: Instant,
     deadline: Instant,
+    /// Bytes to the host, and from it.
+    moved: [AtomicU64; 2],
 }
 
 impl Call {
@@ -202,6 +212,19 @@ impl Call {
     /// When the attempt's calls have taken as long as they may.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    fn moved(&self, way: Way) -> &AtomicU64 {
+        let [out, into] = &self.moved;
+        match way {
+            Way::Out => out,
+            Way::In => into,
+        }
+    }
+
+    /// The bytes that it moved so far.
+    pub fn bytes(&self, way: Way) -> u64 {
+        self.moved(way).load(Ordering::Relaxed)
     }
 
     fn note(&self, state: &mut State, change: impl FnOnce(&mut HttpCall)) {
@@ -216,6 +239,7 @@ impl Call {
     /// They are more than the attempt may send or receive; that is recorded.
     pub fn count(&self, way: Way, bytes: usize) -> Result<(), Refusal> {
         let (bytes, ledger) = (bytes as u64, &self.ledger);
+        self.moved(way).fetch_add(bytes, Ordering::Relaxed);
         let mut state = ledger.state();
         let (used, most) = match way {
             Way::Out => (&mut state.bytes_out, ledger.limits.request_bytes),

@@ -8,16 +8,20 @@
 mod account;
 pub mod address;
 mod attempt;
+mod bill;
 mod body;
 mod client;
 mod credential;
 mod ledger;
 mod pace;
 mod redact;
+mod till;
+mod usage;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 pub use account::{Account, Refused as ChargeRefused};
@@ -27,6 +31,7 @@ pub use client::{Lookup, SystemLookup};
 pub use redact::{Held, Redactor};
 
 use crate::clock::Clock;
+use crate::domain::price::Prices;
 use client::Clients;
 use credential::Values;
 use pace::Pace;
@@ -39,6 +44,7 @@ pub struct Gateway {
     values: Values,
     paces: Mutex<HashMap<String, Arc<Pace>>>,
     redactor: Arc<Redactor>,
+    prices: ArcSwap<Prices>,
 }
 
 impl Gateway {
@@ -51,12 +57,25 @@ impl Gateway {
     pub fn with_lookup(runtime: Handle, clock: Arc<dyn Clock>, lookup: Arc<dyn Lookup>) -> Arc<Self> {
         let redactor = Arc::<Redactor>::default();
         let values = Values::new(Arc::clone(&redactor));
-        Arc::new(Gateway { runtime, clock, clients: Clients::new(lookup), values, paces: Mutex::default(), redactor })
+        Arc::new(Gateway {
+            runtime,
+            clock,
+            clients: Clients::new(lookup),
+            values,
+            paces: Mutex::default(),
+            redactor,
+            prices: ArcSwap::default(),
+        })
     }
 
     /// What takes the secrets of this daemon out of texts.
     pub fn redactor(&self) -> &Arc<Redactor> {
         &self.redactor
+    }
+
+    /// Puts a price table into force for the attempts that start from now on.
+    pub fn set_prices(&self, prices: Arc<Prices>) {
+        self.prices.store(prices);
     }
 
     fn pace(&self, credential: &str) -> Arc<Pace> {

@@ -101,9 +101,11 @@ pub(crate) async fn execute(
             let guest = Box::pin(run_guest(&prepared, spec, Arc::clone(&disk), host, Arc::clone(&signals), Arc::clone(&meter), deadline));
             let ended = tokio::select! {
                 biased;
-                ended = Metered { inner: guest, spent: &mut cpu } => ended,
+                ended = Metered { inner: guest, spent: &mut cpu, signals: &signals } => ended,
+                () = meter.over_budget.notified() => Ended::TimedOut,
                 halt = signals.halted(deadline) => halt.into(),
             };
+            let ended = fault::after_budget(ended, egress.as_deref());
             disk.idle().await;
             (ended, disk.used())
         }
@@ -115,11 +117,14 @@ pub(crate) async fn execute(
         peak_memory_bytes: meter.peak_memory(),
         disk_bytes_written: count(&meter.written),
         host_calls: meter.host_calls(),
+        calls: meter.calls_by_kind(),
         events_dropped: count(&meter.events_dropped),
         log_bytes_dropped: count(&meter.log_bytes_dropped),
         requests_denied: count(&meter.requests_denied),
         workspace,
-        http: egress.map(|egress| egress.record()).unwrap_or_default(),
+        http: egress.as_ref().map(|egress| egress.record()).unwrap_or_default(),
+        outgoing: egress.as_ref().map(|egress| egress.outgoing()).unwrap_or_default(),
+        models: egress.as_ref().map(|egress| egress.models()).unwrap_or_default(),
     };
     AttemptReport { ended, usage }
 }
@@ -323,6 +328,7 @@ async fn call_command(
 struct Metered<'a, F> {
     inner: Pin<Box<F>>,
     spent: &'a mut Duration,
+    signals: &'a AttemptSignals,
 }
 
 fn thread_time() -> Duration {
@@ -339,12 +345,14 @@ impl<F: Future> Future for Metered<'_, F> {
             let started = Instant::now();
             let polled = self.inner.as_mut().poll(context);
             *self.spent = started.elapsed();
+            self.signals.note_cpu(*self.spent);
             return polled;
         }
         let before = thread_time();
         let polled = self.inner.as_mut().poll(context);
         let spent = thread_time().saturating_sub(before);
         *self.spent = self.spent.saturating_add(spent);
+        self.signals.note_cpu(*self.spent);
         polled
     }
 }

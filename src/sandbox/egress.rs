@@ -11,6 +11,8 @@ use hyper::{Request, Response};
 use super::signals::{AttemptSignals, Halt};
 use super::spec::GuestHost;
 use crate::domain::http::{HttpCalls, HttpFault};
+use crate::domain::receipt::{Models, Outgoing};
+use crate::domain::spend::Exhausted;
 
 /// A request's or an answer's body.
 pub type HttpBody = UnsyncBoxBody<Bytes, HttpFault>;
@@ -73,6 +75,15 @@ pub trait Egress: Send + Sync {
     /// The last refusal in a sentence, if there was one.
     fn denied(&self) -> Option<String>;
 
+    /// The budget by which a request was refused, if one was: the attempt is to end with that, and the guest sees no answer.
+    fn exhausted(&self) -> Option<Exhausted>;
+
     /// The record of the attempt's calls.
     fn record(&self) -> HttpCalls;
+
+    /// The calls that left, and their bytes.
+    fn outgoing(&self) -> Outgoing;
+
+    /// What models were asked, as far as it is known.
+    fn models(&self) -> Models;
 }

@@ -13,6 +13,7 @@ use super::meter::{Meter, Trip};
 use super::signals::{Halt, Stop};
 use super::spec::{Ended, bounded};
 use crate::domain::agent::Limits;
+use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 
 /// Why the host trapped the guest.
@@ -103,6 +104,14 @@ pub(crate) fn after_denial(ended: Ended, egress: Option<&dyn Egress>) -> Ended {
     match egress.and_then(Egress::denied) {
         Some(denied) => Ended::failed(ErrorKind::EgressDenied, format!("the guest was refused {denied}; {says}{message}")),
         None => ended,
+    }
+}
+
+/// An attempt that a budget refused a request waits for more, whatever its guest made of the silence.
+pub(crate) fn after_budget(ended: Ended, egress: Option<&dyn Egress>) -> Ended {
+    match (egress.and_then(Egress::exhausted), &ended) {
+        (None, _) | (_, Ended::Stopped(_) | Ended::Cancelled { .. }) => ended,
+        (Some(exhausted), _) => Ended::Parked(Park::Budget(exhausted)),
     }
 }
 

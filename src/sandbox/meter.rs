@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 use super::fault::Fault;
 use crate::domain::agent::Limits;
+use crate::domain::receipt::{CallKind, CallsByKind};
 
 /// A limit that refused something. The guest may have survived it; if it fails later, this is why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ const TRIPS: [Trip; 4] = [Trip::Memory, Trip::Tables, Trip::DiskBytes, Trip::Dis
 #[derive(Debug)]
 pub(crate) struct Meter {
     host_calls: AtomicU64,
+    /// In the order of [`CallKind::ALL`].
+    calls: [AtomicU64; CallKind::ALL.len()],
     host_calls_most: u64,
     events: AtomicU64,
     events_most: u64,
@@ -36,6 +41,8 @@ pub(crate) struct Meter {
     peak_memory: AtomicU64,
     pub(crate) written: AtomicU64,
     pub(crate) requests_denied: AtomicU64,
+    /// Told when a budget has refused a request: the attempt is to end.
+    pub(crate) over_budget: Notify,
     /// 0 for none, otherwise one more than the index in [`TRIPS`].
     tripped: AtomicU8,
 }
@@ -46,6 +53,7 @@ impl Meter {
         let zero = || AtomicU64::new(0);
         Meter {
             host_calls: zero(),
+            calls: Default::default(),
             host_calls_most: limits.host_calls,
             events: zero(),
             events_most: u64::from(limits.events),
@@ -58,6 +66,7 @@ impl Meter {
             peak_memory: zero(),
             written: zero(),
             requests_denied: zero(),
+            over_budget: Notify::new(),
             tripped: AtomicU8::new(0),
         }
     }
@@ -66,9 +75,23 @@ impl Meter {
     ///
     /// # Errors
     /// It is one more than the limit allows: the guest has to be trapped.
-    pub(crate) fn host_call(&self) -> Result<(), Fault> {
+    pub(crate) fn host_call(&self, kind: CallKind) -> Result<(), Fault> {
+        self.note(kind);
         let before = self.host_calls.fetch_add(1, Ordering::Relaxed);
         if before >= self.host_calls_most { Err(Fault::HostCalls(self.host_calls_most)) } else { Ok(()) }
+    }
+
+    /// Notes a call that does not count towards the limit.
+    pub(crate) fn note(&self, kind: CallKind) {
+        if let Some(calls) = self.calls.get(kind as usize) {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The calls by kind.
+    pub(crate) fn calls_by_kind(&self) -> CallsByKind {
+        let counts = self.calls.iter().map(|calls| calls.load(Ordering::Relaxed));
+        CallKind::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
     }
 
     /// How many host calls were made.
@@ -162,7 +185,10 @@ mod tests {
     #[test]
     fn the_host_call_after_the_last_is_a_fault() {
         let meter = Meter::new(&Limits { host_calls: 1, ..Limits::default() });
-        assert!(meter.host_call().is_ok());
-        assert!(meter.host_call().is_err());
+        assert!(meter.host_call(CallKind::Context).is_ok());
+        assert!(meter.host_call(CallKind::Files).is_err());
+        meter.note(CallKind::Http);
+        assert_eq!(meter.calls_by_kind(), [(CallKind::Context, 1), (CallKind::Files, 1), (CallKind::Http, 1)].into());
+        assert_eq!(meter.host_calls(), 2);
     }
 }

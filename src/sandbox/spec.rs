@@ -16,6 +16,7 @@ use crate::domain::http::HttpCalls;
 pub use crate::domain::log::{LogLevel, LogStream};
 use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
+use crate::domain::receipt::{CallsByKind, Models, Outgoing};
 use crate::domain::text;
 
 /// What the guest learns about its run through the `context` interface.
@@ -120,6 +121,8 @@ pub struct Usage {
     pub disk_bytes_written: u64,
     /// Calls to the sandclock interfaces and to the file system.
     pub host_calls: u64,
+    /// The same by kind, with requests over HTTP beside them.
+    pub calls: CallsByKind,
     /// Progress reports and events that exceeded a limit.
     pub events_dropped: u64,
     /// Bytes of stdout and stderr that exceeded the limit.
@@ -130,6 +133,10 @@ pub struct Usage {
     pub workspace: DiskUse,
     /// Its calls to others over HTTP.
     pub http: HttpCalls,
+    /// Those of them that left.
+    pub outgoing: Outgoing,
+    /// What models it asked through them.
+    pub models: Models,
 }
 
 /// How an attempt ended and what it used.

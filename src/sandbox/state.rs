@@ -15,6 +15,7 @@ use super::memory::Quota;
 use super::meter::Meter;
 use super::signals::{AttemptSignals, Halt};
 use super::spec::{AttemptContext, GuestHost};
+use crate::domain::receipt::CallKind;
 
 /// Everything that host functions find in the store.
 pub(crate) struct State {
@@ -46,16 +47,16 @@ impl Attempt {
     ///
     /// # Errors
     /// The guest has made too many and has to be trapped.
-    pub(crate) fn call(&self) -> Result<(), Fault> {
-        self.meter.host_call()
+    pub(crate) fn call(&self, kind: CallKind) -> Result<(), Fault> {
+        self.meter.host_call(kind)
     }
 
     /// Counts a call that is seen outside.
     ///
     /// # Errors
     /// The guest has made too many calls, or has to end.
-    pub(crate) fn act(&self) -> Result<(), Fault> {
-        self.call()?;
+    pub(crate) fn act(&self, kind: CallKind) -> Result<(), Fault> {
+        self.call(kind)?;
         match self.signals.halt(self.deadline) {
             Some(halt @ Halt::Stopped(_)) => Err(Fault::Halted(halt)),
             Some(Halt::TimedOut) | None => Ok(()),

@@ -321,6 +321,7 @@ impl Agents {
     /// Puts other settings into force, for the registered agents too.
     pub(super) fn exchange_roster(&self, roster: Roster) {
         let _turn = self.told.turn();
+        self.gateway.set_prices(Arc::clone(&roster.prices));
         self.roster.store(Arc::new(roster));
         self.read_registered_again();
     }
@@ -413,7 +414,7 @@ mod tests {
             let limits = Limits { disk_files, ..Limits::default() };
             let (configured, credentials) = (BTreeMap::new(), BTreeMap::new());
             let (most_memory_bytes, most_table_elements) = (rooms.max_memory_bytes, rooms.max_table_elements);
-            Roster { configured, limits, credentials, quarantine_after: 0, most_memory_bytes, most_table_elements }
+            Roster { configured, limits, credentials, prices: Arc::default(), quarantine_after: 0, most_memory_bytes, most_table_elements }
         };
         let agents = Agents::new((sandbox, gateway), catalogue, with_files(1), &SystemClock);
         let (id, at) = (AgentId::parse("registered").unwrap(), Timestamp::default());

@@ -54,7 +54,7 @@ impl Work<'_> {
                 }
                 Fault::Bucket(error) if error.is_transient() => {
                     tracing::warn!(%error, "the run's workspace cannot be had from the bucket; the run is given back");
-                    Word::HandBack("the bucket that has the run's workspace did not give it; the daemon's log says why")
+                    Word::HandBack("the bucket that has the run's workspace did not give it; the daemon's log says why", None)
                 }
                 Fault::Bucket(error) => failed(format!("the workspace could not be made: {error}")),
                 Fault::Host(error) => failed(format!("the workspace could not be made: {error}")),

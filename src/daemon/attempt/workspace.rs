@@ -27,7 +27,7 @@ impl Work<'_> {
             Ok(lost) => lost,
             Err(error) => {
                 tracing::warn!(%error, "the run's earlier attempts could not be read; the run is given back");
-                return Err(Word::HandBack("the store did not tell of the run's earlier attempts"));
+                return Err(Word::HandBack("the store did not tell of the run's earlier attempts", None));
             }
         };
         if let Some(bucket) = self.inner.workspaces.bucket() {

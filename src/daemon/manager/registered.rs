@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::Manager;
+use crate::config::spec::{self, ASSISTANT, SPEC};
 use crate::daemon::agents::{Agents, StoredAgent, registered_id_of};
 use crate::daemon::deployment::{self, Deployment};
 use crate::daemon::error::ManagerError;
@@ -25,8 +26,10 @@ const NO_SECRETS: &str = "looks like a secret, and a registered agent is kept in
 /// The paths of all that looks like one; no part of a value.
 pub fn refuse_secrets(body: &Value) -> Result<(), Faults> {
     let mut faults = Faults::new();
+    let of_spec = spec::instead_of_a_key(body);
     for path in secrets_in(body) {
-        faults.add(path, NO_SECRETS);
+        let mend = of_spec.as_deref().filter(|_| path.starts_with("spec.model_config")).unwrap_or(NO_SECRETS);
+        faults.add(path, mend);
     }
     faults.into_result(())
 }
@@ -68,6 +71,12 @@ impl Manager {
         replace: bool,
         who: Option<String>,
     ) -> Result<Value, ManagerError> {
+        if settings.contains_key(SPEC) && !self.registrable(agent)?.has_plugin(ASSISTANT) {
+            let mend = format!(
+                "needs the plugin `{ASSISTANT}`, and this daemon has none: build it with `make plugins` and drop plugins/{ASSISTANT}.wasm into its plugins folder, or send it with `sandclock push {ASSISTANT}.wasm`"
+            );
+            return Err(Faults::one(SPEC, mend).into());
+        }
         self.put_agent(agent, who, move |before| match before {
             Some(before) if before.settings == settings => Ok(settings.clone()),
             Some(before) if !replace => {

@@ -46,6 +46,8 @@ pub enum Rule {
     ResponseHeaders,
     /// The attempt may change nothing outside any more.
     Lease,
+    /// A budget has nothing left, or the call could not be charged.
+    Budget,
 }
 
 /// Why a call was refused.

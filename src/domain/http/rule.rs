@@ -96,6 +96,13 @@ impl Allowed {
         is_name && self.addresses.is_empty()
     }
 
+    /// Whether the entry reaches just this host and port, at no addresses but those that the name itself means.
+    pub fn is_just(&self, host: &str, port: u16) -> bool {
+        let own = if host == "localhost" { loopback() } else { Vec::new() };
+        let addresses: BTreeSet<&IpNet> = own.iter().collect();
+        self.host == Name::Is(host.to_owned()) && self.port == port && self.addresses.iter().collect::<BTreeSet<_>>() == addresses
+    }
+
     /// The entry as it is written for people: its URL, or a table where it says more.
     pub fn shown(&self) -> String {
         let toml = self.toml(None, None);

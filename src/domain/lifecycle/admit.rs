@@ -7,6 +7,7 @@ use crate::domain::event::{Event, EventName};
 use crate::domain::id::RunId;
 use crate::domain::policy::OverlapPolicy;
 use crate::domain::run::{Run, RunPolicy, Slot, SlotPart, Status, Trigger};
+use crate::domain::spend::Spend;
 use crate::domain::task::Task;
 use crate::domain::time::{Seconds, Timestamp};
 
@@ -83,6 +84,7 @@ fn new_run(task: &Task, draft: Draft, now: Timestamp) -> Run {
         slot: SlotPart::Free,
         waited_for: None,
         parked: None,
+        usage: Spend::default(),
         policy: RunPolicy {
             timeout_seconds: task.timeout_seconds.unwrap_or(draft.default_timeout),
             cancel_grace_seconds: task.cancel_grace_seconds.unwrap_or(draft.default_cancel_grace),
@@ -91,6 +93,7 @@ fn new_run(task: &Task, draft: Draft, now: Timestamp) -> Run {
             on_unknown: task.on_unknown,
             write_run_json: task.workspace_policy.write_run_json,
             write_events_jsonl: task.workspace_policy.write_events_jsonl,
+            budget: task.budget,
         },
     }
 }

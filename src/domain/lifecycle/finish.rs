@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::{Decision, Refused, drop_lease, end};
+use crate::domain::budget::Day;
 use crate::domain::event::{Event, EventName};
 use crate::domain::park::{Park, Parked};
 use crate::domain::policy::{ErrorKind, OnUnknown};
 use crate::domain::run::{Attempt, AttemptStatus, Run, Status, Usage};
+use crate::domain::spend::{BudgetScope, Exhausted};
 use crate::domain::text;
 use crate::domain::time::{Seconds, Timestamp};
 
@@ -86,6 +88,7 @@ pub fn finish(
     }
     run.heartbeat_at = run.heartbeat_at.max(Some(now));
     run.recoveries = 0;
+    run.usage = run.usage.plus(usage.spend());
     let mut decided = Decision { run: run.clone(), attempt: None, events: Vec::new(), result: None };
     // A cancel that was acknowledged is kept, whatever the agent answers after it.
     if run.cancel_requested_at.is_some() || matches!(outcome, Outcome::Cancelled(_)) {
@@ -121,7 +124,14 @@ pub fn finish(
                 run.error_kind = Some(ErrorKind::Timeout);
                 fail(&mut run, &mut attempt, usage, None, chance, now, &mut decided.events);
             }
-            Outcome::Parked { park, wait } => decided.events.push(park_run(&mut run, &mut attempt, usage, park, now + wait, now)),
+            Outcome::Parked { park, wait } => {
+                let until = match &park {
+                    // It goes on by itself with the day that comes.
+                    Park::Budget(Exhausted { scope: BudgetScope::Day, .. }) => Day::end_of(now),
+                    _ => now + wait,
+                };
+                decided.events.push(park_run(&mut run, &mut attempt, usage, park, until, now));
+            }
             Outcome::Cancelled(_) => {}
         }
     }
@@ -187,18 +197,27 @@ pub fn begin_effects(mut attempt: Attempt, fence: u64) -> Result<Attempt, Refuse
     Ok(attempt)
 }
 
-/// Gives a run back whose attempt could not be finished here, such as at a graceful stop. No attempt is spent.
+/// Gives a run back whose attempt could not be finished here, such as at a graceful stop. No attempt is spent; what it used is, where the guest
+/// had begun.
 ///
 /// # Errors
 /// The fence is not the run's any more.
-pub fn hand_back(mut run: Run, mut attempt: Attempt, fence: u64, why: &str, now: Timestamp) -> Result<Decision, Refused> {
+pub fn hand_back(
+    mut run: Run,
+    mut attempt: Attempt,
+    fence: u64,
+    why: &str,
+    usage: Option<Usage>,
+    now: Timestamp,
+) -> Result<Decision, Refused> {
     if !run.status.is_leased() || run.lease_generation != fence {
         return Err(Refused::LeaseLost(run.run_id));
     }
     run.error = None;
     run.error_kind = None;
     run.max_attempts = run.max_attempts.saturating_add(1);
-    close(&mut attempt, AttemptStatus::Interrupted, None, &run, now);
+    run.usage = run.usage.plus(usage.as_ref().map(Usage::spend).unwrap_or_default());
+    close(&mut attempt, AttemptStatus::Interrupted, usage, &run, now);
     attempt.error = Some(why.to_owned());
     let events = after_loss(&mut run, &attempt, why, now, now);
     Ok(Decision { run, attempt: Some(attempt), events, result: None })

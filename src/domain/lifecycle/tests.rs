@@ -11,7 +11,7 @@ use crate::domain::id::{AgentId, RunId};
 use crate::domain::park::Park;
 use crate::domain::policy::{ErrorKind, OverlapPolicy};
 use crate::domain::run::{Trigger, Usage};
-use crate::domain::spend::{BudgetScope, Exhausted, Meter};
+use crate::domain::spend::{BudgetScope, Exhausted, Meter, Spend};
 use crate::domain::task::Task;
 use crate::domain::time::Seconds;
 
@@ -177,6 +177,8 @@ fn check_life(id: &RunId, life: &Life, task: &Task) {
     assert!(run.failures <= task.retry_policy.max_retries + 1, "{id}: {} failures", run.failures);
     assert!(run.recoveries <= run.policy.max_recoveries + 1, "{id}: {} recoveries", run.recoveries);
     assert!(run.recoveries <= run.policy.max_recoveries || run.status.is_settled());
+    let used = attempts.iter().filter_map(|attempt| attempt.usage.as_ref()).fold(Spend::default(), |sum, usage| sum.plus(usage.spend()));
+    assert_eq!(run.usage, used, "{id}: the run's sum is not that of its receipts");
     let counted = |name| events.iter().filter(|event| event.event == name).count();
     assert_eq!(counted(EventName::Claimed), attempts.len());
     assert_eq!(counted(EventName::Started), attempts.len());
@@ -235,6 +237,10 @@ fn pick(ids: &[RunId], at: usize) -> Option<RunId> {
     ids.get(at.checked_rem(ids.len())?).cloned()
 }
 
+fn usage(seconds: usize) -> Usage {
+    Usage { wall_seconds: Seconds::whole(seconds as u64 % 1000), ..Usage::default() }
+}
+
 fn obey(world: &mut World, command: Command) {
     let now = world.now;
     let leased = world.of(|run| run.status.is_leased());
@@ -253,7 +259,7 @@ fn obey(world: &mut World, command: Command) {
             if let Some(id) = pick(&leased, at) {
                 let (run, attempt) = with_attempt(world, &id);
                 let fence = run.lease_generation - u64::from(stale);
-                match finish(run, attempt, fence, outcome, Usage::default(), 0.5, now) {
+                match finish(run, attempt, fence, outcome, usage(at), 0.5, now) {
                     Ok(decision) => {
                         assert!(!stale, "an outcome was taken under an old fence");
                         world.write(decision);
@@ -266,7 +272,7 @@ fn obey(world: &mut World, command: Command) {
             if let Some(id) = pick(&leased, at) {
                 let (run, attempt) = with_attempt(world, &id);
                 let (fence, failures, recoveries) = (run.lease_generation, run.failures, run.recoveries);
-                let decision = hand_back(run, attempt, fence, "the daemon stops", now).unwrap();
+                let decision = hand_back(run, attempt, fence, "the daemon stops", (at % 2 == 0).then(|| usage(at)), now).unwrap();
                 assert_eq!((decision.run.failures, decision.run.recoveries), (failures, recoveries), "a hand-back costs nothing");
                 world.write(decision);
             }

@@ -7,6 +7,7 @@ use crate::domain::approval::LONGEST_TEXT;
 use crate::domain::checkpoint::check_name;
 use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
+use crate::domain::receipt::CallKind;
 use crate::sandbox::checkpoints::{Approvals, Verdict};
 use crate::sandbox::fault::Fault;
 use crate::sandbox::host::bindings::sandclock::agent::approval::{Decision, Host};
@@ -33,7 +34,7 @@ fn shown(question: &str) -> String {
 
 impl Host for Attempt {
     async fn ask(&mut self, key: String, question: String) -> wasmtime::Result<Decision> {
-        self.act()?;
+        self.act(CallKind::Approval)?;
         let asked = self.asked()?;
         if let Err(bad) = check_name(&key) {
             let message = format!("the guest asked under a key that cannot be kept: {bad}");
@@ -46,7 +47,7 @@ impl Host for Attempt {
     }
 
     async fn find(&mut self, key: String) -> wasmtime::Result<Option<Decision>> {
-        self.call()?;
+        self.call(CallKind::Approval)?;
         let asked = self.asked()?;
         if check_name(&key).is_err() {
             return Ok(None);

@@ -5,6 +5,7 @@
 
 use crate::domain::checkpoint::{LARGEST_CHECKPOINT, check_name};
 use crate::domain::policy::ErrorKind;
+use crate::domain::receipt::CallKind;
 use crate::sandbox::checkpoints::{CheckpointQuota, CheckpointRefused, Checkpoints};
 use crate::sandbox::fault::Fault;
 use crate::sandbox::host::bindings::sandclock::agent::checkpoint::Host;
@@ -34,7 +35,7 @@ impl Attempt {
 
 impl Host for Attempt {
     async fn load(&mut self, name: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        self.call()?;
+        self.call(CallKind::Checkpoint)?;
         let left = self.left()?;
         // No such name can have been saved.
         if check_name(&name).is_err() {
@@ -46,7 +47,7 @@ impl Host for Attempt {
     }
 
     async fn save(&mut self, name: String, value: Vec<u8>) -> wasmtime::Result<Result<(), String>> {
-        self.act()?;
+        self.act(CallKind::Checkpoint)?;
         self.meter.moves(value.len())?;
         if let Err(bad) = check_name(&name) {
             return Ok(Err(bad.to_string()));
@@ -61,7 +62,7 @@ impl Host for Attempt {
     }
 
     async fn remove(&mut self, name: String) -> wasmtime::Result<()> {
-        self.act()?;
+        self.act(CallKind::Checkpoint)?;
         let left = self.left()?;
         if check_name(&name).is_err() {
             return Ok(());
@@ -70,7 +71,7 @@ impl Host for Attempt {
     }
 
     async fn names(&mut self) -> wasmtime::Result<Vec<String>> {
-        self.call()?;
+        self.call(CallKind::Checkpoint)?;
         let names = self.left()?.names().await.map_err(ends)?;
         self.meter.moves(names.iter().map(String::len).sum())?;
         Ok(names)

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an attempt sees the values as they were when it began, whatever is configured meanwhile; all drafts show the same.
 
+use crate::domain::receipt::CallKind;
 use crate::sandbox::state::Attempt;
 
 mod rc1 {
@@ -25,12 +26,12 @@ mod draft_2024_09_27 {
 
 impl Attempt {
     fn config_value(&self, key: &str) -> wasmtime::Result<Option<String>> {
-        self.call()?;
+        self.call(CallKind::Config)?;
         Ok(self.config.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()))
     }
 
     fn config_values(&self) -> wasmtime::Result<Vec<(String, String)>> {
-        self.call()?;
+        self.call(CallKind::Config)?;
         Ok(self.config.to_vec())
     }
 }

@@ -24,6 +24,7 @@ use wasmtime_wasi::{FsPerms, OpenMode};
 
 use super::ledger::{Growth, Inode, Ledger, Refused, Removed};
 use crate::domain::agent::Limits;
+use crate::domain::receipt::CallKind;
 use crate::sandbox::fault::Fault;
 use crate::sandbox::meter::Meter;
 use crate::sandbox::signals::AttemptSignals;
@@ -100,7 +101,7 @@ impl Disk {
     /// # Errors
     /// The guest has made too many and has to be trapped.
     pub(crate) fn call(&self) -> Result<(), Fault> {
-        self.meter.host_call()
+        self.meter.host_call(CallKind::Files)
     }
 
     /// Counts a file call that changes something.

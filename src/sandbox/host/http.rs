@@ -1,7 +1,7 @@
 //! `wasi:http`: linked always, because Python and JavaScript guests import it unasked; every request goes through the attempt's way out.
 //!
 //! Invariant: without a way out no byte leaves the machine. What a guest prepares for a request that will be refused costs the host
-//! little.
+//! little. A request that a budget refuses ends the attempt, and the guest never hears of it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
 use crate::domain::http::HttpFault;
+use crate::domain::receipt::CallKind;
 use crate::sandbox::egress::{Egress, HttpTiming, Leave};
 use crate::sandbox::meter::Meter;
 use crate::sandbox::signals::AttemptSignals;
@@ -42,6 +43,7 @@ impl WasiHttpHooks for OutgoingHttp {
         _finished: Finished,
     ) -> Box<dyn Future<Output = Response> + Send> {
         let meter = Arc::clone(&self.meter);
+        meter.note(CallKind::Http);
         let Some(egress) = self.egress.clone() else {
             meter.requests_denied.fetch_add(1, Ordering::Relaxed);
             return Box::new(async { Err(Error::HttpRequestDenied) });
@@ -58,6 +60,10 @@ impl WasiHttpHooks for OutgoingHttp {
                     Ok((response.map(|body| body.map_err(error_of).boxed_unsync()), done))
                 }
                 Err(fault) => {
+                    if egress.exhausted().is_some() {
+                        meter.over_budget.notify_one();
+                        return std::future::pending().await;
+                    }
                     if fault == HttpFault::Denied {
                         meter.requests_denied.fetch_add(1, Ordering::Relaxed);
                     }

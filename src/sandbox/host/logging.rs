@@ -2,6 +2,7 @@
 //!
 //! Invariant: what exceeds the log limit is dropped and counted, as of the standard streams, and never the guest's failure.
 
+use crate::domain::receipt::CallKind;
 use crate::domain::text;
 use crate::sandbox::spec::{LogEntry, LogLevel};
 use crate::sandbox::state::Attempt;
@@ -21,7 +22,7 @@ mod unversioned {
 
 impl Attempt {
     fn log_entry(&self, level: LogLevel, context: String, message: String) -> wasmtime::Result<()> {
-        self.act()?;
+        self.act(CallKind::Logging)?;
         let context = text::bounded(context, CONTEXT_BYTES, "…");
         // A line has an end as well.
         if self.meter.admits_log_line(context.len() + message.len() + 1) {

@@ -12,6 +12,7 @@ use sandclock::daemon::{Bounds, Daemon, DaemonParts, DaemonSettings, Manager};
 use sandclock::domain::id::{AgentId, WorkerId};
 use sandclock::domain::park::Park;
 use sandclock::domain::time::Seconds;
+use sandclock::egress::Account;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, LogStream, Usage};
 use sandclock::store::ClaimAgent;
 use sandclock::store::memory::MemoryStore;
@@ -35,7 +36,13 @@ struct Guest(Arc<Mutex<mpsc::UnboundedReceiver<Order>>>);
 
 #[async_trait]
 impl Start for Guest {
-    async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        _: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         let ended = match &*spec.query {
             "hold" => self.hold(&*host, &signals).await,
             "ask" => ask(&*host).await,

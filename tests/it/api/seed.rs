@@ -99,7 +99,10 @@ async fn a_task_is_changed_paused_resumed_and_deleted() {
     assert_eq!(house.post("/background/tasks", replacing).await.0, 200);
     let (status, task) = house.patch("/background/tasks/t", json!({"query": "b", "schedule": {"type": "interval", "seconds": 3600}})).await;
     assert_eq!((status, &task["query"]), (200, &json!("b")));
-    assert_eq!(house.get("/background/tasks/t").await, (200, task));
+    let (status, mut shown) = house.get("/background/tasks/t").await;
+    let sums = ["used", "budgets"].map(|name| shown.as_object_mut().unwrap().shift_remove(name).unwrap());
+    assert_eq!((status, shown), (200, task));
+    assert_eq!((&sums[0]["runs"], &sums[0]["tokens"], &sums[1]), (&json!(0), &json!(0), &json!([])));
     assert_eq!(house.post("/background/tasks/t/pause", json!({})).await, (200, json!({"status": "paused"})));
     assert_eq!(house.get("/background/tasks/t/status").await.1["schedule_state"]["paused"], true);
     // No body at all is as good as an empty object.
@@ -169,12 +172,21 @@ async fn a_run_is_cancelled_once_and_a_finished_one_is_not_touched() {
 }
 
 #[tokio::test]
-async fn an_agent_of_a_seed_spec_is_refused_with_the_way_to_have_one() {
+async fn an_agent_of_a_seed_spec_needs_a_daemon_with_plugins_and_keeps_no_key() {
     let house = house().await;
     assert_eq!(house.get("/background/agents").await, (200, json!({"total": 0, "agents": []})));
     assert_eq!(house.get("/background/plugins").await.0, 200);
-    let (status, problem) = house.post("/background/agents", json!({"spec": {"agent_id": "a", "system_instruction": "x"}})).await;
-    assert_eq!((status, problem["detail"].as_str().unwrap().contains("plugins folder")), (422, true));
+    let spec = json!({"agent_id": "a", "system_instruction": "x", "model_config": {"provider": "openai", "model": "m"}});
+    assert_eq!(house.post("/background/agents", json!({"spec": spec})).await.0, 409);
+    let mut with_key = spec.clone();
+    with_key["model_config"]["api_key"] = json!("abc123");
+    let (status, problem) = house.post("/background/agents", json!({"spec": with_key})).await;
+    assert_eq!((status, problem["detail"].as_str().unwrap().contains("[credentials.openai]")), (422, true), "{problem}");
+    assert!(!problem.to_string().contains("abc123"), "{problem}");
+    let (status, problem) = house.post("/background/agents", json!({"agent_id": "b", "spec": spec})).await;
+    assert_eq!((status, problem["detail"].as_str().unwrap().contains("make them the same")), (422, true), "{problem}");
+    let (status, problem) = house.post("/background/agents", json!({"spec": {"name": "no id"}})).await;
+    assert_eq!((status, problem["detail"].as_str().unwrap().contains("agent_id")), (422, true), "{problem}");
     assert_eq!(house.post("/background/agents", json!({"agent_id": "other"})).await.0, 422);
     assert_eq!(house.delete("/background/agents/nobody?force=true").await.0, 404);
     house.close().await;

@@ -182,7 +182,7 @@ async fn an_endpoint_that_is_not_allowed_and_a_configuration_that_is_wrong_are_s
     let daemon = home.start(&[]).await;
     let ended = run(&daemon).await;
     let why = ended["error"].as_str().unwrap();
-    assert!(ended["status"] == "failed" && why.contains("allow = [{ url = \"https://api.example.com/v1/chat/completions\""), "{why}");
+    assert!(ended["status"] == "failed" && why.contains("why-denied") && why.contains("allows no host"), "{why}");
     daemon.task("w", "wrong", json!({})).await;
     let wrong = daemon.fire("w").await;
     let ended = daemon.terminal(&wrong).await;
@@ -194,19 +194,40 @@ async fn an_endpoint_that_is_not_allowed_and_a_configuration_that_is_wrong_are_s
 }
 
 #[tokio::test]
-async fn a_cancel_ends_it_while_it_waits_for_the_model() {
-    let endpoint = Endpoint::start(|_| Reply::Hang(None)).await;
-    let home = home(&endpoint, "");
+async fn an_answer_that_does_not_go_on_is_asked_for_again_and_costs_nothing_more() {
+    let endpoint = Endpoint::start(|_| Reply::Stall(says("Slow but sure."))).await;
+    let home = home(&endpoint, "timeout_seconds = 1");
     let daemon = home.start(&[]).await;
-    daemon.task("t", "helper", json!({"cancel_grace_seconds": 60})).await;
-    let run = daemon.fire("t").await;
-    endpoint.asked(1).await;
-    daemon.post(&format!("/background/runs/{}/cancel", id(&run)), json!({})).await;
-    let ended = daemon.terminal(&run).await;
-    assert_eq!(ended["status"], "cancelled", "{ended}");
-    let attempts = daemon.attempts(&run).await;
-    assert!(attempts[0]["error"].as_str().unwrap().contains("stopped while it waited for the model"), "{attempts:#?}");
+    let ended = run(&daemon).await;
+    assert_eq!((&ended["status"], result(&daemon, &ended).await.as_str()), (&json!("completed"), "Slow but sure."), "{ended}");
+    assert_eq!(endpoint.calls().len(), 2);
+    endpoint.check(1);
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_ends_it_while_it_waits() {
+    type Case = (fn(&Call) -> Reply, &'static str);
+    let cases: [Case; 3] = [
+        (|_| Reply::Hang(None), "turn 1: asking small"),
+        (|_| Reply::Stall(says("Half of this is never said.")), "turn 1: asking small"),
+        (|_| Reply::Status(429, vec![("retry-after", "25")], "slow down"), "trying again in 25 s"),
+    ];
+    for (script, report) in cases {
+        let endpoint = Endpoint::start(script).await;
+        let home = home(&endpoint, "");
+        let daemon = home.start(&[]).await;
+        daemon.task("t", "helper", json!({"cancel_grace_seconds": 60})).await;
+        let run = daemon.fire("t").await;
+        endpoint.asked(1).await;
+        daemon.event(&run, |event| event["message"].as_str().is_some_and(|message| message.ends_with(report))).await;
+        daemon.post(&format!("/background/runs/{}/cancel", id(&run)), json!({})).await;
+        let ended = daemon.terminal(&run).await;
+        assert_eq!(ended["status"], "cancelled", "{ended}");
+        let attempts = daemon.attempts(&run).await;
+        assert!(attempts[0]["error"].as_str().unwrap().contains("stopped while it waited for the model"), "{attempts:#?}");
+        daemon.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -229,4 +250,28 @@ async fn a_person_is_asked_and_the_model_gets_the_decision() {
         assert_eq!(endpoint.calls().len(), 2);
         daemon.stop().await;
     }
+}
+
+#[tokio::test]
+async fn the_example_of_the_documentation_runs() {
+    let page = include_str!("../../../docs/agents.md");
+    let section = page.split_once("## An agent without code").unwrap().1;
+    let example = section.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    let endpoint =
+        Endpoint::turns(vec![calls(&[("write", r#"{"path":"notes/example.md","content":"It says hello."}"#)]), says("Written.")]).await;
+    let (address, port) = (endpoint.address, endpoint.address.port());
+    let here = example
+        .replace("https://api.openai.com", &format!("http://{address}"))
+        .replace("host = \"api.openai.com\"", &format!("host = \"127.0.0.1\"\nport = {port}\nallow_http_loopback = true"))
+        .replace("env = \"OPENAI_API_KEY\"", "file = \"key\"");
+    let home = home(&endpoint, "");
+    home.configure(&here);
+    std::fs::write(home.path("key"), "the-key-of-tests").unwrap();
+    let daemon = home.start(&[]).await;
+    let run = daemon.fire("notes").await;
+    let ended = daemon.terminal(&run).await;
+    assert_eq!((&ended["status"], result(&daemon, &ended).await.as_str()), (&json!("completed"), "Written."), "{ended}");
+    assert_eq!(written(&home, &ended, "notes/example.md"), "It says hello.");
+    assert_eq!(endpoint.calls()[0].authorization.as_deref(), Some("Bearer the-key-of-tests"));
+    daemon.stop().await;
 }

@@ -29,6 +29,7 @@ pub struct Call {
     pub time: usize,
     pub key: String,
     pub body: Value,
+    pub authorization: Option<String>,
 }
 
 impl Call {
@@ -49,6 +50,8 @@ pub enum Reply {
     Hang(Option<Value>),
     /// Half of this message's stream, and then the connection breaks; it is paid for.
     Half(Value),
+    /// Half of this message's stream, and then nothing, for ever; it is paid for.
+    Stall(Value),
     /// These bytes with this type.
     Raw(&'static str, &'static str),
 }
@@ -77,8 +80,8 @@ struct Shared {
     delivered: watch::Sender<usize>,
     /// What was paid for, by its key, with the body that was asked.
     paid: Mutex<HashMap<String, (Value, Value)>>,
-    /// Gets of `/page`, and how many of them may be answered.
-    fetched: watch::Sender<usize>,
+    /// Gets of `/page`, each with the turn that was asked for last, and how many of them may be answered.
+    fetched: watch::Sender<Vec<usize>>,
     answered: watch::Sender<usize>,
 }
 
@@ -103,7 +106,7 @@ impl Endpoint {
             calls: watch::Sender::new(Vec::new()),
             delivered: watch::Sender::new(0),
             paid: Mutex::default(),
-            fetched: watch::Sender::new(0),
+            fetched: watch::Sender::new(Vec::new()),
             answered: watch::Sender::new(usize::MAX),
         });
         let router = Router::new().route("/v1/chat/completions", post(complete)).route("/page", get(page)).with_state(Arc::clone(&shared));
@@ -140,15 +143,10 @@ impl Endpoint {
         patiently("an answer's last byte", delivered.wait_for(|delivered| *delivered >= number)).await.unwrap();
     }
 
-    /// How often `/page` was asked for.
-    pub fn fetched(&self) -> usize {
-        *self.shared.fetched.borrow()
-    }
-
     /// Waits for the first request for `/page`.
     pub async fn page_was_asked(&self) {
         let mut fetched = self.shared.fetched.subscribe();
-        patiently("a fetch", fetched.wait_for(|fetched| *fetched > 0)).await.unwrap();
+        patiently("a fetch", fetched.wait_for(|fetched| !fetched.is_empty())).await.unwrap();
     }
 
     /// Answers no request for `/page` from here on, or all of them.
@@ -156,7 +154,8 @@ impl Endpoint {
         self.shared.answered.send_replace(if hold { 0 } else { usize::MAX });
     }
 
-    /// No turn was asked for again once a later one was, every turn was paid for once, and no key stood for two requests.
+    /// No turn was asked for again once a later one was, every turn was paid for once, no key stood for two requests, and no page was fetched
+    /// again once a later turn was asked for.
     pub fn check(&self, turns: usize) {
         let calls = self.calls();
         let order: Vec<usize> = calls.iter().map(|call| call.turn).collect();
@@ -166,11 +165,14 @@ impl Endpoint {
         keys.dedup();
         assert_eq!(keys.len(), turns, "each turn has one key: {keys:?}");
         assert_eq!(self.paid(), turns, "each turn is paid for once");
+        let fetched = self.shared.fetched.borrow();
+        assert!(fetched.iter().all(|turn| Some(turn) == fetched.first()), "a page that was kept was fetched again: {fetched:?}");
     }
 }
 
 async fn page(State(shared): State<Arc<Shared>>) -> &'static str {
-    shared.fetched.send_modify(|fetched| *fetched += 1);
+    let turn = shared.calls.borrow().last().map_or(0, |call| call.turn);
+    shared.fetched.send_modify(|fetched| fetched.push(turn));
     let mut answered = shared.answered.subscribe();
     answered.wait_for(|answered| *answered > 0).await.unwrap();
     "The page says 42."
@@ -182,7 +184,7 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
     let turn = body["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "assistant").count() + 1;
     let key = text("idempotency-key").expect("a call has an idempotency key");
     let time = shared.calls.borrow().iter().filter(|call| call.turn == turn).count() + 1;
-    let call = Call { turn, time, key: key.clone(), body: body.clone() };
+    let call = Call { turn, time, key: key.clone(), body: body.clone(), authorization: text("authorization") };
     let kept = shared.paid.lock().unwrap().get(&key).cloned();
     let reply = match kept {
         Some((asked, message)) => {
@@ -191,15 +193,16 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
         }
         None => (shared.script)(&call),
     };
-    if let Reply::Say(message) | Reply::Half(message) | Reply::Hang(Some(message)) = &reply {
+    if let Reply::Say(message) | Reply::Half(message) | Reply::Stall(message) | Reply::Hang(Some(message)) = &reply {
         shared.paid.lock().unwrap().insert(key, (body.clone(), message.clone()));
     }
     // Whoever waits for the call finds it paid for.
     shared.calls.send_modify(|calls| calls.push(call));
     let is_stream = body["stream"] == true;
     match reply {
-        Reply::Say(message) if is_stream => streamed(&message, shared, false),
-        Reply::Half(message) => streamed(&message, shared, true),
+        Reply::Say(message) if is_stream => streamed(&message, shared, End::Whole),
+        Reply::Half(message) => streamed(&message, shared, End::Breaks),
+        Reply::Stall(message) => streamed(&message, shared, End::Stalls),
         Reply::Say(message) => {
             shared.delivered.send_modify(|delivered| *delivered += 1);
             let body = json!({"choices": [{"index": 0, "message": message, "finish_reason": finish(&message)}], "usage": usage()});
@@ -223,22 +226,30 @@ fn finish(message: &Value) -> &'static str {
     if message["tool_calls"].is_array() { "tool_calls" } else { "stop" }
 }
 
-/// A message as the events of a stream, in chunks that break anywhere; or half of them and a broken connection.
-fn streamed(message: &Value, shared: Arc<Shared>, is_half: bool) -> Response {
-    let events = events_of(message);
-    let bytes = Bytes::from(events);
-    let end = if is_half { bytes.len() / 2 } else { bytes.len() };
+/// How a stream ends.
+#[derive(PartialEq)]
+enum End {
+    Whole,
+    Breaks,
+    Stalls,
+}
+
+/// A message as the events of a stream, in chunks that break anywhere; half of them unless it is to be whole.
+fn streamed(message: &Value, shared: Arc<Shared>, end: End) -> Response {
+    let bytes = Bytes::from(events_of(message));
+    let until = if end == End::Whole { bytes.len() } else { bytes.len() / 2 };
     let (mut chunks, mut at, mut sizes) = (Vec::new(), 0, [1, 7, 2, 13, 64, 3].into_iter().cycle());
-    while at < end {
-        let to = end.min(at + sizes.next().unwrap());
+    while at < until {
+        let to = until.min(at + sizes.next().unwrap());
         chunks.push(Ok::<Bytes, std::io::Error>(bytes.slice(at..to)));
         at = to;
     }
-    if is_half {
-        chunks.push(Err(std::io::Error::other("the endpoint goes away")));
-    }
     let last = futures::stream::once(async move {
-        shared.delivered.send_modify(|delivered| *delivered += usize::from(!is_half));
+        match end {
+            End::Whole => shared.delivered.send_modify(|delivered| *delivered += 1),
+            End::Breaks => return Err(std::io::Error::other("the endpoint goes away")),
+            End::Stalls => std::future::pending().await,
+        }
         Ok(Bytes::new())
     });
     // Each chunk leaves by itself.

@@ -3,6 +3,7 @@
 mod answers;
 mod endpoint;
 mod kills;
+mod registered;
 
 use serde_json::{Value, json};
 

@@ -1,10 +1,13 @@
 //! Outgoing HTTP of real guests: what they reach, and everything that they try beyond it.
 
+mod account;
 mod configuration;
 mod credentials;
 mod escapes;
 mod leak;
 mod limits;
+mod models;
+mod receipts;
 mod server;
 
 use std::collections::HashMap;
@@ -19,7 +22,7 @@ use sandclock::config::{self, Environment};
 use sandclock::daemon::foreground::{Foreground, ForegroundRun};
 use sandclock::domain::http::{HttpCall, HttpCalls, Rule};
 use sandclock::domain::policy::ErrorKind;
-use sandclock::egress::{Gateway, Lookup};
+use sandclock::egress::{Account, Gateway, Lookup};
 use sandclock::sandbox::{AttemptReport, AttemptSignals, EffectsRefused, Ended, GuestHost, LogEntry, LogStream};
 
 use crate::guest::http::fetch;
@@ -106,6 +109,11 @@ impl Stage {
         let gateway = Gateway::with_lookup(tokio::runtime::Handle::current(), Arc::new(SystemClock), Arc::<Names>::clone(&names));
         let foreground = Foreground::load(&plugin, &loaded.settings).await.unwrap().with_gateway(gateway);
         Stage { foreground, names, host: Arc::default(), signals: AttemptSignals::new(), folder }
+    }
+
+    /// The same with calls that are charged.
+    pub fn charged(self, account: Arc<dyn Account>) -> Stage {
+        Stage { foreground: self.foreground.with_account(account), ..self }
     }
 
     /// Executes an attempt with a query of [`fetch`].

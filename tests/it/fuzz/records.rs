@@ -139,7 +139,7 @@ proptest! {
             }
         }
         let decided = [
-            lifecycle::hand_back(run.clone(), attempt.clone(), fence, "why", now).ok(),
+            lifecycle::hand_back(run.clone(), attempt.clone(), fence, "why", None, now).ok(),
             lifecycle::lose(run.clone(), attempt.clone(), now),
             lifecycle::request_cancel(run.clone(), "api", None, now).ok(),
             lifecycle::resume(run.clone(), None, now).ok(),

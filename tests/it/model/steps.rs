@@ -380,7 +380,7 @@ impl Next<'_> {
             Word::Completed => Outcome::Completed("done".to_owned()),
             Word::Failed => Outcome::Failed { kind: ErrorKind::GuestRetryable, message: "not yet".to_owned(), after: None },
             Word::Stopped => Outcome::Cancelled(String::new()),
-            Word::HandedBack => return lifecycle::hand_back(run, attempt, fence, "the daemon stops", NOW).ok(),
+            Word::HandedBack => return lifecycle::hand_back(run, attempt, fence, "the daemon stops", None, NOW).ok(),
         };
         lifecycle::finish(run, attempt, fence, outcome, Usage::default(), 0.0, NOW).ok()
     }

@@ -10,6 +10,7 @@ use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
 use sandclock::domain::id::{AgentId, RunId};
 use sandclock::domain::park::Park;
 use sandclock::domain::policy::ErrorKind;
+use sandclock::egress::Account;
 use sandclock::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, GuestHost, Halt, Stop, Usage};
 use sandclock::store::ClaimAgent;
 use tokio::time::sleep;
@@ -187,7 +188,13 @@ impl Start for Actor {
         false
     }
 
-    async fn execute(&self, spec: AttemptSpec, host: Arc<dyn GuestHost>, signals: Arc<AttemptSignals>) -> AttemptReport {
+    async fn execute(
+        &self,
+        spec: AttemptSpec,
+        host: Arc<dyn GuestHost>,
+        _: Option<Arc<dyn Account>>,
+        signals: Arc<AttemptSignals>,
+    ) -> AttemptReport {
         let oracle = &self.stage.server.oracle;
         let run = RunId::parse(&spec.context.run_id).unwrap();
         let part = self.stage.part(&run, spec.context.attempt);

@@ -228,6 +228,7 @@ pub fn queued(number: u32, task: &str, agent: &str, now: Timestamp) -> Run {
         slot: SlotPart::Free,
         waited_for: None,
         parked: None,
+        usage: Default::default(),
         policy: RunPolicy {
             timeout_seconds: Seconds::whole(60),
             cancel_grace_seconds: Seconds::whole(5),
@@ -236,6 +237,7 @@ pub fn queued(number: u32, task: &str, agent: &str, now: Timestamp) -> Run {
             on_unknown: OnUnknown::Retry,
             write_run_json: true,
             write_events_jsonl: true,
+            budget: Default::default(),
         },
     }
 }

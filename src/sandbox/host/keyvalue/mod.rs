@@ -12,6 +12,7 @@ use std::sync::Arc;
 use wasmtime::component::{HasData, Resource, ResourceTable, ResourceTableError};
 
 use crate::domain::memory::{LARGEST_VALUE, MemoryFault, check_key, check_value};
+use crate::domain::receipt::CallKind;
 use crate::sandbox::fault::Fault;
 use crate::sandbox::memory::{BucketName, Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused};
 use crate::sandbox::signals::{Halt, Stop};
@@ -103,7 +104,7 @@ impl<'a> KeyValueView<'a> {
     }
 
     fn open_bucket(&mut self, name: &str) -> Answer<Resource<Opened>> {
-        self.attempt.call()?;
+        self.attempt.call(CallKind::KeyValues)?;
         let bucket = BucketName::opened_as(name).ok_or(KeyValueError::NoSuchStore)?;
         kept(&self.attempt.host)?;
         Ok(self.table.push(Opened(bucket))?)
@@ -116,7 +117,7 @@ impl<'a> KeyValueView<'a> {
 
     /// The bucket of a call that is to be counted.
     fn begin(&self, bucket: &Resource<Opened>) -> Answer<BucketName> {
-        self.attempt.act()?;
+        self.attempt.act(CallKind::KeyValues)?;
         Ok(self.table.get(bucket)?.0)
     }
 
@@ -198,7 +199,7 @@ impl<'a> KeyValueView<'a> {
     }
 
     async fn change(&mut self, bucket: BucketName, change: MemoryChange) -> Answer<Changed> {
-        self.attempt.act()?;
+        self.attempt.act(CallKind::KeyValues)?;
         let bytes = match &change {
             MemoryChange::Write(writes) => writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum(),
             MemoryChange::Increment { key, .. } => key.len(),
@@ -216,7 +217,7 @@ impl<'a> KeyValueView<'a> {
 
     /// Reads the value that is to be swapped, as it is now.
     async fn look(&mut self, compared: &Resource<Compared>) -> Answer<Option<Vec<u8>>> {
-        self.attempt.act()?;
+        self.attempt.act(CallKind::KeyValues)?;
         let (bucket, key) = {
             let compared = self.table.get(compared)?;
             (compared.bucket, compared.key.clone())

@@ -217,6 +217,7 @@ fn judge_outcome(run: &Run, attempt: AttemptStatus, answer: Option<String>) -> J
         Status::Completed => attempt == AttemptStatus::Completed,
         Status::Failed | Status::Queued => matches!(attempt, AttemptStatus::Failed | AttemptStatus::Timeout),
         Status::Timeout => attempt == AttemptStatus::Timeout,
+        Status::AwaitingApproval => attempt == AttemptStatus::Completed && run.parked.is_some(),
         Status::Cancelled => true,
         _ => false,
     };
