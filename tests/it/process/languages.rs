@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Json, State};
@@ -12,6 +13,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::daemon::{Daemon, Home};
+
+/// How long the debug build may take to compile a component on a machine with much else to do.
+const COMPILING: Duration = Duration::from_secs(400);
 
 /// What the service was asked: the path and the question.
 type Asked = Arc<Mutex<Vec<(&'static str, Value)>>>;
@@ -50,7 +54,12 @@ async fn serving(name: &str, settings: &str) -> (Home, Daemon) {
     let home = Home::new(&format!("[paths]\ncache = {cache:?}\n{settings}"), &[(name, built(name))]);
     let daemon = home.start(&[]).await;
     let is_there = |told: &Value| told["agents"].as_array().unwrap().iter().any(|agent| agent["agent_id"] == name);
-    daemon.until("/background/agents", is_there).await;
+    let serving = async {
+        while !is_there(&daemon.get("/background/agents").await) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(COMPILING, serving).await.unwrap_or_else(|_| panic!("{name} never served: {:#?}", daemon.log()));
     (home, daemon)
 }
 
@@ -71,17 +80,15 @@ async fn ended(daemon: &Daemon, agent: &str) -> Value {
     daemon.terminal(&daemon.fire(agent).await).await
 }
 
-/// The first attempt fails after the call that is paid for, and the second goes on; `attempts` are made where the call is refused.
-async fn survey(name: &str, attempts_when_refused: usize) {
+/// The first attempt fails after the call that is paid for, and the second goes on; what another attempt cannot mend gets none.
+async fn survey(name: &str) {
     let (url, asked) = service().await;
     let (home, daemon) = serving(name, &settings(name, &url)).await;
     let run = ended(&daemon, name).await;
     went_on(&home, &daemon, &run, &asked).await;
 
     let before = asked.lock().unwrap().len();
-    for (agent, attempts, told) in
-        [("stranger", attempts_when_refused, "http://127.0.0.1"), ("misled", 1, "JSON"), ("hasty", 3, "slow down")]
-    {
+    for (agent, attempts, told) in [("stranger", 1, "why-denied"), ("misled", 1, "JSON"), ("hasty", 3, "slow down")] {
         let run = ended(&daemon, agent).await;
         assert_eq!(run["status"], "failed", "{run:#}");
         let made = daemon.attempts(&run).await;
@@ -117,18 +124,17 @@ async fn went_on(home: &Home, daemon: &Daemon, ended: &Value, asked: &Asked) {
 
 #[tokio::test]
 async fn an_agent_in_rust_goes_on_where_its_first_attempt_failed() {
-    survey("survey-rust", 1).await;
+    survey("survey-rust").await;
 }
 
 #[tokio::test]
 async fn an_agent_in_python_goes_on_where_its_first_attempt_failed() {
-    survey("survey-python", 1).await;
+    survey("survey-python").await;
 }
 
 #[tokio::test]
 async fn an_agent_in_javascript_goes_on_where_its_first_attempt_failed() {
-    // The engine's `fetch` does not say that the call was refused, so it may be worth another attempt.
-    survey("survey-javascript", 3).await;
+    survey("survey-javascript").await;
 }
 
 #[tokio::test]

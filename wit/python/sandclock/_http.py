@@ -78,7 +78,7 @@ def fetch(url, method=None, *, json=None, body=None, headers=None, timeout_secon
     except Err as error:
         name = type(error.value).__name__.removeprefix("ErrorCode_").removeprefix("StreamError_")
         if name == "HttpRequestDenied":
-            raise Denied(f"the agent may not call {parts.scheme}://{parts.netloc}: its settings, [agents.NAME.http], do not allow it") from None
+            raise Denied(f"the agent may not call {parts.scheme}://{parts.netloc}: `sandclock why-denied` names the rule") from None
         raise Retryable(f"no answer from {parts.scheme}://{parts.netloc}: {name}") from None
 
 
