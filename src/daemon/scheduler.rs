@@ -132,7 +132,7 @@ enum Dispatched {
     /// Its occurrences are runs or part of a skip range, or nothing was to be done.
     Done,
     /// Nothing yet: budgets of the task or of its agent limit it, and how they stand has to be known.
-    Limited(Budget, AgentId),
+    Limited(Box<Budget>, AgentId),
 }
 
 /// The room that one dispatch has taken in the queue; a decision that is made anew has it already.

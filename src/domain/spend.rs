@@ -100,13 +100,18 @@ impl Meter {
         }
     }
 
+    /// How many of the meter's smallest unit make one of what its name says.
+    const fn unit(self) -> f64 {
+        match self {
+            Meter::WallSeconds | Meter::CpuSeconds => 1e6,
+            Meter::Money => NANOS,
+            Meter::Calls | Meter::Bytes | Meter::Tokens => 1.0,
+        }
+    }
+
     /// An amount in the meter's smallest unit, as a number of what its name says.
     pub fn shown(self, amount: u64) -> f64 {
-        match self {
-            Meter::WallSeconds | Meter::CpuSeconds => amount as f64 / 1e6,
-            Meter::Money => Money::from_nanos(amount).units(),
-            Meter::Calls | Meter::Bytes | Meter::Tokens => amount as f64,
-        }
+        amount as f64 / self.unit()
     }
 }
 
@@ -187,6 +192,7 @@ impl BudgetScope {
 
 /// A budget that has nothing left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Told", into = "Told")]
 pub struct Exhausted {
     /// Whose budget.
     pub scope: BudgetScope,
@@ -196,6 +202,35 @@ pub struct Exhausted {
     pub limit: u64,
     /// What was spent of it, in the meter's smallest unit.
     pub spent: u64,
+}
+
+/// A budget that has nothing left as records and the API have it: in what the meter's name says.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    scope: BudgetScope,
+    meter: Meter,
+    limit: serde_json::Number,
+    spent: serde_json::Number,
+}
+
+impl From<Exhausted> for Told {
+    fn from(met: Exhausted) -> Told {
+        let number = |amount: u64| match met.meter {
+            Meter::Calls | Meter::Bytes | Meter::Tokens => amount.into(),
+            meter => serde_json::Number::from_f64(meter.shown(amount)).unwrap_or_else(|| 0.into()),
+        };
+        Told { scope: met.scope, meter: met.meter, limit: number(met.limit), spent: number(met.spent) }
+    }
+}
+
+impl From<Told> for Exhausted {
+    fn from(told: Told) -> Exhausted {
+        let amount = |number: &serde_json::Number| number.as_u64().filter(|_| told.meter.unit() == 1.0).unwrap_or_else(|| {
+            let smallest = number.as_f64().unwrap_or(0.0) * told.meter.unit();
+            smallest.round() as u64
+        });
+        Exhausted { scope: told.scope, meter: told.meter, limit: amount(&told.limit), spent: amount(&told.spent) }
+    }
 }
 
 impl fmt::Display for Exhausted {
@@ -223,6 +258,20 @@ mod tests {
             assert!(serde_json::from_str::<Money>(&text).unwrap() >= large, "what is kept can be read: {text}");
         }
         assert_eq!(Money::from_nanos(u64::MAX).plus(Money::from_nanos(1)).nanos(), u64::MAX);
+    }
+
+    #[test]
+    fn an_empty_budget_is_told_in_the_units_of_its_meter() {
+        let met = |meter, limit, spent| Exhausted { scope: BudgetScope::Run, meter, limit, spent };
+        for (exhausted, limit) in [
+            (met(Meter::Money, 500_000_000, 500_000_001), "0.5"),
+            (met(Meter::WallSeconds, 30_000_000, 30_000_017), "30.0"),
+            (met(Meter::Tokens, u64::MAX, 7), "18446744073709551615"),
+        ] {
+            let text = serde_json::to_string(&exhausted).unwrap();
+            assert!(text.contains(&format!("\"limit\":{limit},")), "{text}");
+            assert_eq!(serde_json::from_str::<Exhausted>(&text).unwrap(), exhausted);
+        }
     }
 
     #[test]

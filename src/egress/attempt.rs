@@ -258,9 +258,10 @@ impl Exchange<'_> {
         }
         let size = target.method.len() + target.url.as_str().len() + size_of(&headers);
         self.call.count(Way::Out, size).map_err(|_| HttpFault::Denied)?;
-        begin(!target.is_safe()).await.map_err(|sentence| refuse(Refusal { rule: Rule::Lease, sentence, toml: None }))?;
         self.till.begin().await.map_err(refuse)?;
         let bill = Bill::new(Arc::clone(&self.call), Arc::clone(&self.till), target);
+        // The lease is asked last: the charge may have taken all the time that was left.
+        begin(!target.is_safe()).await.map_err(|sentence| refuse(Refusal { rule: Rule::Lease, sentence, toml: None }))?;
         let mut wish = client.request(parts.method, target.url.clone()).headers(headers);
         if !body.is_end_stream() {
             wish = wish.body(reqwest::Body::wrap(Outgoing::new(body, Arc::clone(&self.call))));

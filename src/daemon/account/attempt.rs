@@ -23,6 +23,10 @@ use crate::domain::time::Seconds;
 use crate::egress::{Account, ChargeRefused as Refused};
 use crate::sandbox::Stop;
 
+/// How long a guest whose budget has nothing left may take to keep what the last call has given it; also, how much processor time it may take
+/// while its calls are under way.
+const TO_KEEP: Duration = Duration::from_secs(5);
+
 /// The account of one attempt whose run has a budget.
 pub(in crate::daemon) struct AttemptAccount {
     accounts: Arc<Accounts>,
@@ -131,10 +135,26 @@ impl AttemptAccount {
         if let Some(exhausted) = met {
             self.meet(exhausted);
         }
-        let mut calls = self.under_way.subscribe();
-        let _ = calls.wait_for(|calls| *calls == 0).await;
+        self.last_calls().await;
         self.live.signals.trap_now(Stop::BudgetSpent);
         std::future::pending().await
+    }
+
+    /// Returns when no call is under way and the guest had time to keep what the last one gave it. A guest that computes beside its calls has
+    /// only so much of that.
+    async fn last_calls(&self) {
+        let mut calls = self.under_way.subscribe();
+        if *calls.borrow_and_update() == 0 {
+            return;
+        }
+        let ended = async {
+            let _ = calls.wait_for(|calls| *calls == 0).await;
+            tokio::time::sleep(TO_KEEP).await;
+        };
+        tokio::select! {
+            () = ended => {}
+            () = self.live.signals.cpu_taken(self.live.signals.cpu() + TO_KEEP) => {}
+        }
     }
 
     fn meet(&self, exhausted: Exhausted) {

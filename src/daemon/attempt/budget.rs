@@ -23,7 +23,7 @@ pub(super) fn parked(exhausted: Exhausted) -> Outcome {
 pub(super) fn stopped_by(ended: &Ended, account: Option<&AttemptAccount>) -> Option<(Outcome, Spend)> {
     let account = account?;
     let exhausted = account.exhausted()?;
-    let is_by_it = matches!(ended, Ended::Stopped(Stop::BudgetSpent) | Ended::Failed { .. });
+    let is_by_it = matches!(ended, Ended::Stopped(Stop::BudgetSpent) | Ended::Failed { .. } | Ended::TimedOut);
     is_by_it.then(|| (parked(exhausted), account.so_far()))
 }
 

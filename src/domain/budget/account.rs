@@ -66,15 +66,20 @@ struct OnDay {
 impl OnDay {
     /// Adds to the day of `now`. An instant before the day that is kept counts for that one: a clock was set back.
     fn add(kept: &mut Option<OnDay>, more: Spend, now: Timestamp) {
-        let today = Day::of(now);
         match kept {
-            Some(kept) if kept.day >= today => kept.spent = kept.spent.plus(more),
-            _ => *kept = Some(OnDay { day: today, spent: more }),
+            Some(kept) if kept.is_now(now) => kept.spent = kept.spent.plus(more),
+            _ => *kept = Some(OnDay { day: Day::of(now), spent: more }),
         }
     }
 
+    /// Whether it counts on a day: on its own, and on the one before, for a clock was set back. What a clock that was years ahead has left is
+    /// nobody's.
+    fn is_now(&self, now: Timestamp) -> bool {
+        self.day == Day::of(now) || self.day == Day::of(Day::end_of(now))
+    }
+
     fn on(kept: Option<&OnDay>, now: Timestamp) -> Spend {
-        kept.filter(|kept| kept.day >= Day::of(now)).map(|kept| kept.spent).unwrap_or_default()
+        kept.filter(|kept| kept.is_now(now)).map(|kept| kept.spent).unwrap_or_default()
     }
 }
 

@@ -216,7 +216,9 @@ impl Reader {
 
 /// What was said, in one shape: what came from a cache is a part of the input.
 fn told(said: Said) -> Tokens {
-    let beside = said.cache_read.unwrap_or(0).saturating_add(said.cache_made.unwrap_or(0));
+    // Who tells the cached part of the input, or the sum, has it in the input already.
+    let is_within = said.total.is_some() || said.cached.is_some();
+    let beside = if is_within { 0 } else { said.cache_read.unwrap_or(0).saturating_add(said.cache_made.unwrap_or(0)) };
     let output = said.output.unwrap_or(0);
     let input = match (said.input, said.total) {
         (None, Some(total)) => total.saturating_sub(output),
@@ -224,6 +226,6 @@ fn told(said: Said) -> Tokens {
     };
     // Some hosts have what a model thought in the total alone.
     let thought = said.total.unwrap_or(0).saturating_sub(input.saturating_add(output));
-    let cached = said.cached.unwrap_or(0).saturating_add(said.cache_read.unwrap_or(0));
+    let cached = said.cached.or(said.cache_read).unwrap_or(0);
     Tokens { input, cached, output: output.saturating_add(thought), estimated: 0 }
 }
