@@ -86,6 +86,7 @@ fn run(status: Status) -> Run {
             on_unknown: OnUnknown::Retry,
             write_run_json: true,
             write_events_jsonl: true,
+            budget: Default::default(),
         },
     }
 }

@@ -9,6 +9,7 @@ use super::auth::Caller;
 use super::body::{JsonBody, OptionalBody};
 use super::error::Problem;
 use super::params::{NoParams, Params, PathId};
+use super::tasks::with_sums;
 use super::{Answer, Api};
 use crate::config::spec::{self, SPEC};
 use crate::daemon::manager::refuse_secrets;
@@ -29,7 +30,9 @@ pub(super) async fn plugins(State(api): State<Api>, _: NoParams) -> Answer {
 
 /// `GET /background/agents/{id}`.
 pub(super) async fn show(State(api): State<Api>, PathId(id): PathId<AgentId>, _: NoParams) -> Answer {
-    Ok(Json(api.manager.agent(&id)?))
+    let mut agent = api.manager.agent(&id)?;
+    with_sums(&mut agent, api.manager.agent_budget(&id).await?);
+    Ok(Json(agent))
 }
 
 /// `DELETE /background/agents/{id}?force=`.

@@ -39,7 +39,8 @@ pub(super) async fn of_run(State(api): State<Api>, PathId(id): PathId<RunId>, _:
     Ok(Json(json!({"run_id": id, "approvals": approvals})))
 }
 
-/// `POST /background/runs/{id}/approvals/{key}`: `{decision: approve | deny, approver?, note?}`.
+/// `POST /background/runs/{id}/approvals/{key}`: `{decision: approve | deny, approver?, note?, attempt?}`. With the attempt whose question
+/// was seen, another question under the same key is not answered.
 pub(super) async fn answer(
     State(api): State<Api>,
     PathId(id): PathId<RunId>,
@@ -65,10 +66,15 @@ fn read(body: Value, caller: &Caller) -> Result<Word, Problem> {
         }
     };
     let by = text(&mut fields, "approver", LONGEST_APPROVER).filter(|by| !by.trim().is_empty());
+    if by.as_ref().is_some_and(|by| by.contains('\n')) {
+        fields.fault("approver", "must be one line");
+    }
     let note = text(&mut fields, "note", LONGEST_TEXT).unwrap_or_default();
-    fields.refuse_rest(&["decision", "approver", "note"]);
+    let attempt = fields.optional::<u32>("attempt");
+    fields.refuse_rest(&["decision", "approver", "note", "attempt"]);
     let by = by.unwrap_or_else(|| caller.told().to_owned());
-    faults.into_result(Word { approved, by, note }).map_err(Problem::from)
+    let token = caller.name().map(str::to_owned);
+    faults.into_result(Word { approved, by, note, token, attempt }).map_err(Problem::from)
 }
 
 fn text(fields: &mut Fields<'_>, name: &str, most_bytes: usize) -> Option<String> {

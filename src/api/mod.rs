@@ -11,6 +11,7 @@ mod agents;
 mod approvals;
 mod auth;
 mod body;
+mod budget;
 mod deploy;
 mod error;
 mod health;
@@ -109,13 +110,16 @@ fn reading() -> Router<Api> {
         .route("/agents/{id}", get(agents::show))
         .route("/agents/{id}/history", get(deploy::history))
         .route("/agents/{id}/memory", get(memory::show))
+        .route("/agents/{id}/budget", get(budget::of_agent))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/status", get(tasks::status))
         .route("/tasks/{id}/next", get(tasks::next))
         .route("/tasks/{id}/skips", get(tasks::skips))
+        .route("/tasks/{id}/budget", get(budget::of_task))
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::show))
+        .route("/runs/{id}/budget", get(budget::of_run))
         .route("/runs/{id}/why", get(runs::why))
         .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
@@ -157,7 +161,11 @@ fn deploying() -> Router<Api> {
 }
 
 fn approving() -> Router<Api> {
-    Router::new().route("/runs/{id}/approvals/{key}", post(approvals::answer))
+    Router::new()
+        .route("/runs/{id}/approvals/{key}", post(approvals::answer))
+        .route("/runs/{id}/budget", post(budget::grant_run))
+        .route("/tasks/{id}/budget", post(budget::grant_task))
+        .route("/agents/{id}/budget", post(budget::grant_agent))
 }
 
 async fn unknown_path(request: Request) -> Problem {

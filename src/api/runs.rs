@@ -51,9 +51,10 @@ pub(super) async fn resume(State(api): State<Api>, PathId(id): PathId<RunId>, _:
     }
     // Scripts answer and then resume; here the answer has done that.
     if api.manager.was_answered(&run).await? {
-        return Ok(Json(json!({"status": "queued"})));
+        let status = if run.status.is_terminal() { run.status } else { Status::Queued };
+        return Ok(Json(json!({"status": status})));
     }
-    api.manager.resume_run(&id, caller.name()).await?;
+    api.manager.resume_run_from(&id, run.status, caller.name()).await?;
     Ok(Json(json!({"status": "queued"})))
 }
 

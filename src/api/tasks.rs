@@ -58,7 +58,9 @@ pub(super) async fn register(
 
 /// `GET /background/tasks/{id}`.
 pub(super) async fn show(State(api): State<Api>, PathId(id): PathId<TaskId>, _: NoParams) -> Answer {
-    value(&api.manager.task(&id).await?)
+    let Json(mut task) = value(&api.manager.task(&id).await?)?;
+    with_sums(&mut task, api.manager.task_budget(&id).await?);
+    Ok(Json(task))
 }
 
 /// `PATCH /background/tasks/{id}`.
@@ -187,6 +189,13 @@ impl Asked {
         fields.refuse_rest(&["query", "metadata", "wait", "timeout_seconds"]);
         let by = caller.name().map(str::to_owned);
         Ok(faults.into_result(Asked { wish: RunWish { query, metadata, by }, wait: wait.then_some(limit) })?)
+    }
+}
+
+/// Adds what was used, and what budgets leave, to what is shown of a task or an agent.
+pub(super) fn with_sums(shown: &mut Value, mut budget: Value) {
+    if let (Value::Object(fields), Some(sums)) = (shown, budget.as_object_mut()) {
+        fields.extend(["used", "budgets"].into_iter().filter_map(|name| Some((name.to_owned(), sums.shift_remove(name)?))));
     }
 }
 

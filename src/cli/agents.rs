@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::Context;
+use super::budget;
 use super::caller::Caller;
 use super::exit::{Exit, Fault};
 use super::human;
@@ -165,6 +166,8 @@ fn sheet(caller: &Caller<'_>, agent: &Value) -> String {
     for (name, field) in [("memory", "limits.memory_bytes"), ("disk", "limits.disk_bytes"), ("output", "limits.output_bytes")] {
         sheet.maybe(name, view::count(agent, field).map(|bytes| format!("at most {}", human::bytes(bytes))));
     }
+    sheet.maybe("budget", view::at(agent, "budget").map(ToString::to_string));
+    sheet.maybe("used", view::at(agent, "used").map(|_| budget::used(agent)));
     for (name, field) in [("config", "agent_config"), ("env", "env"), ("metadata", "metadata")] {
         let object = view::at(agent, field).filter(|object| object.as_object().is_some_and(|object| !object.is_empty()));
         sheet.maybe(name, object.map(ToString::to_string));

@@ -80,24 +80,34 @@ pub(super) async fn execute(args: ApprovalsArgs, context: &Context) -> Result<Ex
 
 async fn decide(caller: &Caller<'_>, decision: &str, args: AnswerArgs) -> Result<Exit, Fault> {
     let run = args.run;
-    let key = match args.key {
-        Some(key) => key,
+    let seen = match args.key {
+        Some(key) => Seen { key, question: None, attempt: None },
         None => waits_for(caller, &run).await?,
     };
     let given = [("decision", Some(decision.to_owned())), ("note", args.note), ("approver", args.by)];
-    let body: Map<String, Value> = given.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))).collect();
-    let body = Value::Object(body);
+    let mut body: Map<String, Value> = given.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))).collect();
+    body.extend(seen.attempt.map(|attempt| ("attempt".to_owned(), attempt.into())));
+    let (key, body) = (seen.key, Value::Object(body));
     let answer = caller.remote.post(&["runs", run.as_str(), "approvals", &key], Some(&body)).await?;
     caller.show(&answer, |answer| {
         let word = if decision == "approve" { "approved" } else { "denied" };
-        format!("{word} `{}`: {run} is {}\n", human::one_line(&key), human::one_line(&view::shown(answer, "status")))
+        let question = seen.question.map(|question| format!(" ({})", human::cut(&human::one_line(&question), 200))).unwrap_or_default();
+        format!("{word} `{}`{question}: {run} is {}\n", human::one_line(&key), human::one_line(&view::shown(answer, "status")))
     })
 }
 
-/// The name of what the run waits for.
-async fn waits_for(caller: &Caller<'_>, run: &RunId) -> Result<String, Fault> {
+/// A question as it was seen when it was answered.
+struct Seen {
+    key: String,
+    question: Option<String>,
+    attempt: Option<u64>,
+}
+
+/// What the run waits for.
+async fn waits_for(caller: &Caller<'_>, run: &RunId) -> Result<Seen, Fault> {
     let answer = caller.remote.get(&["runs", run.as_str()], &[]).await?;
-    view::text(&answer.value, "parked.key").ok_or_else(|| {
+    let (question, attempt) = (view::text(&answer.value, "parked.question"), view::count(&answer.value, "attempt"));
+    view::text(&answer.value, "parked.key").map(|key| Seen { key, question, attempt }).ok_or_else(|| {
         let status = human::one_line(&view::shown(&answer.value, "status"));
         Fault::new(Exit::Conflict, format!("{run} is {status} and waits for no answer; `sandclock approvals show {run}` has what it asked"))
     })

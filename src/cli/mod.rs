@@ -5,6 +5,7 @@
 
 mod agents;
 mod approvals;
+mod budget;
 mod caller;
 mod check;
 pub mod config_check;
@@ -75,6 +76,7 @@ enum Verb {
     Tasks(Box<tasks::TasksArgs>),
     Runs(Box<runs::RunsArgs>),
     Approvals(approvals::ApprovalsArgs),
+    Budget(Box<budget::BudgetArgs>),
     Token(token::TokenArgs),
     WhyDenied(why_denied::WhyDeniedArgs),
 }
@@ -147,6 +149,7 @@ async fn at_once(verb: Verb, context: &Context) -> Result<Exit, Fault> {
         Verb::Tasks(args) => tasks::execute(*args, context).await,
         Verb::Runs(args) => runs::execute(*args, context).await,
         Verb::Approvals(args) => approvals::execute(args, context).await,
+        Verb::Budget(args) => budget::execute(*args, context).await,
         Verb::Token(args) => token::execute(args, context),
         Verb::WhyDenied(args) => why_denied::execute(args, context).await,
     }

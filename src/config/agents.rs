@@ -12,6 +12,7 @@ use crate::domain::checkpoint::MOST_CHECKPOINTS;
 use crate::domain::id::{AgentId, TaskId};
 use crate::domain::memory::MOST_KEYS;
 
+use super::budget;
 use super::document::{Node, Table, Value};
 use super::fault::{ConfigFault, Origin, shown};
 use super::http::{self, Credentials};
@@ -114,13 +115,14 @@ pub(super) fn agent<'a>(
     let env = given(&mut section, "env", |env| env.keys().cloned().collect::<Vec<_>>().into(), env_of).unwrap_or_default();
     let config = given(&mut section, "config", json_of, values_of).unwrap_or_default();
     let metadata = given(&mut section, "metadata", json_of, values_of).unwrap_or_default();
-    let (limits_node, http_node) = (section.node("limits"), section.node("http"));
+    let (limits_node, http_node, budget_node) = (section.node("limits"), section.node("http"), section.node("budget"));
     section.finish();
     let mut section = reading.open(limits_node, format!("{path}.limits")).file_only();
     let limits = limits(&mut section, base);
     section.finish();
     let http = http::policy(reading, http_node, format!("{path}.http"), credentials);
-    AgentSettings { plugin, name, timeout, max_running, max_queued_runs, env, config, limits, http, metadata }
+    let budget = budget::budget(reading, budget_node, &format!("{path}.budget"));
+    AgentSettings { plugin, name, timeout, max_running, max_queued_runs, env, config, limits, http, budget, metadata }
 }
 
 /// A setting without a default.

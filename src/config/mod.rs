@@ -8,6 +8,7 @@ mod agent_file;
 mod agents;
 mod bounds;
 mod bucket;
+mod budget;
 pub mod changes;
 mod client;
 mod document;

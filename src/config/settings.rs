@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::agent::Limits;
+use crate::domain::budget::Budget;
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::price::Prices;
@@ -244,6 +245,8 @@ pub struct AgentSettings {
     pub limits: Limits,
     /// What it may ask of others over HTTP, with the credentials that are put in.
     pub http: Arc<HttpPolicy>,
+    /// What it may spend.
+    pub budget: Budget,
     /// Free for the user.
     pub metadata: BTreeMap<String, serde_json::Value>,
 }

@@ -167,13 +167,15 @@ fn model_config(
         }
         Ok(endpoint) => {
             config.insert("endpoint".to_owned(), json!(endpoint.base));
-            let mut http = json!({"allow": [{"url": endpoint.url(), "methods": ["POST"]}]});
-            match credentials.map(|credentials| endpoint.credential(credentials)) {
-                None => {}
-                Some(Ok(name)) => http["credentials"] = json!([name]),
-                Some(Err(why)) => model.fault("provider", why),
-            }
-            Some(http)
+            let found = match credentials.map(|credentials| endpoint.credential(credentials)) {
+                None => Vec::new(),
+                Some(Ok(name)) => vec![name],
+                Some(Err(why)) => {
+                    model.fault("provider", why);
+                    Vec::new()
+                }
+            };
+            Some(json!({"allow": [{"url": endpoint.url(), "methods": ["POST"]}], "credentials": found}))
         }
     };
     model.refuse_rest(&OF_MODEL);

@@ -21,6 +21,7 @@ use super::executor::{Executor, Offer, Offered, Start, Tripped};
 use crate::clock::Clock;
 use crate::config::{AgentSettings, registered_agent, spec};
 use crate::domain::agent::{Agent, Limits};
+use crate::domain::budget::Budget;
 use crate::domain::http::{Credential, HttpPolicy};
 use crate::domain::id::AgentId;
 use crate::domain::input::Faults;
@@ -105,6 +106,7 @@ impl Roster {
             config: BTreeMap::new(),
             limits: self.limits.clone(),
             http: Arc::default(),
+            budget: Budget::default(),
             metadata: BTreeMap::new(),
         }
     }
@@ -293,6 +295,7 @@ impl Agents {
             env: settings.env.into_keys().map(|name| (name, String::from("(set)"))).collect(),
             max_running: settings.max_running,
             timeout_seconds: settings.timeout,
+            budget: settings.budget,
             created_at: updated_at,
             updated_at,
         };
@@ -318,7 +321,17 @@ impl Agents {
             let env = settings.env.into_iter().collect();
             let (sandbox, gateway) = (Arc::clone(&self.sandbox), Arc::clone(&self.gateway));
             let config = config_texts(&settings.config);
-            let start = SandboxStart { sandbox, gateway, loaded, limits: settings.limits, env, config, config_hash, http: settings.http };
+            let start = SandboxStart {
+                sandbox,
+                gateway,
+                loaded,
+                limits: settings.limits,
+                env,
+                config,
+                config_hash,
+                http: settings.http,
+                budget: settings.budget,
+            };
             Some(Offered { claim, start: Arc::new(start) })
         });
         let offer = Arc::new(offered.collect());
@@ -345,6 +358,10 @@ impl Executor for Agents {
         self.settings_of(agent).timeout
     }
 
+    fn budget_of(&self, agent: &AgentId) -> Budget {
+        self.settings_of(agent).budget
+    }
+
     fn note_end(&self, agent: &AgentId, digest: &str, ended: &Ended) -> Option<Tripped> {
         self.note_crash(agent, digest, ended)
     }
@@ -362,6 +379,7 @@ struct SandboxStart {
     limits: Limits,
     env: Vec<(String, String)>,
     config: Arc<[(String, String)]>,
+    budget: Budget,
     config_hash: String,
 }
 
@@ -375,6 +393,10 @@ pub(super) fn config_texts(values: &BTreeMap<String, Value>) -> Arc<[(String, St
 impl Start for SandboxStart {
     fn disk(&self) -> DiskUse {
         DiskUse { bytes: self.limits.disk_bytes, files: self.limits.disk_files }
+    }
+
+    fn budget(&self) -> Budget {
+        self.budget
     }
 
     fn config_hash(&self) -> Option<&str> {

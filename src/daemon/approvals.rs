@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use super::patience::Patience;
 use super::transitions::Step;
 use super::txn::{Entity, Txn};
-use crate::domain::approval::{Question, Questions};
+use crate::domain::approval::{Answer, Question, Questions};
 use crate::domain::id::RunId;
+use crate::domain::lifecycle::{self, Decision, Refused};
 use crate::domain::park::{Park, Parked};
 use crate::domain::run::Run;
 use crate::domain::time::Timestamp;
@@ -30,17 +31,38 @@ impl Entity for Questions {
     }
 }
 
-/// Keeps the question for which a run is being parked, if it is one.
+/// Keeps the question for which a run is being parked, if it is one. Where the answer came while the attempt was ending, the run goes on
+/// at once.
 ///
 /// # Errors
 /// The record is not loaded yet.
-pub(super) fn keep(txn: &mut Txn<'_>, run: &Run) -> Step<()> {
-    let Some(Parked { park: Park::Approval { key, question }, since, until }) = &run.parked else { return Ok(()) };
+pub(super) fn keep(txn: &mut Txn<'_>, decision: Decision) -> Step<Decision> {
+    let run = &decision.run;
+    let Some(Parked { park: Park::Approval { key, question }, since, until }) = &run.parked else { return Ok(decision) };
     let id = id_of(&run.run_id);
     let mut questions = txn.get::<Questions, _>(&id)?.map_or_else(|| Questions::none(run.run_id.clone()), |kept| Questions::clone(&kept));
     let asked = Question { question: question.clone(), attempt: run.attempt, asked_at: *since, until: *until, answer: None };
-    questions.ask(key, asked);
-    txn.put(id, Arc::new(questions))
+    let answer = questions.ask(key, asked).answer.clone();
+    txn.put(id, Arc::new(questions))?;
+    match answer {
+        None => Ok(decision),
+        Some(answer) => {
+            let resumed = answered(run, key, &answer, txn.now())?;
+            Ok(Decision { run: resumed.run, events: decision.events.into_iter().chain(resumed.events).collect(), ..decision })
+        }
+    }
+}
+
+/// Lets a parked run go on with the answer.
+///
+/// # Errors
+/// The run is not parked.
+pub(super) fn answered(run: &Run, key: &str, answer: &Answer, now: Timestamp) -> Result<Decision, Refused> {
+    let mut decision = lifecycle::resume(run.clone(), Some(&answer.by), now)?;
+    for event in &mut decision.events {
+        event.details.insert("reason".to_owned(), format!("`{key}` was {}", answer.word()).into());
+    }
+    Ok(decision)
 }
 
 /// The questions of a run as one attempt sees them.

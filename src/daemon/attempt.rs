@@ -5,6 +5,7 @@
 //! its outcome is committed, so that whoever sees the outcome finds them; a lost lease ends it without a word to the store.
 
 mod bucket;
+mod budget;
 mod quarantine;
 mod workspace;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
+use super::account::{Accounts, AttemptAccount};
 use super::approvals;
 use super::committer::CommitError;
 use super::deployment;
@@ -37,6 +39,7 @@ use crate::domain::lifecycle::{self, Decision, Outcome, Refused};
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Attempt, Run, Usage};
 use crate::domain::time::Timestamp;
+use crate::egress::Account;
 use crate::sandbox::{AttemptReport, AttemptSignals, AttemptSpec, Ended, Stop};
 use crate::store::{Claimed, MAX_BODY_BYTES, PARKED_FOR, RecordId, StoreError};
 use crate::workspace::Workspace;
@@ -116,30 +119,38 @@ struct Remains {
     workspace: Option<Workspace>,
     /// That its digest has crashed too often, if it has.
     tripped: Option<Tripped>,
+    /// What its end adds to.
+    accounts: Arc<Accounts>,
 }
 
 impl Work<'_> {
     async fn run(&self, start: Arc<dyn Start>, slot: OwnedSemaphorePermit) {
         let inner = self.inner;
-        let (word, remains) = match self.workspace(&*start).await {
-            Ok(workspace) => {
+        let accounts = self.accounts(&*start);
+        let ready = match self.account(&accounts).await {
+            Ok(account) => self.workspace(&*start).await.map(|workspace| (account, workspace)),
+            Err(word) => Err(word),
+        };
+        let (word, remains) = match ready {
+            Ok((account, workspace)) => {
                 // The sandbox holds the guest to its own limit.
                 let logs = inner.workspaces.logs().writer(&self.run.run_id, self.run.attempt, LOG_BYTES);
                 let (run, attempt) = (Arc::clone(&self.run), self.claimed.attempt.clone());
                 let host = Arc::new(AttemptHost::new(inner, run, attempt, self.live.clone(), logs));
                 let config_hash = start.config_hash().map(str::to_owned);
-                let report = self.guest(start, self.spec(workspace.as_ref()), &host).await;
+                let report = self.guest(start, self.spec(workspace.as_ref()), &host, account.clone()).await;
                 host.close_logs();
                 // Before the place is free: whoever takes it next goes by what this attempt said of its digest.
                 let tripped = self.tripped(&report.ended);
                 let mut told = host.take();
                 told.extend(tripped.as_ref().map(|tripped| self.quarantine_event(tripped)));
                 let http = Some(report.usage.http.clone()).filter(|http| http.total > 0);
-                (self.word_of(report, config_hash), Remains { attempt: host.attempt(), told, http, workspace, tripped })
+                let word = self.word_of(report, config_hash, account.as_deref());
+                (word, Remains { attempt: host.attempt(), told, http, workspace, tripped, accounts })
             }
             Err(word) => {
                 let attempt = (CLAIMED, Arc::new(self.claimed.attempt.clone()));
-                (word, Remains { attempt, told: Vec::new(), http: None, workspace: None, tripped: None })
+                (word, Remains { attempt, told: Vec::new(), http: None, workspace: None, tripped: None, accounts })
             }
         };
         drop(slot);
@@ -151,9 +162,16 @@ impl Work<'_> {
     }
 
     /// Runs the guest, writes what it tells meanwhile, and ends its grace after a cancel.
-    async fn guest(&self, start: Arc<dyn Start>, spec: AttemptSpec, host: &Arc<AttemptHost>) -> AttemptReport {
-        let mut executing = pin!(start.execute(spec, Arc::<AttemptHost>::clone(host), host.account(), Arc::clone(&self.live.signals)));
-        let mut grace = pin!(self.end_grace());
+    async fn guest(
+        &self,
+        start: Arc<dyn Start>,
+        spec: AttemptSpec,
+        host: &Arc<AttemptHost>,
+        account: Option<Arc<AttemptAccount>>,
+    ) -> AttemptReport {
+        let charged = account.clone().map(|account| account as Arc<dyn Account>);
+        let mut executing = pin!(start.execute(spec, Arc::<AttemptHost>::clone(host), charged, Arc::clone(&self.live.signals)));
+        let mut grace = pin!(self.end_early(account.as_deref()));
         loop {
             tokio::select! {
                 biased;
@@ -179,6 +197,18 @@ impl Work<'_> {
                 appending.await;
                 return report;
             }
+        }
+    }
+
+    /// Ends the guest when the grace of a cancel is over, or a budget has nothing left.
+    async fn end_early(&self, account: Option<&AttemptAccount>) -> Infallible {
+        match account {
+            None => self.end_grace().await,
+            Some(account) => tokio::select! {
+                biased;
+                never = self.end_grace() => never,
+                never = account.watch() => never,
+            },
         }
     }
 
@@ -218,8 +248,13 @@ impl Work<'_> {
         }
     }
 
-    fn word_of(&self, report: AttemptReport, config_hash: Option<String>) -> Word {
+    fn word_of(&self, report: AttemptReport, config_hash: Option<String>, account: Option<&AttemptAccount>) -> Word {
         let usage = receipt_of(report.usage, config_hash);
+        if let Some((outcome, so_far)) = budget::stopped_by(&report.ended, account) {
+            // The account has seen the whole of the time that it was stopped for.
+            let wall_seconds = usage.wall_seconds.max(so_far.wall_seconds);
+            return Word::Outcome(outcome, Usage { wall_seconds, ..usage });
+        }
         let outcome = match report.ended {
             Ended::Completed(result) if is_too_long(&result) => {
                 let message = format!("the answer has more than {MAX_BODY_BYTES} bytes when it is written as JSON");
@@ -245,6 +280,8 @@ impl Work<'_> {
             Stop::LeaseLost => Word::Lost,
             Stop::ShuttingDown => Word::HandBack("the daemon was stopped before the attempt ended", Some(usage)),
             Stop::NoCapacity => Word::HandBack("the sandbox had no room for another instance", None),
+            // Only an account stops it so, and that says which budget.
+            Stop::BudgetSpent => Word::HandBack("a budget had nothing left", Some(usage)),
         }
     }
 
@@ -328,10 +365,11 @@ impl Work<'_> {
         let claimed = Arc::clone(&self.run);
         let (run_key, attempt_key) = (RecordId::run(&run_id), RecordId::attempt(&run_id, number));
         let (rev, attempt) = &remains.attempt;
-        let (told, tripped) = (remains.told.clone(), remains.tripped.clone());
+        let (told, tripped, accounts) = (remains.told.clone(), remains.tripped.clone(), Arc::clone(&remains.accounts));
         let known =
             vec![Known::at(run_key, self.claimed.rev, Arc::clone(&self.run)), Known::at(attempt_key.clone(), *rev, Arc::clone(attempt))];
-        let mut reads = if matches!(left, Left::Nothing) { Vec::new() } else { vec![kept::id_of(&run_id)] };
+        let mut reads = remains.accounts.written();
+        reads.extend((!matches!(left, Left::Nothing)).then(|| kept::id_of(&run_id)));
         reads.extend(tripped.as_ref().map(|tripped| deployment::id_of(&tripped.agent)));
         let (left, daemon) = (left.clone(), self.inner.settings().worker.daemon().to_owned());
         let decide = move |txn: &mut Txn<'_>| {
@@ -351,7 +389,10 @@ impl Work<'_> {
             if let (Left::Owed(why), Some(last)) = (&left, decision.events.last_mut()) {
                 last.details.insert("workspace_not_uploaded".to_owned(), why.as_str().into());
             }
-            approvals::keep(txn, &decision.run)?;
+            let used = decision.attempt.as_ref().and_then(|attempt| attempt.usage.as_ref()).map(Usage::spend).unwrap_or_default();
+            accounts.settle(txn, fence, used, decision.run.status.is_terminal())?;
+            let decision = accounts.unpark(txn, decision)?;
+            let decision = approvals::keep(txn, decision)?;
             transitions::write(txn, decision)
         };
         self.inner.committer.commit(reads, known, decide).await

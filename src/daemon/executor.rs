@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::agent::Limits;
+use crate::domain::budget::Budget;
 use crate::domain::id::AgentId;
 use crate::domain::time::Seconds;
 use crate::egress::Account;
@@ -24,6 +25,11 @@ pub trait Start: Send + Sync + 'static {
     fn disk(&self) -> DiskUse {
         let limits = Limits::default();
         DiskUse { bytes: limits.disk_bytes, files: limits.disk_files }
+    }
+
+    /// What the agent's runs, each of its tasks and the agent in one day may spend.
+    fn budget(&self) -> Budget {
+        Budget::default()
     }
 
     /// The hash of what is set for the agent, where there is such a thing.
@@ -62,6 +68,11 @@ pub trait Executor: Send + Sync + 'static {
     /// The time limit of an attempt of this agent whose task gives none, where the agent gives one.
     fn timeout_of(&self, _agent: &AgentId) -> Option<Seconds> {
         None
+    }
+
+    /// What this agent may spend.
+    fn budget_of(&self, _agent: &AgentId) -> Budget {
+        Budget::default()
     }
 
     /// Takes note of how an attempt of a digest ended; answers where the digest has crashed too often in a row. It is offered no more

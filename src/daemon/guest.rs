@@ -19,7 +19,6 @@ use crate::domain::event::{Event, EventName};
 use crate::domain::lifecycle;
 use crate::domain::run::{Attempt, Run};
 use crate::domain::time::Timestamp;
-use crate::egress::Account;
 use crate::sandbox::checkpoints::{Approvals, Checkpoints};
 use crate::sandbox::memory::KeyValues;
 use crate::sandbox::{EffectsRefused, GuestHost, LogEntry, LogStream};
@@ -120,11 +119,6 @@ impl AttemptHost {
     pub fn give_back(&self, events: Vec<Event>) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).splice(0..0, events);
         self.told.notify_one();
-    }
-
-    /// What the attempt's calls are charged to; none where no budget holds them.
-    pub fn account(&self) -> Option<Arc<dyn Account>> {
-        None
     }
 
     /// Ends the log.

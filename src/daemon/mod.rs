@@ -10,6 +10,7 @@
 //! Invariants: only the committer applies changes, only `domain::lifecycle` chooses a status. How it fails: each part tells of an
 //! error in the log and goes on; what was not committed did not happen.
 
+mod account;
 mod admission;
 pub mod agents;
 mod approvals;

@@ -132,19 +132,26 @@ fn lose(run_id: RunId, fence: u64) -> impl FnMut(&mut Txn<'_>) -> Step<Option<Ar
     }
 }
 
-/// Fails a parked run whose wait is over; answers whether that could be done.
+/// Ends the wait of a parked run that is over; answers whether that could be done.
 async fn expire(inner: &Inner, record: &Record) -> bool {
     let Ok(run) = RunId::parse(&record.id.key) else { return false };
+    let Ok(listed) = record.decode_run() else { return false };
     let run_id = run.clone();
-    let decide = move |txn: &mut Txn<'_>| -> Step<()> {
+    let decide = move |txn: &mut Txn<'_>| -> Step<Arc<Run>> {
         let run = transitions::run_of(txn, &run_id)?;
-        if let Some(decision) = lifecycle::expire_parked(Run::clone(&run), txn.now()) {
-            transitions::write(txn, decision)?;
+        // Since it was found it may have gone on and wait anew.
+        if (run.status, run.attempt, &run.parked) != (listed.status, listed.attempt, &listed.parked) {
+            return Ok(run);
         }
-        Ok(())
+        match lifecycle::expire_parked(Run::clone(&run), txn.now()) {
+            Some(decision) => transitions::write(txn, decision),
+            None => Ok(run),
+        }
     };
     match inner.committer.commit(vec![record.id.clone()], Vec::new(), decide).await {
-        Ok(()) => {
+        // The next attempt of one that goes on writes its mirrors.
+        Ok(after) if !after.status.is_terminal() => {}
+        Ok(_) => {
             inner.mirror_from_store(&run, None).await;
         }
         Err(error) => {

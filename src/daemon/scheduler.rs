@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use futures::stream;
 use tokio_util::sync::CancellationToken;
 
+use super::account;
 use super::admission::{Admission, Place};
 use super::entities::skip_range_id;
 use super::error::ManagerError;
@@ -20,10 +21,11 @@ use super::outage::tell_unless_out;
 use super::transitions::{self, Step};
 use super::txn::{Known, Txn};
 use crate::clock::BootInstant;
+use crate::domain::budget::Budget;
 use crate::domain::id::{AgentId, RunId, TaskId};
 use crate::domain::lifecycle::Draft;
 use crate::domain::run::{Run, Trigger};
-use crate::domain::schedule::{Schedule, ScheduleState, SkipReason, Skipped};
+use crate::domain::schedule::{Schedule, ScheduleState, SkipRange, SkipReason, Skipped};
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
 use crate::store::{DueKind, Record, RecordId, StoreError};
@@ -106,13 +108,31 @@ async fn dispatch_one(inner: Arc<Inner>, record: Record, now: Timestamp) -> Opti
         let occurrence = |nominal| RunId::of_occurrence(&task, &state.incarnation, state.schedule_revision, nominal);
         ids.extend(state.next_nominal_at.map(|nominal| RecordId::run(&occurrence(nominal))));
         let known = Known::at(record.id.clone(), record.rev, state);
-        let executor = Arc::clone(&inner.executor);
-        let (settings, mut queue) = (inner.settings(), Queue { admission: Arc::clone(&inner.admission), places: Vec::new() });
-        let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &task, (&settings, &*executor), &mut queue, now);
-        inner.committer.commit(ids, vec![known], decide).await.map_err(ManagerError::from)
+        let dispatch = |is_spent: Option<bool>| {
+            let (executor, settings, id) = (Arc::clone(&inner.executor), inner.settings(), task.clone());
+            let mut queue = Queue { admission: Arc::clone(&inner.admission), places: Vec::new() };
+            let decide = move |txn: &mut Txn<'_>| dispatch_due(txn, &id, (&settings, &*executor), &mut queue, (now, is_spent));
+            inner.committer.commit(ids.clone(), vec![known.clone()], decide)
+        };
+        // Few tasks have a budget, and only of those the accounts are read.
+        if let Dispatched::Limited(budget, agent) = dispatch(None).await? {
+            let of = task.clone();
+            // It does not guard the dispatch: what is spent meanwhile is found when the run's attempt is to begin.
+            let spent = inner.committer.commit(Vec::new(), Vec::new(), move |txn| account::spent_for(txn, &budget, &of, &agent)).await?;
+            dispatch(Some(spent.is_some())).await?;
+        }
+        Ok::<(), ManagerError>(())
     }
     .await;
     result.err().map(|error| (key, error))
+}
+
+/// What came of a task that was to be dispatched.
+enum Dispatched {
+    /// Its occurrences are runs or part of a skip range, or nothing was to be done.
+    Done,
+    /// Nothing yet: budgets of the task or of its agent limit it, and how they stand has to be known.
+    Limited(Budget, AgentId),
 }
 
 /// The room that one dispatch has taken in the queue; a decision that is made anew has it already.
@@ -137,18 +157,22 @@ fn dispatch_due(
     task_id: &TaskId,
     (settings, executor): (&super::DaemonSettings, &dyn Executor),
     queue: &mut Queue,
-    now: Timestamp,
-) -> Step<()> {
+    (now, is_spent): (Timestamp, Option<bool>),
+) -> Step<Dispatched> {
     let state_id = RecordId::schedule(task_id);
-    let Some(state) = txn.get::<ScheduleState, _>(&state_id)? else { return Ok(()) };
+    let Some(state) = txn.get::<ScheduleState, _>(&state_id)? else { return Ok(Dispatched::Done) };
     let Some(task) = txn.get::<Task, _>(&RecordId::task(task_id))? else {
         // The schedule of a task that is gone fires no more.
         txn.delete(state_id);
-        return Ok(());
+        return Ok(Dispatched::Done);
     };
     let mut due = state.due(&task.schedule, now, settings.misfire_grace, OCCURRENCES);
     if due.fire.is_empty() && due.skipped.is_none() {
-        return Ok(());
+        return Ok(Dispatched::Done);
+    }
+    let budget = task.budget.over(&executor.budget_of(&task.agent_id));
+    if is_spent.is_none() && !(budget.task.is_empty() && budget.day.is_empty()) {
+        return Ok(Dispatched::Limited(budget, task.agent_id.clone()));
     }
     let default_timeout = executor.timeout_of(&task.agent_id).unwrap_or(settings.timeout);
     let of = |nominal: &Timestamp| Draft { default_timeout, ..draft(&task, &state, *nominal, settings) };
@@ -160,26 +184,42 @@ fn dispatch_due(
         if txn.get::<Run, _>(&RecordId::run(&draft.run_id))?.is_some() {
             continue;
         }
-        if queue.has_room(admitted, &task.agent_id) {
+        let reason = if is_spent == Some(true) {
+            SkipReason::Budget
+        } else if queue.has_room(admitted, &task.agent_id) {
             admitted += 1;
             transitions::admit(txn, &task, draft)?;
-        } else if let Some(nominal) = draft.due_at {
+            continue;
+        } else {
+            SkipReason::QueueFull
+        };
+        if let Some(nominal) = draft.due_at {
             due.fire.retain(|fires| *fires != nominal);
-            refused = Some(refuse(refused, nominal));
+            refused = Some(refuse(refused, nominal, reason));
         }
     }
     let advance = state.dispatched(&task.schedule, &due, now);
-    let refused = advance.state.refused(refused, now);
+    let mut refused = advance.state.refused(refused, now);
+    if is_spent == Some(true) {
+        // One range for as long as nothing is left, however many occurrences that are.
+        let before = state.out_of_budget.filter(|_| advance.skipped.is_none());
+        let kept = match (before, &refused.skipped) {
+            (Some((first, at)), Some(range)) => txn.get::<SkipRange, _>(&skip_range_id(&SkipRange { first, at, ..range.clone() }))?,
+            _ => None,
+        };
+        refused = refused.joined(kept.as_deref());
+    }
     for range in [advance.skipped, refused.skipped].into_iter().flatten() {
         txn.put(skip_range_id(&range), Arc::new(range))?;
     }
-    txn.put(state_id, Arc::new(refused.state))
+    txn.put(state_id, Arc::new(refused.state))?;
+    Ok(Dispatched::Done)
 }
 
-/// Adds an occurrence to those that the queue has no room for.
-fn refuse(before: Option<Skipped>, nominal: Timestamp) -> Skipped {
+/// Adds an occurrence to those that cannot become runs now. All of one dispatch are refused for one reason.
+fn refuse(before: Option<Skipped>, nominal: Timestamp, reason: SkipReason) -> Skipped {
     let (first, count) = before.map_or((nominal, 0), |before| (before.first, before.count));
-    Skipped { first, last: nominal, count: count + 1, reason: SkipReason::QueueFull }
+    Skipped { first, last: nominal, count: count + 1, reason }
 }
 
 fn draft(task: &Task, state: &ScheduleState, nominal: Timestamp, settings: &super::DaemonSettings) -> Draft {

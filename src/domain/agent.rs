@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::id::AgentId;
 use super::time::{Seconds, Timestamp};
 
@@ -104,6 +105,9 @@ pub struct Agent {
     pub max_running: Option<u32>,
     /// The time limit of an attempt whose task gives none.
     pub timeout_seconds: Option<Seconds>,
+    /// What it may spend.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
     /// When it was first seen.
     pub created_at: Timestamp,
     /// When it last changed.

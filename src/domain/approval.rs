@@ -25,6 +25,9 @@ pub struct Answer {
     pub by: String,
     /// What they said about it; may be empty.
     pub note: String,
+    /// The token with which it came, where that has a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// When.
     pub at: Timestamp,
 }
@@ -74,6 +77,14 @@ pub enum NotTaken {
         /// When it was given.
         at: Timestamp,
     },
+    /// The question is another one by now.
+    #[error("asks something else under `{key}` by now: it was asked anew in attempt {attempt}; look at it before you answer")]
+    Anew {
+        /// The key.
+        key: String,
+        /// The attempt that asked last.
+        attempt: u32,
+    },
     /// The wait is over.
     #[error("waited for the answer to `{key}` until {until}, and it is later than that")]
     Late {
@@ -99,18 +110,20 @@ impl Questions {
         Questions { run_id, questions: BTreeMap::new() }
     }
 
-    /// Asks. A question that was answered stays as it is.
-    pub fn ask(&mut self, key: &str, question: Question) {
-        if self.questions.get(key).is_none_or(|asked| asked.answer.is_none()) {
-            self.questions.insert(key.to_owned(), question);
+    /// Asks. A question that was answered stays as it is. Gives the question as it is now.
+    pub fn ask(&mut self, key: &str, question: Question) -> &Question {
+        let asked = self.questions.entry(key.to_owned()).or_insert_with(|| question.clone());
+        if asked.answer.is_none() {
+            *asked = question;
         }
+        asked
     }
 
     /// Answers, once. The same answer again changes nothing and is no fault, for the first one's confirmation may have been lost.
     ///
     /// # Errors
-    /// There is no such question, it has another answer, or the wait is over.
-    pub fn answer(&mut self, key: &str, answer: Answer) -> Result<&Answer, NotTaken> {
+    /// There is no such question, it is not the one that `seen` attempt asked, it has another answer, or the wait is over.
+    pub fn answer(&mut self, key: &str, seen: Option<u32>, answer: Answer) -> Result<&Answer, NotTaken> {
         let others = self.open_keys();
         let Some(asked) = self.questions.get_mut(key) else {
             return Err(NotTaken::NotAsked { key: key.to_owned(), others });
@@ -119,6 +132,9 @@ impl Questions {
             && (given.approved, &given.by, &given.note) != (answer.approved, &answer.by, &answer.note)
         {
             return Err(NotTaken::Answered { key: key.to_owned(), word: given.word(), by: given.by.clone(), at: given.at });
+        }
+        if asked.answer.is_none() && seen.is_some_and(|seen| seen != asked.attempt) {
+            return Err(NotTaken::Anew { key: key.to_owned(), attempt: asked.attempt });
         }
         if asked.answer.is_none() && answer.at >= asked.until {
             return Err(NotTaken::Late { key: key.to_owned(), until: asked.until });
@@ -147,20 +163,20 @@ mod tests {
     }
 
     fn answer(approved: bool, by: &str, second: i64) -> Answer {
-        Answer { approved, by: by.into(), note: String::new(), at: at(second) }
+        Answer { approved, by: by.into(), note: String::new(), token: None, at: at(second) }
     }
 
     #[test]
     fn a_question_has_one_answer() {
         let mut questions = Questions::none(RunId::parse("run_019ab3f2c1d47000a1b2c3d4e5f60718").unwrap());
         asked(&mut questions, 0);
-        let other = questions.answer("x", answer(true, "ana", 1)).unwrap_err().to_string();
+        let other = questions.answer("x", None, answer(true, "ana", 1)).unwrap_err().to_string();
         assert!(other.contains("`x`; it has asked under `k`"), "{other}");
-        assert_eq!(questions.answer("k", answer(true, "ana", 1)).unwrap().at, at(1));
+        assert_eq!(questions.answer("k", None, answer(true, "ana", 1)).unwrap().at, at(1));
         // Said again, late or not, it is the same answer; another is refused.
-        assert_eq!(questions.answer("k", answer(true, "ana", 99)).unwrap().at, at(1));
-        assert!(matches!(questions.answer("k", answer(false, "ana", 2)), Err(NotTaken::Answered { .. })));
-        assert!(matches!(questions.answer("k", answer(true, "bob", 2)), Err(NotTaken::Answered { .. })));
+        assert_eq!(questions.answer("k", None, answer(true, "ana", 99)).unwrap().at, at(1));
+        assert!(matches!(questions.answer("k", None, answer(false, "ana", 2)), Err(NotTaken::Answered { .. })));
+        assert!(matches!(questions.answer("k", None, answer(true, "bob", 2)), Err(NotTaken::Answered { .. })));
         asked(&mut questions, 50);
         assert!(questions.questions["k"].answer.is_some(), "an answered question is not asked again");
     }
@@ -169,8 +185,9 @@ mod tests {
     fn an_answer_after_the_wait_is_late_unless_it_was_asked_again() {
         let mut questions = Questions::none(RunId::parse("run_019ab3f2c1d47000a1b2c3d4e5f60718").unwrap());
         asked(&mut questions, 0);
-        assert!(matches!(questions.answer("k", answer(true, "ana", 10)), Err(NotTaken::Late { .. })));
+        assert!(matches!(questions.answer("k", None, answer(true, "ana", 10)), Err(NotTaken::Late { .. })));
         asked(&mut questions, 20);
-        assert!(questions.answer("k", answer(false, "ana", 29)).is_ok());
+        assert!(matches!(questions.answer("k", Some(2), answer(false, "ana", 29)), Err(NotTaken::Anew { attempt: 1, .. })));
+        assert!(questions.answer("k", Some(1), answer(false, "ana", 29)).is_ok());
     }
 }

@@ -17,7 +17,7 @@ pub const MOST_CHECKPOINTS: u32 = 2_000;
 
 /// What is wrong with a name or a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a name has 1 to {LONGEST_NAME} bytes and no control characters")]
+#[error("a name has 1 to {LONGEST_NAME} bytes, no control characters, and as a key is not `.` or `..`")]
 pub struct BadName;
 
 /// Checks the name of a checkpoint or the key of a question.
@@ -84,6 +84,14 @@ impl CheckpointNames {
         }
         Ok(self)
     }
+}
+
+/// Checks the key of a question, which is part of a path when it is answered.
+///
+/// # Errors
+/// It is no name, or one that a path takes for a folder.
+pub fn check_key(key: &str) -> Result<(), BadName> {
+    if matches!(key, "." | "..") { Err(BadName) } else { check_name(key) }
 }
 
 #[cfg(test)]

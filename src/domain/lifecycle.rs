@@ -13,7 +13,7 @@ mod finish;
 
 pub use admit::{Admission, Draft, admit};
 pub use again::{RERUN_OF, again};
-pub use control::{cancel, checkpointed, expire_parked, promote, request_cancel, resume};
+pub use control::{cancel, checkpointed, expire_parked, granted, promote, request_cancel, resume};
 pub use finish::{Outcome, begin_effects, finish, hand_back, lose};
 
 use std::ops::Range;

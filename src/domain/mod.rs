@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod approval;
+pub mod budget;
 pub mod checkpoint;
 pub mod event;
 pub mod filter;

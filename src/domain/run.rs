@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::budget::Budget;
 use super::http::HttpCalls;
 use super::id::{AgentId, AttemptId, RunId, TaskId, WorkerId};
 use super::park::Parked;
@@ -154,6 +155,9 @@ pub struct RunPolicy {
     pub write_run_json: bool,
     /// Whether `events.jsonl` is written.
     pub write_events_jsonl: bool,
+    /// What its task said that may be spent.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
 }
 
 /// One execution of a task. Serialized as the API shows it.

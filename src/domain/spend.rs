@@ -200,8 +200,8 @@ pub struct Exhausted {
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (spent, limit) = (self.meter.shown(self.spent), self.meter.shown(self.limit));
-        write!(out, "the budget of the {} has no {} left: {spent} of {limit} are spent", self.scope.as_str(), self.meter.as_str())
+        let (spent, limit, meter) = (self.meter.shown(self.spent), self.meter.shown(self.limit), self.meter.as_str().replace('_', " "));
+        write!(out, "the budget of the {} has no {meter} left: {spent} of {limit} are spent", self.scope.as_str())
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::budget::{Budget, read_task_budget};
 use super::id::{AgentId, TaskId};
 use super::input::{Faults, Fields};
 use super::lifecycle::RERUN_OF;
@@ -60,6 +61,9 @@ pub struct Task {
     pub max_recoveries: Option<u32>,
     /// How long a cancelled guest has; the daemon's default when there is none.
     pub cancel_grace_seconds: Option<Seconds>,
+    /// What it and its runs may spend, above what its agent says.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
     /// The configuration file that it comes from; none for one that the API made.
     pub source: Option<String>,
 }
@@ -82,6 +86,7 @@ const FIELDS: &[&str] = &[
     "on_unknown",
     "max_recoveries",
     "cancel_grace_seconds",
+    "budget",
 ];
 
 impl Task {
@@ -214,6 +219,7 @@ struct Settings {
     on_unknown: OnUnknown,
     max_recoveries: Option<u32>,
     cancel_grace_seconds: Option<Seconds>,
+    budget: Budget,
 }
 
 impl Default for Settings {
@@ -230,6 +236,7 @@ impl Default for Settings {
             on_unknown: OnUnknown::default(),
             max_recoveries: None,
             cancel_grace_seconds: None,
+            budget: Budget::default(),
         }
     }
 }
@@ -248,6 +255,7 @@ impl Settings {
             on_unknown: task.on_unknown,
             max_recoveries: task.max_recoveries,
             cancel_grace_seconds: task.cancel_grace_seconds,
+            budget: task.budget,
         }
     }
 
@@ -285,6 +293,11 @@ impl Settings {
             on_unknown: fields.or("on_unknown", base.on_unknown),
             max_recoveries: nullable(fields, "max_recoveries", base.max_recoveries),
             cancel_grace_seconds: nullable(fields, "cancel_grace_seconds", base.cancel_grace_seconds),
+            budget: if fields.is_null("budget") {
+                Budget::default()
+            } else {
+                fields.nested("budget").map_or(base.budget, read_task_budget)
+            },
         }
     }
 
@@ -326,6 +339,7 @@ impl Settings {
             on_unknown: self.on_unknown,
             max_recoveries: self.max_recoveries,
             cancel_grace_seconds: self.cancel_grace_seconds,
+            budget: self.budget,
             source,
         }
     }

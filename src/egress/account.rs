@@ -18,6 +18,9 @@ pub trait Account: Send + Sync {
     /// new, and of several calls at once. It has to return when the attempt's lease is lost, for the attempt's end waits for it.
     async fn charge(&self, used: Spend);
 
+    /// Told that a call that was let out has ended, however it did; all that it used has been told by then.
+    fn end_call(&self);
+
     /// Whether a budget is on tokens or money, so that what an answer says of its cost must be seen.
     fn counts_tokens(&self) -> bool;
 }

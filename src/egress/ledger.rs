@@ -146,6 +146,8 @@ impl Ledger {
             failed: None,
         });
         let ruled = verdict?;
+        // A guest that goes on with what it may do does not fail for what it was refused before.
+        state.denied = None;
         if state.under_way == 0 {
             state.since = Some(now);
         }

@@ -131,6 +131,9 @@ impl Till {
         let mut state = self.state();
         state.open = state.open.saturating_sub(1);
         drop(state);
+        if let Some(account) = &self.account {
+            account.end_call();
+        }
         self.closed.notify_waiters();
     }
 

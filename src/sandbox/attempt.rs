@@ -102,7 +102,7 @@ pub(crate) async fn execute(
             let guest = Box::pin(run_guest(&prepared, spec, Arc::clone(&disk), host, Arc::clone(&signals), Arc::clone(&meter), deadline));
             let ended = tokio::select! {
                 biased;
-                ended = Metered { inner: guest, spent: &mut cpu } => ended,
+                ended = Metered { inner: guest, spent: &mut cpu, signals: &signals } => ended,
                 ended = over_budget(&meter, egress.as_deref()) => ended,
                 halt = signals.halted(deadline) => halt.into(),
             };
@@ -338,6 +338,7 @@ async fn call_command(
 struct Metered<'a, F> {
     inner: Pin<Box<F>>,
     spent: &'a mut Duration,
+    signals: &'a AttemptSignals,
 }
 
 fn thread_time() -> Duration {
@@ -354,12 +355,14 @@ impl<F: Future> Future for Metered<'_, F> {
             let started = Instant::now();
             let polled = self.inner.as_mut().poll(context);
             *self.spent = started.elapsed();
+            self.signals.note_cpu(*self.spent);
             return polled;
         }
         let before = thread_time();
         let polled = self.inner.as_mut().poll(context);
         let spent = thread_time().saturating_sub(before);
         *self.spent = self.spent.saturating_add(spent);
+        self.signals.note_cpu(*self.spent);
         polled
     }
 }

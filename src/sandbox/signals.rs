@@ -31,9 +31,12 @@ pub enum Stop {
     /// The sandbox holds as many instances as it can; the attempt did not begin.
     #[error("the attempt did not begin: the sandbox holds as many instances as it can")]
     NoCapacity,
+    /// A budget has nothing left.
+    #[error("the guest was stopped: a budget has nothing left")]
+    BudgetSpent,
 }
 
-const STOPS: [Stop; 4] = [Stop::CancelGraceOver, Stop::LeaseLost, Stop::ShuttingDown, Stop::NoCapacity];
+const STOPS: [Stop; 5] = [Stop::CancelGraceOver, Stop::LeaseLost, Stop::ShuttingDown, Stop::NoCapacity, Stop::BudgetSpent];
 
 /// Why an attempt has to end now: the worker's stop or the attempt's own time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,11 @@ pub struct AttemptSignals {
     lost: AtomicBool,
     /// By [`Clock::boot`]; 0 for none.
     lease_end: AtomicU64,
+    /// The processor time of the guest in nanoseconds.
+    cpu: AtomicU64,
+    /// The processor time in nanoseconds at which somebody wants to be told; the largest number for nobody.
+    cpu_alarm: AtomicU64,
+    cpu_rang: Notify,
     changed: Notify,
 }
 
@@ -71,8 +79,36 @@ impl AttemptSignals {
             stop: AtomicU8::default(),
             lost: AtomicBool::default(),
             lease_end: AtomicU64::default(),
+            cpu: AtomicU64::default(),
+            cpu_alarm: AtomicU64::new(u64::MAX),
+            cpu_rang: Notify::default(),
             changed: Notify::default(),
         })
+    }
+
+    /// Notes the processor time that the guest has taken so far. It is asked after each turn of the guest and costs two loads and a store.
+    pub fn note_cpu(&self, spent: Duration) {
+        let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+        self.cpu.store(nanos, Ordering::Relaxed);
+        if nanos >= self.cpu_alarm.load(Ordering::Relaxed) {
+            self.cpu_alarm.store(u64::MAX, Ordering::Relaxed);
+            // One that nobody waits for yet is kept.
+            self.cpu_rang.notify_one();
+        }
+    }
+
+    /// The processor time that the guest has taken so far.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
+    }
+
+    /// Waits until the guest has taken so much processor time. For one waiter.
+    pub async fn cpu_taken(&self, limit: Duration) {
+        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.cpu_alarm.store(nanos, Ordering::Relaxed);
+        while self.cpu() < limit {
+            self.cpu_rang.notified().await;
+        }
     }
 
     /// The present by the clock of leases and time limits, in nanoseconds.

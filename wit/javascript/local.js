@@ -27,13 +27,21 @@ export const local = {
 };
 local.reset();
 
-globalThis.fetch = async (url, { method = 'GET', headers = {}, body } = {}) => {
+const decoded = (body) => (body === undefined || typeof body === 'string' ? body : decoder.decode(body));
+
+const answered = (method, url, headers, body) => {
+  const text = decoded(body);
   const isJson = headers['content-type'] === 'application/json';
-  local.requests.push({ method, url, headers, body, ...(isJson && { json: JSON.parse(body) }) });
+  local.requests.push({ method, url, headers, body: text, ...(isJson && { json: JSON.parse(text) }) });
   const given = local.answers[url];
   if (given === undefined) throw new Error(`the test has no answer for ${url}: set local.answers['${url}']`);
   const [status, said] = Array.isArray(given[0]) ? given.shift() : given;
-  return new Response(typeof said === 'string' ? said : JSON.stringify(said), { status });
+  return { status, headers: {}, body: encoder.encode(typeof said === 'string' ? said : JSON.stringify(said)) };
+};
+
+globalThis.fetch = async (url, { method = 'GET', headers = {}, body } = {}) => {
+  const { status, body: bytes } = answered(method, String(url), headers, body);
+  return new Response(bytes, { status });
 };
 
 const told = (name, otherwise) => () => local.who[name] ?? otherwise;
@@ -109,18 +117,20 @@ globalThis.sandclockHost = {
     cancelled: () => local.isCancelled,
     sleep: () => local.isCancelled,
   },
+  './http.js': { send: answered },
   'wasi:config/store': { get: (name) => local.configuration[name] },
   'wasi:filesystem/preopens': { getDirectories: () => [[root, '/']] },
   'wasi:keyvalue/store': { open: bucket },
   'wasi:logging/logging': { log: (level, topic, message) => void local.lines.push([level, topic, message]) },
 };
 
-// A module of node for each interface that hands on what is above.
+// A module of node for each interface, and for the one file that speaks HTTP with the daemon, that hands on what is above.
 const hooks = `
 const names = ${JSON.stringify(Object.fromEntries(Object.entries(globalThis.sandclockHost).map(([name, own]) => [name, Object.keys(own)])))};
 export function resolve(specifier, context, next) {
   const own = names[specifier.split('@')[0]];
-  if (own === undefined) return next(specifier, context);
+  const isOther = specifier === './http.js' && !context.parentURL?.endsWith('/sandclock.js');
+  if (own === undefined || isOther) return next(specifier, context);
   const source = 'const host = globalThis.sandclockHost[' + JSON.stringify(specifier.split('@')[0]) + '];'
     + own.map((name) => (name === 'delete' ? '' : 'export const ' + name + ' = host.' + name + ';')).join('');
   return { url: 'data:text/javascript,' + encodeURIComponent(source), shortCircuit: true };

@@ -24,6 +24,8 @@ import { getDirectories } from 'wasi:filesystem/preopens@0.2.6';
 import { open as openBucket } from 'wasi:keyvalue/store@0.2.0-draft';
 import { log as logLine } from 'wasi:logging/logging@0.1.0-draft';
 
+import { send } from './http.js';
+
 const MOST_MS = 2 ** 31 - 1;
 const PIECE_BYTES = 64 * 1024;
 const encoder = new TextEncoder();
@@ -42,6 +44,9 @@ export class Retryable extends Error {
 
 /** Another attempt cannot help: the run fails with this sentence. */
 export class Permanent extends Error {}
+
+/** The agent's settings do not allow the call; `sandclock why-denied RUN` says which rule it was. */
+export class Denied extends Permanent {}
 
 /** The agent stopped because the run was asked to. */
 export class Cancelled extends Error {}
@@ -77,7 +82,8 @@ function trap(error) {
 /** What the daemon answered a call with. */
 function sentence(error) {
   const told = error?.payload ?? error;
-  return typeof told === 'string' ? told : (told?.val ?? told?.tag ?? told?.message ?? String(told));
+  if (typeof told === 'string') return told;
+  return typeof told?.val === 'string' ? told.val : (told?.tag ?? told?.message ?? String(told));
 }
 
 function kept(call) {
@@ -185,39 +191,44 @@ export function memory(bucket = 'session') {
 }
 
 /**
- * The JSON of an answer of success. `json` is sent as JSON; the rest is for `fetch`, and the method GET, or POST with a body. Send no keys:
- * the daemon puts them in. What is no answer of success throws as `check` says; no answer, and one that is not JSON, `Retryable`.
+ * The JSON of an answer of success, null where the body is empty. `json` is sent as JSON, `body` (text or bytes) as it is; the method is GET,
+ * or POST with one of these. Send no keys: the daemon puts them in. A redirect is an answer like any other. Throws `Denied` for what the
+ * settings do not allow, `Retryable` when there is no answer and for 408, 425, 429 and 5xx, after the seconds of Retry-After, and `Permanent`
+ * for every other status and what is no JSON. `timeoutSeconds` is the longest silence before and in the answer.
  */
-export async function fetchJson(url, { json, headers = {}, ...rest } = {}) {
-  const given = json === undefined ? { headers, ...rest } : withJson(json, headers, rest);
-  let response;
+export async function fetchJson(url, { json, body, method, headers = {}, timeoutSeconds } = {}) {
+  const bytes = json === undefined ? bytesOf(body) : encoder.encode(JSON.stringify(json));
+  const sent = { ...(json !== undefined && { 'content-type': 'application/json' }), ...headers };
+  if (bytes !== undefined) sent['content-length'] = String(bytes.length);
+  let answer;
   try {
-    response = await fetch(url, given);
+    answer = await send(method ?? (bytes === undefined ? 'GET' : 'POST'), url, sent, bytes, timeoutSeconds);
   } catch (error) {
-    throw new Retryable(`no answer from ${url}: ${sentence(error)}; if the settings refused the call, \`sandclock why-denied\` says so`);
+    const told = sentence(error);
+    if (told === 'HTTP-request-denied') throw new Denied(`the agent may not call ${url}: \`sandclock why-denied\` names the rule`);
+    throw new Retryable(`no answer from ${url}: ${told}`);
   }
-  const text = await check(response).then((good) => good.text());
-  if (text === '') return null;
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new Retryable(`the answer is not JSON: ${text.slice(0, 200)}`);
-  }
+  return jsonOf(answer);
 }
 
-function withJson(json, headers, rest) {
-  return { method: 'POST', ...rest, headers: { 'content-type': 'application/json', ...headers }, body: JSON.stringify(json) };
+function bytesOf(body) {
+  return typeof body === 'string' ? encoder.encode(body) : body;
 }
 
-/** This answer, if it is one of success. 408, 425, 429 and 5xx throw `Retryable`, after the seconds of Retry-After; all else `Permanent`. */
-export async function check(response) {
-  if (response.status >= 200 && response.status < 300) return response;
-  const message = `the server answered ${response.status}: ${(await response.text()).slice(0, 200)}`;
-  if ([408, 425, 429].includes(response.status) || response.status >= 500) {
-    const after = response.headers.get('retry-after') ?? '';
-    throw new Retryable(message, /^\d+$/.test(after) ? Number(after) : undefined);
+function jsonOf({ status, headers, body }) {
+  const text = decoder.decode(body);
+  if (status >= 200 && status < 300) {
+    if (text === '') return null;
+    try {
+      return JSON.parse(text);
+    } catch {
+      throw new Permanent(`the answer is not JSON: ${text.slice(0, 200)}`);
+    }
   }
-  throw new Permanent(message);
+  const message = `the server answered ${status}: ${text.slice(0, 200)}`;
+  if (![408, 425, 429].includes(status) && status < 500) throw new Permanent(message);
+  const after = headers['retry-after'] ?? '';
+  throw new Retryable(message, /^\d+$/.test(after) ? Number(after) : undefined);
 }
 
 function workspace() {

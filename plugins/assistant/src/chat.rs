@@ -63,8 +63,8 @@ impl Answer {
         let message = choice.get("message").ok_or("the endpoint's answer has no message")?;
         let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let calls = message.get("tool_calls").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let content =
-            if message.get("content").is_some_and(Value::is_string) { text(message, "content") } else { text(message, "refusal") };
+        let content = message.get("content").map(text_of).unwrap_or_default();
+        let content = if content.is_empty() { text(message, "refusal") } else { content };
         Ok(Answer {
             content,
             tool_calls: calls.iter().map(call_of).collect(),
@@ -90,6 +90,15 @@ impl Answer {
             fields.insert("tool_calls".to_owned(), self.tool_calls.iter().map(ToolCall::repeated).collect());
         }
         message
+    }
+}
+
+/// The text of a content, which some endpoints give in parts, thoughts among them.
+pub fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str)).collect(),
+        _ => String::new(),
     }
 }
 
@@ -156,6 +165,9 @@ mod tests {
         }
         let refused = Answer::from_body(&json!({"choices": [{"message": {"content": null, "refusal": "No."}}]})).unwrap();
         assert_eq!(refused.content, "No.");
+        let parts =
+            json!([{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": "Y"}, {"type": "text", "text": "es"}]);
+        assert_eq!(Answer::from_body(&json!({"choices": [{"message": {"content": parts}}]})).unwrap().content, "Yes");
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn trouble(settings: &Settings, agent: &str, error: Error) -> Trouble {
         // 409 is how an endpoint says that the same request is still under way.
         Error::Status { status, .. } if is_passing(*status) => Trouble::Passing(error.to_string(), error.retry_after()),
         Error::Status { .. } => Trouble::Lasting(format!(
-            "{error} (the endpoint takes no such request: check `model`, `extra` and the other values of this agent's `config`)"
+            "{error} (the endpoint takes no such request: check `model`, `stream`, `extra` and the other values of this agent's `config`)"
         )),
         Error::Connection(_) | Error::Timeout(_) => Trouble::Passing(error.to_string(), None),
         Error::TooLarge(_) => fault_of(settings, Fault::TooLarge),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an answer counts as whole only when the endpoint said why it ended; what broke off before is asked for again.
 
-use crate::chat::{Answer, ToolCall};
+use crate::chat::{Answer, ToolCall, text_of};
 use serde_json::Value;
 
 /// Why a part of a stream cannot be taken.
@@ -68,8 +68,7 @@ impl Assembly {
         for call in delta.get("tool_calls").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
             self.take_call(call)?;
         }
-        let text = |key: &str| delta.get(key).and_then(Value::as_str).unwrap_or_default();
-        let added = format!("{}{}", text("content"), text("refusal"));
+        let added: String = ["content", "refusal"].iter().filter_map(|key| delta.get(*key)).map(text_of).collect();
         self.spend(added.len())?;
         self.answer.content.push_str(&added);
         Ok(added)

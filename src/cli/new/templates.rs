@@ -77,6 +77,7 @@ const JAVASCRIPT: &[File] = files![
 
 /// The module of JavaScript agents.
 const JAVASCRIPT_LIBRARY: &[File] = files![
+    "sandclock/http.js" from "wit/javascript/http.js",
     "sandclock/local.js" from "wit/javascript/local.js",
     "sandclock/sandclock.js" from "wit/javascript/sandclock.js",
 ];
@@ -130,11 +131,12 @@ mod tests {
         for (library, prefix, folder) in [
             (RUST_LIBRARY, "sandclock-agent/src", root.join("rust/src")),
             (PYTHON_LIBRARY, "sandclock", root.join("python/sandclock")),
+            (JAVASCRIPT_LIBRARY, "sandclock", root.join("javascript")),
             (WIT, "wit/deps", root.join("deps")),
         ] {
             let mut there = BTreeSet::new();
             below(&folder, prefix, &mut there);
-            there.retain(|name| !name.contains("__pycache__"));
+            there.retain(|name| !name.contains("__pycache__") && !name.ends_with("/package.json"));
             let carried: BTreeSet<String> =
                 library.iter().map(|(path, _)| (*path).to_owned()).filter(|path| path.starts_with(&format!("{prefix}/"))).collect();
             assert_eq!(carried, there);

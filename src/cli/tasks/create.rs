@@ -23,7 +23,7 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 pub(super) struct CreateArgs {
     /// A JSON file with the task as the API takes it; `-` reads it from stdin
     #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "agent", "query", "schedule", "timezone", "start_at", "end_at",
-        "timeout", "overlap", "max_retries", "metadata", "disabled"])]
+        "timeout", "overlap", "max_retries", "metadata", "budget", "disabled"])]
     file: Option<PathBuf>,
     /// The task's id
     #[arg(long, value_parser = TaskId::parse, required_unless_present = "file")]
@@ -58,6 +58,9 @@ pub(super) struct CreateArgs {
     /// A JSON object that goes with each run
     #[arg(long, value_name = "JSON", value_parser = object)]
     metadata: Option<Map<String, Value>>,
+    /// What it and its runs may spend, such as '{"run": {"tokens": 20000}, "task": {"money": 5}}'
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    budget: Option<Map<String, Value>>,
     /// Make it without letting it run yet
     #[arg(long)]
     disabled: bool,
@@ -102,6 +105,7 @@ fn from_flags(args: CreateArgs) -> Map<String, Value> {
         ("overlap_policy", args.overlap.map(Value::String)),
         ("retry_policy", args.max_retries.map(|most| json!({"max_retries": most}))),
         ("metadata", args.metadata.map(Value::Object)),
+        ("budget", args.budget.map(Value::Object)),
         ("enabled", args.disabled.then_some(Value::Bool(false))),
     ];
     fields.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect()

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::cli::budget;
 use crate::cli::caller::Caller;
 use crate::cli::exit::{Exit, Fault};
 use crate::cli::table::Sheet;
@@ -34,6 +35,8 @@ pub(super) fn sheet(caller: &Caller<'_>, task: &Value) -> String {
     sheet.maybe("from", view::text(task, "source"));
     sheet.maybe("created", view::moment(task, "created_at", now));
     sheet.maybe("changed", view::moment(task, "updated_at", now));
+    sheet.maybe("budget", view::at(task, "budget").map(ToString::to_string));
+    sheet.maybe("used", view::at(task, "used").map(|_| budget::used(task)));
     sheet.entry("query", view::shown(task, "query"));
     sheet.render(&caller.context.screen)
 }

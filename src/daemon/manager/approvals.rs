@@ -12,7 +12,6 @@ use crate::daemon::txn::Txn;
 use crate::domain::approval::{Answer, Question, Questions};
 use crate::domain::event::{Event, EventName};
 use crate::domain::id::{AgentId, RunId, TaskId};
-use crate::domain::lifecycle;
 use crate::domain::park::{Park, Parked};
 use crate::domain::run::{Run, Status};
 use crate::domain::time::Timestamp;
@@ -56,6 +55,10 @@ pub struct Word {
     pub by: String,
     /// What they say about it.
     pub note: String,
+    /// The token with which it comes, where that has a name.
+    pub token: Option<String>,
+    /// The attempt whose question they have seen; none for whatever is asked.
+    pub attempt: Option<u32>,
 }
 
 /// An answer that was taken.
@@ -120,9 +123,9 @@ fn decide(txn: &mut Txn<'_>, run_id: &RunId, key: &str, word: &Word) -> Step<Dec
     let before = txn.get::<Questions, _>(&record)?;
     let mut questions = before.as_deref().cloned().unwrap_or_else(|| Questions::none(run_id.clone()));
     let now = txn.now();
-    let answer = Answer { approved: word.approved, by: word.by.clone(), note: word.note.clone(), at: now };
+    let answer = Answer { approved: word.approved, by: word.by.clone(), note: word.note.clone(), token: word.token.clone(), at: now };
     let conflict = |why: String| ManagerError::Conflict(format!("Run {run_id} {why}"));
-    let answer = match questions.answer(key, answer) {
+    let answer = match questions.answer(key, word.attempt, answer) {
         Ok(answer) => answer.clone(),
         Err(crate::domain::approval::NotTaken::NotAsked { key, others }) => {
             return Err(ManagerError::not_found("Approval", format!("{key} of run {run_id}{others}")).into());
@@ -130,27 +133,30 @@ fn decide(txn: &mut Txn<'_>, run_id: &RunId, key: &str, word: &Word) -> Step<Dec
         Err(other) => return Err(conflict(other.to_string()).into()),
     };
     let told = |status| Decided { run_id: run_id.clone(), key: key.to_owned(), answer: answer.clone(), status };
-    if before.as_deref() == Some(&questions) {
-        return Ok(told(run.status));
+    if before.as_deref() != Some(&questions) {
+        if run.status.is_terminal() {
+            return Err(conflict(format!("is {}; nothing that it asked can be answered any more", run.status.as_str())).into());
+        }
+        txn.put(record, Arc::new(questions))?;
+        txn.event(run_id, decided_event(&run, key, &answer, now));
     }
-    if run.status.is_terminal() {
-        return Err(conflict(format!("is {}; nothing that it asked can be answered any more", run.status.as_str())).into());
-    }
-    txn.put(record, Arc::new(questions))?;
-    let event = Event::of(&run, EventName::ApprovalDecided, now)
-        .with("key", key)
-        .with("approved", answer.approved)
-        .with("by", answer.by.as_str())
-        .with("note", answer.note.as_str());
-    txn.event(run_id, event);
     let waits_for_it = matches!(&run.parked, Some(Parked { park: Park::Approval { key: waits, .. }, .. }) if waits == key);
     if !waits_for_it {
         return Ok(told(run.status));
     }
-    let mut decision = lifecycle::resume(Run::clone(&run), Some(&answer.by), now)?;
-    for event in &mut decision.events {
-        event.details.insert("reason".to_owned(), format!("`{key}` was {}", answer.word()).into());
-    }
+    let decision = approvals::answered(&run, key, &answer, now)?;
     let run = transitions::write(txn, decision)?;
     Ok(told(run.status))
+}
+
+fn decided_event(run: &Run, key: &str, answer: &Answer, now: Timestamp) -> Event {
+    let event = Event::of(run, EventName::ApprovalDecided, now)
+        .with("key", key)
+        .with("approved", answer.approved)
+        .with("by", answer.by.as_str())
+        .with("note", answer.note.as_str());
+    match &answer.token {
+        Some(token) => event.with("token", token.as_str()),
+        None => event,
+    }
 }

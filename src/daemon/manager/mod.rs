@@ -1,6 +1,7 @@
 //! The façade that the API, the command line and programs go through.
 
 mod approvals;
+mod budget;
 mod bulk;
 mod configured;
 mod denied;
@@ -38,6 +39,7 @@ pub use super::deployment::{Back, Wish};
 pub use super::signals::RunWatch;
 pub use super::upload::Upload;
 pub use approvals::{Decided, Waiting, Word};
+pub use budget::GrantWish;
 pub use bulk::{BulkCursor, BulkDone, BulkPreview, BulkVerb};
 pub use deploy::Deployed;
 pub use files::{FileContent, WorkspaceFile, WorkspaceListing};

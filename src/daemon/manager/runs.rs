@@ -192,10 +192,26 @@ impl Manager {
     /// # Errors
     /// There is no such run, or it is not parked.
     pub async fn resume_run(&self, run: &RunId, by: Option<&str>) -> Result<Run, ManagerError> {
+        self.resume_what(run, None, by).await
+    }
+
+    /// Puts a parked run back into the queue if it is the wait that was seen: whoever may end one may not end another.
+    ///
+    /// # Errors
+    /// As [`Manager::resume_run`]; or the run waits for something else by now.
+    pub async fn resume_run_from(&self, run: &RunId, seen: Status, by: Option<&str>) -> Result<Run, ManagerError> {
+        self.resume_what(run, Some(seen), by).await
+    }
+
+    async fn resume_what(&self, run: &RunId, seen: Option<Status>, by: Option<&str>) -> Result<Run, ManagerError> {
         let (id, by) = (run.clone(), by.map(str::to_owned));
         let run = self
             .commit(vec![RecordId::run(run)], Vec::new(), move |txn| {
                 let run = transitions::run_of(txn, &id)?;
+                if run.status.is_waiting() && seen.is_some_and(|seen| seen != run.status) {
+                    let sentence = format!("Run {id} is {} by now; resume it again if that is meant", run.status.as_str());
+                    return Err(ManagerError::Conflict(sentence).into());
+                }
                 let decision = lifecycle::resume(Run::clone(&run), by.as_deref(), txn.now())?;
                 transitions::write(txn, decision)
             })

@@ -6,6 +6,7 @@ use chrono::FixedOffset;
 use serde_json::{Value, json};
 
 use super::{Listing, Manager};
+use crate::daemon::account::Owner;
 use crate::daemon::entities::skip_range_id;
 use crate::daemon::error::ManagerError;
 use crate::daemon::idempotency::{Answered, Once};
@@ -132,7 +133,7 @@ impl Manager {
             for record in [RecordId::task(&id), RecordId::schedule(&id)] {
                 txn.delete(record);
             }
-            Ok(())
+            Owner::Task(id.clone()).forget(txn)
         })
         .await?;
         // A run_now that came in between was refused: the task was disabled.
@@ -328,6 +329,8 @@ fn put_task(txn: &mut Txn<'_>, task: &Task, replace: bool, incarnation: &str) ->
         let state = ScheduleState::new(task.task_id.clone(), incarnation.to_owned(), &task.schedule, txn.now());
         put_state(txn, task, state)?;
         txn.put(RecordId::task(&task.task_id), Arc::new(task.clone()))?;
+        // A run of a task of this name that was deleted may have ended since.
+        Owner::Task(task.task_id.clone()).forget(txn)?;
         return Ok((task.clone(), Registered::Created));
     };
     if !replace {

@@ -93,6 +93,7 @@ fn new_run(task: &Task, draft: Draft, now: Timestamp) -> Run {
             on_unknown: task.on_unknown,
             write_run_json: task.workspace_policy.write_run_json,
             write_events_jsonl: task.workspace_policy.write_events_jsonl,
+            budget: task.budget,
         },
     }
 }

@@ -2,8 +2,10 @@
 
 use super::{Decision, Refused, drop_lease, end};
 use crate::domain::event::{Event, EventName};
+use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::{Run, Slot, SlotPart, Status};
+use crate::domain::spend::BudgetScope;
 use crate::domain::time::Timestamp;
 
 fn decision(run: Run, events: Vec<Event>) -> Decision {
@@ -48,21 +50,38 @@ pub fn cancel(mut run: Run, by: &str, why: Option<&str>, now: Timestamp) -> Deci
 ///
 /// # Errors
 /// The run is not parked.
-pub fn resume(mut run: Run, by: Option<&str>, now: Timestamp) -> Result<Decision, Refused> {
+pub fn resume(run: Run, by: Option<&str>, now: Timestamp) -> Result<Decision, Refused> {
     if !run.status.is_waiting() {
         return Err(Refused::NotWaiting { run: run.run_id, status: run.status.as_str() });
     }
+    Ok(unparked(run, "resumed", by, now))
+}
+
+/// Puts a run back into the queue that waits for this kind of budget, of which more was granted; none where it waits for something else.
+pub fn granted(run: Run, scope: BudgetScope, by: Option<&str>, now: Timestamp) -> Option<Decision> {
+    (run.status == Status::AwaitingBudget && scope_of(&run) == Some(scope)).then(|| unparked(run, "budget granted", by, now))
+}
+
+/// Whose budget a run waits for.
+fn scope_of(run: &Run) -> Option<BudgetScope> {
+    match run.parked.as_ref()?.park {
+        Park::Budget(exhausted) => Some(exhausted.scope),
+        Park::Approval { .. } => None,
+    }
+}
+
+fn unparked(mut run: Run, why: &str, by: Option<&str>, now: Timestamp) -> Decision {
     run.status = Status::Queued;
     run.queued_at = now;
     run.parked = None;
     run.error = None;
     run.error_kind = None;
     run.recoveries = 0;
-    let mut event = Event::of(&run, EventName::Queued, now).with("reason", "resumed");
+    let mut event = Event::of(&run, EventName::Queued, now).with("reason", why);
     if let Some(by) = by {
         event = event.with("by", by);
     }
-    Ok(decision(run, vec![event]))
+    decision(run, vec![event])
 }
 
 /// Notes that the attempt that executes has left something to those that follow: whatever loses workers, it did not keep this one from its
@@ -71,10 +90,13 @@ pub fn checkpointed(run: &Run) -> Option<Run> {
     (run.status.is_leased() && run.recoveries > 0).then(|| Run { recoveries: 0, ..run.clone() })
 }
 
-/// Fails a parked run whose wait is over.
+/// Fails a parked run whose wait is over. One that waits for the end of a day goes on with the next.
 pub fn expire_parked(mut run: Run, now: Timestamp) -> Option<Decision> {
     if !run.status.is_waiting() {
         return None;
+    }
+    if scope_of(&run) == Some(BudgetScope::Day) {
+        return Some(unparked(run, "a new day", None, now));
     }
     run.error = Some(format!("the run waited in {} until its time was over", run.status.as_str()));
     run.error_kind = Some(ErrorKind::Timeout);

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::{Decision, Refused, drop_lease, end};
+use crate::domain::budget::Day;
 use crate::domain::event::{Event, EventName};
 use crate::domain::park::{Park, Parked};
 use crate::domain::policy::{ErrorKind, OnUnknown};
 use crate::domain::run::{Attempt, AttemptStatus, Run, Status, Usage};
+use crate::domain::spend::{BudgetScope, Exhausted};
 use crate::domain::text;
 use crate::domain::time::{Seconds, Timestamp};
 
@@ -122,7 +124,14 @@ pub fn finish(
                 run.error_kind = Some(ErrorKind::Timeout);
                 fail(&mut run, &mut attempt, usage, None, chance, now, &mut decided.events);
             }
-            Outcome::Parked { park, wait } => decided.events.push(park_run(&mut run, &mut attempt, usage, park, now + wait, now)),
+            Outcome::Parked { park, wait } => {
+                let until = match &park {
+                    // It goes on by itself with the day that comes.
+                    Park::Budget(Exhausted { scope: BudgetScope::Day, .. }) => Day::end_of(now),
+                    _ => now + wait,
+                };
+                decided.events.push(park_run(&mut run, &mut attempt, usage, park, until, now));
+            }
             Outcome::Cancelled(_) => {}
         }
     }

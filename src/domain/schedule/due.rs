@@ -26,6 +26,8 @@ pub enum SkipReason {
     Bound,
     /// They were due while more runs waited in the queue than may.
     QueueFull,
+    /// They were due while a budget had nothing left.
+    Budget,
 }
 
 /// Occurrences that do not run: all from the first to the last.

@@ -67,6 +67,10 @@ pub struct ScheduleState {
     pub incarnation: String,
     /// What has become of its occurrences.
     pub totals: Totals,
+    /// The first occurrence of the latest skip range and when that was decided, where a budget had nothing left and nothing came since: the
+    /// range goes on with the next occurrence that is skipped for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_budget: Option<(Timestamp, Timestamp)>,
 }
 
 /// A schedule state after a step, and the occurrences that the step skipped.
@@ -94,6 +98,7 @@ impl ScheduleState {
             next_nominal_at: None,
             incarnation,
             totals: Totals::default(),
+            out_of_budget: None,
         };
         state.with_next(schedule, schedule.first(now), now)
     }
@@ -129,7 +134,23 @@ impl ScheduleState {
     pub fn refused(&self, refused: Option<Skipped>, now: Timestamp) -> Advance {
         self.clone().skipping(refused, now)
     }
+}
 
+impl Advance {
+    /// Adds the range that this step began, for want of budget, to the one before it, which is in the store as `kept`.
+    #[must_use]
+    pub fn joined(self, kept: Option<&SkipRange>) -> Self {
+        let Some(range) = self.skipped else { return self };
+        let range = match kept {
+            Some(kept) => SkipRange { first: kept.first, at: kept.at, count: kept.count.saturating_add(range.count), ..range },
+            None => range,
+        };
+        let state = ScheduleState { out_of_budget: Some((range.first, range.at)), ..self.state };
+        Advance { state, skipped: Some(range) }
+    }
+}
+
+impl ScheduleState {
     /// The state of a task that is paused, with a reason where it was not a user who did it.
     pub fn paused(&self, reason: Option<String>, now: Timestamp) -> Self {
         ScheduleState { paused: true, paused_reason: reason, updated_at: now, ..self.clone() }
@@ -178,7 +199,7 @@ impl ScheduleState {
 
     fn with_next(&self, schedule: &Schedule, next: Option<Timestamp>, now: Timestamp) -> Self {
         let due = next.map(|nominal| nominal + schedule.jitter_of(&self.task_id, &self.incarnation, nominal));
-        ScheduleState { next_due_at: due, next_nominal_at: next, updated_at: now, ..self.clone() }
+        ScheduleState { next_due_at: due, next_nominal_at: next, updated_at: now, out_of_budget: None, ..self.clone() }
     }
 
     fn skipping(mut self, passed: Option<Skipped>, at: Timestamp) -> Advance {

@@ -372,3 +372,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn occurrences_that_a_budget_holds_back_one_after_the_other_are_one_range() {
+    let every = schedule(json!({"type": "interval", "seconds": 10}));
+    let state = ScheduleState::new(TaskId::parse("t").unwrap(), "i".into(), &every, Timestamp::from_seconds(0));
+    let skip = |state: &ScheduleState, at: i64| {
+        let nominal = state.next_nominal_at.unwrap();
+        let due = Due { fire: Vec::new(), skipped: None, next: every.next(nominal), ..Due::default() };
+        let refused = Skipped { first: nominal, last: nominal, count: 1, reason: SkipReason::Budget };
+        state.dispatched(&every, &due, Timestamp::from_seconds(at)).state.refused(Some(refused), Timestamp::from_seconds(at))
+    };
+    let first = skip(&state, 10).joined(None);
+    let one = first.skipped.unwrap();
+    assert_eq!(first.state.out_of_budget, Some((one.first, one.at)));
+    let second = skip(&first.state, 20).joined(Some(&one));
+    let both = second.skipped.unwrap();
+    assert_eq!((both.first, both.at, both.count), (one.first, one.at, 2));
+    assert_eq!((second.state.totals.skipped, second.state.totals.occurrences), (2, 2));
+    // Whatever else happens to the schedule ends the range.
+    assert_eq!(second.state.enabled(&every, Timestamp::from_seconds(45)).state.out_of_budget, None);
+}

@@ -6,6 +6,7 @@ use super::{Code, Situation, Why, one_line};
 use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 use crate::domain::run::Status;
+use crate::domain::spend::{BudgetScope, Exhausted};
 
 /// A worker has it under a lease.
 pub(super) fn leased(known: &Situation<'_>) -> Why {
@@ -67,11 +68,35 @@ pub(super) fn parked(known: &Situation<'_>) -> Why {
         let question = one_line(question);
         let sentence = format!("It waits{until} for a person's answer to what attempt {} asked under `{key}`: {question}", run.attempt);
         known.answer(Code::Parked, sentence).with("approval", json!({"key": key, "question": question}))
+    } else if let Some(Park::Budget(met)) = run.parked.as_ref().map(|parked| &parked.park) {
+        over_budget(known, met)
     } else {
         let whom = if run.status == Status::AwaitingBudget { "for budget" } else { "for a person's approval" };
         let why = known.reason.map(|reason| format!(": {}", one_line(reason))).unwrap_or_default();
         known.answer(Code::Parked, format!("It waits {whom}{until} unless somebody resumes or cancels it{why}"))
     };
-    let by = if matches!(run.parked.as_ref().map(|parked| &parked.park), Some(Park::Approval { .. })) { "answer" } else { "resume" };
+    let by = match run.parked.as_ref().map(|parked| &parked.park) {
+        Some(Park::Approval { .. }) => "answer",
+        Some(Park::Budget(_)) => "grant",
+        None => "resume",
+    };
     answer.with("until", known.due).with("released_by", by).with("reason", known.reason)
+}
+
+/// It waits for more of a budget.
+fn over_budget(known: &Situation<'_>, met: &Exhausted) -> Why {
+    let run = known.run;
+    let whose = match met.scope {
+        BudgetScope::Run => format!("--run {}", run.run_id),
+        BudgetScope::Task => format!("--task {}", run.task_id),
+        BudgetScope::Day => format!("--agent {}", run.agent_id),
+    };
+    let until = known.due.map(|until| match met.scope {
+        BudgetScope::Day => format!("; it goes on by itself at {until}"),
+        BudgetScope::Run | BudgetScope::Task => format!("; it fails at {until}"),
+    });
+    let option = met.meter.as_str().replace('_', "-");
+    let sentence =
+        format!("It waits because {met}: `sandclock budget grant {whose} --{option} MORE` lets it go on{}", until.unwrap_or_default());
+    known.answer(Code::Parked, sentence).with("budget", met)
 }

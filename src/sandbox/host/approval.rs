@@ -4,7 +4,7 @@
 
 use super::checkpoint::{Ends, ends};
 use crate::domain::approval::LONGEST_TEXT;
-use crate::domain::checkpoint::check_name;
+use crate::domain::checkpoint::check_key;
 use crate::domain::park::Park;
 use crate::domain::policy::ErrorKind;
 use crate::domain::receipt::CallKind;
@@ -36,7 +36,7 @@ impl Host for Attempt {
     async fn ask(&mut self, key: String, question: String) -> wasmtime::Result<Decision> {
         self.act(CallKind::Approval)?;
         let asked = self.asked()?;
-        if let Err(bad) = check_name(&key) {
+        if let Err(bad) = check_key(&key) {
             let message = format!("the guest asked under a key that cannot be kept: {bad}");
             return Err(Ends(Ended::failed(ErrorKind::GuestPermanent, message)).into());
         }
@@ -49,7 +49,7 @@ impl Host for Attempt {
     async fn find(&mut self, key: String) -> wasmtime::Result<Option<Decision>> {
         self.call(CallKind::Approval)?;
         let asked = self.asked()?;
-        if check_name(&key).is_err() {
+        if check_key(&key).is_err() {
             return Ok(None);
         }
         Ok(asked.verdict(&key, u32::MAX).await.map_err(ends)?.map(Decision::from))

@@ -80,8 +80,8 @@ struct Shared {
     delivered: watch::Sender<usize>,
     /// What was paid for, by its key, with the body that was asked.
     paid: Mutex<HashMap<String, (Value, Value)>>,
-    /// Gets of `/page`, and how many of them may be answered.
-    fetched: watch::Sender<usize>,
+    /// Gets of `/page`, each with the turn that was asked for last, and how many of them may be answered.
+    fetched: watch::Sender<Vec<usize>>,
     answered: watch::Sender<usize>,
 }
 
@@ -106,7 +106,7 @@ impl Endpoint {
             calls: watch::Sender::new(Vec::new()),
             delivered: watch::Sender::new(0),
             paid: Mutex::default(),
-            fetched: watch::Sender::new(0),
+            fetched: watch::Sender::new(Vec::new()),
             answered: watch::Sender::new(usize::MAX),
         });
         let router = Router::new().route("/v1/chat/completions", post(complete)).route("/page", get(page)).with_state(Arc::clone(&shared));
@@ -143,15 +143,10 @@ impl Endpoint {
         patiently("an answer's last byte", delivered.wait_for(|delivered| *delivered >= number)).await.unwrap();
     }
 
-    /// How often `/page` was asked for.
-    pub fn fetched(&self) -> usize {
-        *self.shared.fetched.borrow()
-    }
-
     /// Waits for the first request for `/page`.
     pub async fn page_was_asked(&self) {
         let mut fetched = self.shared.fetched.subscribe();
-        patiently("a fetch", fetched.wait_for(|fetched| *fetched > 0)).await.unwrap();
+        patiently("a fetch", fetched.wait_for(|fetched| !fetched.is_empty())).await.unwrap();
     }
 
     /// Answers no request for `/page` from here on, or all of them.
@@ -159,7 +154,8 @@ impl Endpoint {
         self.shared.answered.send_replace(if hold { 0 } else { usize::MAX });
     }
 
-    /// No turn was asked for again once a later one was, every turn was paid for once, and no key stood for two requests.
+    /// No turn was asked for again once a later one was, every turn was paid for once, no key stood for two requests, and no page was fetched
+    /// again once a later turn was asked for.
     pub fn check(&self, turns: usize) {
         let calls = self.calls();
         let order: Vec<usize> = calls.iter().map(|call| call.turn).collect();
@@ -169,11 +165,14 @@ impl Endpoint {
         keys.dedup();
         assert_eq!(keys.len(), turns, "each turn has one key: {keys:?}");
         assert_eq!(self.paid(), turns, "each turn is paid for once");
+        let fetched = self.shared.fetched.borrow();
+        assert!(fetched.iter().all(|turn| Some(turn) == fetched.first()), "a page that was kept was fetched again: {fetched:?}");
     }
 }
 
 async fn page(State(shared): State<Arc<Shared>>) -> &'static str {
-    shared.fetched.send_modify(|fetched| *fetched += 1);
+    let turn = shared.calls.borrow().last().map_or(0, |call| call.turn);
+    shared.fetched.send_modify(|fetched| fetched.push(turn));
     let mut answered = shared.answered.subscribe();
     answered.wait_for(|answered| *answered > 0).await.unwrap();
     "The page says 42."

@@ -9,7 +9,7 @@ use super::*;
 use crate::guest::plain;
 
 fn word(approved: bool, by: &str, note: &str) -> Word {
-    Word { approved, by: by.to_owned(), note: note.to_owned() }
+    Word { approved, by: by.to_owned(), note: note.to_owned(), token: None, attempt: None }
 }
 
 /// A run of a guest that asks whether it may deploy, parked.
@@ -192,4 +192,56 @@ async fn an_answer_that_comes_while_the_run_is_at_work_is_found_by_it() {
     assert!(daemon.was_answered(&daemon.run(&run).await.unwrap()).await.unwrap(), "who resumes after that need not");
     guest.complete("done");
     assert_eq!(daemon.settled(&run).await.status, Status::Completed);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_while_the_attempt_ends_lets_the_run_go_on() {
+    let world = World::new().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"agent_id": "guest"})).await;
+    let run = daemon.fire(&task).await.run_id;
+    let park = || Ended::Parked(Park::Approval { key: "k".to_owned(), question: "May I?".to_owned() });
+    world.stage.guest().await.end(park());
+    daemon.settled(&run).await;
+    daemon.resume_run(&run, None).await.unwrap();
+    // The guest has asked and found nothing; before that is kept, somebody answers.
+    let guest = world.stage.guest().await;
+    assert_eq!(guest.host.approvals().unwrap().verdict("k", 100).await.unwrap(), None);
+    answer(&daemon, &run, "k", word(true, "ana", "")).await.unwrap();
+    guest.end(park());
+    let guest = world.stage.guest().await;
+    assert_eq!(guest.spec.context.attempt, 3);
+    assert!(guest.host.approvals().unwrap().verdict("k", 100).await.unwrap().is_some());
+    guest.complete("done");
+    assert_eq!(daemon.settled(&run).await.status, Status::Completed);
+    let last: Vec<String> = daemon.names(&run).await.split_off(6);
+    let all = ["claimed", "started", "approval_decided", "awaiting_approval", "queued", "claimed", "started", "completed"];
+    assert!(last.ends_with(&all.map(str::to_owned)), "{last:?}");
+}
+
+#[tokio::test]
+async fn an_answer_to_the_question_that_was_seen_is_none_to_another() {
+    let world = World::new().await;
+    let (daemon, _, run) = asked(&world).await;
+    daemon.resume_run(&run, None).await.unwrap();
+    until("it asks again", async || {
+        let now = daemon.run(&run).await.unwrap();
+        now.status == Status::AwaitingApproval && now.attempt == 2
+    })
+    .await;
+    let of = |attempt| Word { attempt: Some(attempt), ..word(true, "ana", "") };
+    let refused = conflict(answer(&daemon, &run, "deploy", of(1)).await);
+    assert!(refused.contains("asked anew in attempt 2"), "{refused}");
+    answer(&daemon, &run, "deploy", of(2)).await.unwrap();
+    assert_eq!(daemon.settled(&run).await.status, Status::Completed);
+}
+
+#[tokio::test]
+async fn who_may_end_one_wait_does_not_end_another() {
+    let world = World::new().await;
+    let (daemon, _, run) = asked(&world).await;
+    let refused = conflict(daemon.resume_run_from(&run, Status::Running, None).await);
+    assert!(refused.contains("is awaiting_approval by now"), "{refused}");
+    assert_eq!(daemon.run(&run).await.unwrap().attempt, 1);
+    daemon.resume_run_from(&run, Status::AwaitingApproval, None).await.unwrap();
 }

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod bucket;
+mod budget;
 mod cancel;
 mod cancel_states;
 mod checkpoints;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sandclock::daemon::executor::{Executor, Offer, Offered, Start};
+use sandclock::domain::budget::Budget;
 use sandclock::domain::id::{AgentId, RunId};
 use sandclock::domain::policy::ErrorKind;
 use sandclock::egress::Account;
@@ -15,6 +16,7 @@ use sandclock::sandbox::{
     AttemptReport, AttemptSignals, AttemptSpec, DiskUse, Ended, GuestHost, Prepared, Sandbox, SandboxSettings, Usage,
 };
 use sandclock::store::ClaimAgent;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use wasmtime::component::Component;
 
@@ -32,7 +34,8 @@ pub struct Guest {
     pub spec: AttemptSpec,
     pub host: Arc<dyn GuestHost>,
     pub signals: Arc<AttemptSignals>,
-    answer: oneshot::Sender<Ended>,
+    pub account: Option<Arc<dyn Account>>,
+    answer: oneshot::Sender<AttemptReport>,
 }
 
 impl Guest {
@@ -41,8 +44,19 @@ impl Guest {
     }
 
     pub fn end(self, ended: Ended) {
+        self.end_having_used(ended, Usage::default());
+    }
+
+    pub fn end_having_used(self, ended: Ended, usage: Usage) {
         // The daemon may have been stopped by the test.
-        let _ = self.answer.send(ended);
+        let _ = self.answer.send(AttemptReport { ended, usage });
+    }
+
+    /// Ends as the sandbox would, once it has been stopped.
+    pub async fn end_stopped(self) {
+        self.stopped().await;
+        let why = self.signals.stopped().unwrap();
+        self.end(Ended::Stopped(why));
     }
 
     pub fn complete(self, answer: &str) {
@@ -70,10 +84,15 @@ impl Guest {
 struct Steered {
     to_test: mpsc::UnboundedSender<Guest>,
     room: Arc<AtomicU64>,
+    budget: Arc<Mutex<Budget>>,
 }
 
 #[async_trait]
 impl Start for Steered {
+    fn budget(&self) -> Budget {
+        *self.budget.lock().unwrap()
+    }
+
     fn disk(&self) -> DiskUse {
         DiskUse { bytes: self.room.load(Ordering::SeqCst), files: 1000 }
     }
@@ -82,13 +101,13 @@ impl Start for Steered {
         &self,
         spec: AttemptSpec,
         host: Arc<dyn GuestHost>,
-        _: Option<Arc<dyn Account>>,
+        account: Option<Arc<dyn Account>>,
         signals: Arc<AttemptSignals>,
     ) -> AttemptReport {
         let (answer, answered) = oneshot::channel();
-        self.to_test.send(Guest { spec, host, signals, answer }).unwrap();
+        self.to_test.send(Guest { spec, host, signals, account, answer }).unwrap();
         match answered.await {
-            Ok(ended) => report(ended),
+            Ok(report) => report,
             // A test that lets go of a guest leaves it running.
             Err(_) => std::future::pending().await,
         }
@@ -129,10 +148,14 @@ impl Start for Panics {
 }
 
 /// A component in the sandbox.
-struct InSandbox(Prepared);
+struct InSandbox(Prepared, Arc<Mutex<Budget>>);
 
 #[async_trait]
 impl Start for InSandbox {
+    fn budget(&self) -> Budget {
+        *self.1.lock().unwrap()
+    }
+
     async fn execute(
         &self,
         spec: AttemptSpec,
@@ -150,14 +173,17 @@ pub struct Stage {
     version: watch::Sender<u64>,
     guests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Guest>>,
     room: Arc<AtomicU64>,
+    budget: Arc<Mutex<Budget>>,
 }
 
 impl Stage {
     pub fn new() -> Arc<Self> {
         let (to_test, guests) = mpsc::unbounded_channel();
         let room = Arc::new(AtomicU64::new(1 << 30));
-        let steered = Steered { to_test, room: Arc::clone(&room) };
-        let stage = Stage { agents: Mutex::default(), version: watch::channel(0).0, guests: tokio::sync::Mutex::new(guests), room };
+        let budget = Arc::<Mutex<Budget>>::default();
+        let steered = Steered { to_test, room: Arc::clone(&room), budget: Arc::clone(&budget) };
+        let guests = tokio::sync::Mutex::new(guests);
+        let stage = Stage { agents: Mutex::default(), version: watch::channel(0).0, guests, room, budget };
         stage.add("guest", None, Arc::new(steered));
         stage.add("echo", None, Arc::new(Echo));
         stage.add("panics", None, Arc::new(Panics));
@@ -174,7 +200,7 @@ impl Stage {
     /// Makes an agent of a component.
     pub fn add_component(&self, agent: &str, bytes: &[u8]) {
         let prepared = SANDBOX.prepare(&Component::new(SANDBOX.engine(), bytes).unwrap()).unwrap();
-        self.add(agent, None, Arc::new(InSandbox(prepared)));
+        self.add(agent, None, Arc::new(InSandbox(prepared, Arc::clone(&self.budget))));
     }
 
     /// Another agent whose attempts the test holds, as those of `guest`.
@@ -187,6 +213,11 @@ impl Stage {
     pub fn limit(&self, agent: &str, max_running: u32) {
         let start = Arc::clone(&self.agents.lock().unwrap()[&AgentId::parse(agent).unwrap()].start);
         self.add(agent, Some(max_running), start);
+    }
+
+    /// What the agents may spend whose attempts the test holds.
+    pub fn budget(&self, budget: Value) {
+        *self.budget.lock().unwrap() = serde_json::from_value(budget).unwrap();
     }
 
     /// How many bytes a workspace of the agent `guest` may have.
@@ -215,6 +246,10 @@ impl Stage {
 }
 
 impl Executor for Stage {
+    fn budget_of(&self, _: &AgentId) -> Budget {
+        *self.budget.lock().unwrap()
+    }
+
     fn offer(&self) -> Offer {
         Arc::new(self.agents.lock().unwrap().values().cloned().collect())
     }

@@ -51,6 +51,8 @@ impl Account for Purse {
         self.charged.lock().unwrap().push(used);
     }
 
+    fn end_call(&self) {}
+
     fn counts_tokens(&self) -> bool {
         self.counts_tokens
     }

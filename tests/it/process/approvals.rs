@@ -67,7 +67,7 @@ async fn a_question_is_answered_from_the_command_line_after_its_daemon_was_kille
     let why = client(&home, &daemon.url, &["runs", "why", &run_id]).await;
     assert!(why.out.contains("for a person's answer to what attempt 1 asked under `deploy`: May I deploy?"), "{}", why.out);
     let told = client(&home, &daemon.url, &["approvals", "approve", &run_id, "--by", "ana", "--note", "go"]).await;
-    assert_eq!((told.code, told.out), (0, format!("approved `deploy`: {run_id} is queued\n")));
+    assert_eq!((told.code, told.out), (0, format!("approved `deploy` (May I deploy?): {run_id} is queued\n")));
     let ended = daemon.terminal(&run).await;
     assert_eq!((&ended["status"], &ended["result_preview"]), (&json!("completed"), &json!("ana")));
     assert_eq!(oracle::check(&daemon, &ended).await.len(), 2);

@@ -267,7 +267,7 @@ impl Client {
             let Answer::Yes(listed) = listed.await else { continue };
             for run in listed.items {
                 if run.parked.is_some() && self.chance.percent(50) {
-                    let word = Word { approved: true, by: "script".to_owned(), note: String::new() };
+                    let word = Word { approved: true, by: "script".to_owned(), note: String::new(), token: None, attempt: None };
                     let _ =
                         self.ask("answer a run of", move |manager| async move { manager.answer(&run.run_id, "go on", word).await }).await;
                     continue;

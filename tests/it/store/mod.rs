@@ -237,6 +237,7 @@ pub fn queued(number: u32, task: &str, agent: &str, now: Timestamp) -> Run {
             on_unknown: OnUnknown::Retry,
             write_run_json: true,
             write_events_jsonl: true,
+            budget: Default::default(),
         },
     }
 }

@@ -36,11 +36,11 @@ class Response:
         return self.body.decode("utf-8", "replace")
 
     def json(self):
-        """The body's JSON. Anything else raises `Retryable`: servers in trouble answer with a page."""
+        """The body's JSON. Anything else raises `Permanent`."""
         try:
             return _json.loads(self.body)
         except ValueError:
-            raise Retryable(f"the answer is not JSON: {self.text[:200]!r}") from None
+            raise Permanent(f"the answer is not JSON: {self.text[:200]!r}") from None
 
     def check(self):
         """This answer, if it is one of success. 408, 425, 429 and 5xx raise `Retryable`, after the seconds of Retry-After; all else `Permanent`."""
@@ -78,7 +78,7 @@ def fetch(url, method=None, *, json=None, body=None, headers=None, timeout_secon
     except Err as error:
         name = type(error.value).__name__.removeprefix("ErrorCode_").removeprefix("StreamError_")
         if name == "HttpRequestDenied":
-            raise Denied(f"the agent may not call {parts.scheme}://{parts.netloc}: its settings, [agents.NAME.http], do not allow it") from None
+            raise Denied(f"the agent may not call {parts.scheme}://{parts.netloc}: `sandclock why-denied` names the rule") from None
         raise Retryable(f"no answer from {parts.scheme}://{parts.netloc}: {name}") from None
 
 
