@@ -41,6 +41,10 @@ impl Egress for WayOut {
         self.http.exhausted()
     }
 
+    async fn settled(&self) {
+        self.http.settled().await;
+    }
+
     fn outgoing(&self) -> Outgoing {
         self.http.outgoing()
     }
@@ -238,7 +242,7 @@ pub(super) async fn execute(
     let redacting = Arc::new(Redacting { host, redactor: Arc::clone(redactor), held: Mutex::default() });
     let report = sandbox.execute(prepared, spec, Arc::<Redacting>::clone(&redacting), signals).await;
     redacting.finish();
-    way_out.http.settled().await;
+    way_out.settled().await;
     // A call that ended with its guest says only now what it used.
     let usage = Usage { outgoing: way_out.outgoing(), models: way_out.models(), ..report.usage };
     AttemptReport { ended: redacted(report.ended, redactor), usage }

@@ -18,6 +18,7 @@ use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 
 use super::checkpoints::CheckpointQuota;
+use super::egress::Egress;
 use super::engine::Ticker;
 use super::fault::{self, Fault, Phase};
 use super::host::disk::{Disk, open_workspace, reopen};
@@ -102,7 +103,7 @@ pub(crate) async fn execute(
             let ended = tokio::select! {
                 biased;
                 ended = Metered { inner: guest, spent: &mut cpu, signals: &signals } => ended,
-                () = meter.over_budget.notified() => Ended::TimedOut,
+                ended = over_budget(&meter, egress.as_deref()) => ended,
                 halt = signals.halted(deadline) => halt.into(),
             };
             let ended = fault::after_budget(ended, egress.as_deref());
@@ -127,6 +128,15 @@ pub(crate) async fn execute(
         models: egress.as_ref().map(|egress| egress.models()).unwrap_or_default(),
     };
     AttemptReport { ended, usage }
+}
+
+/// Returns when a budget has refused a call and those that had left before have come to their ends: none is cut in the middle.
+async fn over_budget(meter: &Meter, egress: Option<&dyn Egress>) -> Ended {
+    meter.over_budget.notified().await;
+    if let Some(egress) = egress {
+        egress.settled().await;
+    }
+    fault::after_budget(Ended::TimedOut, egress)
 }
 
 async fn free_instance(room: &Room) -> Option<OwnedSemaphorePermit> {

@@ -78,6 +78,9 @@ pub trait Egress: Send + Sync {
     /// The budget by which a request was refused, if one was: the attempt is to end with that, and the guest sees no answer.
     fn exhausted(&self) -> Option<Exhausted>;
 
+    /// Returns when no call that left is under way any more, and all are charged.
+    async fn settled(&self);
+
     /// The record of the attempt's calls.
     fn record(&self) -> HttpCalls;
 

@@ -82,6 +82,16 @@ async fn a_call_that_a_budget_refuses_ends_the_attempt_whatever_the_guest_makes_
 }
 
 #[tokio::test]
+async fn a_call_that_is_under_way_is_not_cut_by_the_refusal_of_another() {
+    let server = Server::raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nab".to_vec(), Vec::new()).await;
+    let here = server.address.to_string();
+    let stage = Stage::new(&format!("allow = [\"http://{here}\"]\nmax_seconds = 0.5")).await.charged(Arc::new(Purse::of(1)));
+    let came = stage.run(&format!("O\nG h {here} / - - 0 k\n{}", get(&here, "/"))).await;
+    assert_eq!(came.0.ended, Ended::Parked(Park::Budget(EMPTY)));
+    assert_eq!(came.rules(), [Some(Rule::MaxSeconds), Some(Rule::Budget)], "the first one had all of its time");
+}
+
+#[tokio::test]
 async fn a_call_that_cannot_be_charged_does_not_leave_and_the_guest_hears_of_it() {
     let server = Server::start().await;
     let here = server.address.to_string();
