@@ -212,6 +212,35 @@ impl AttemptAccount {
     }
 }
 
+/// A call that may begin; it is over again unless it does.
+struct UnderWay<'a> {
+    calls: &'a watch::Sender<u64>,
+    begins: bool,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(calls: &'a watch::Sender<u64>) -> Self {
+        calls.send_modify(|calls| *calls += 1);
+        UnderWay { calls, begins: false }
+    }
+
+    fn begins(mut self) {
+        self.begins = true;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.begins {
+            end_one(self.calls);
+        }
+    }
+}
+
+fn end_one(calls: &watch::Sender<u64>) {
+    calls.send_modify(|calls| *calls = calls.saturating_sub(1));
+}
+
 enum Failed {
     Exhausted(Exhausted),
     Unkept(String),
@@ -221,9 +250,11 @@ enum Failed {
 impl Account for AttemptAccount {
     async fn begin_call(&self) -> Result<(), Refused> {
         if self.exhausted().is_none() {
+            // From here on: a guest must not be stopped between the charge and the call.
+            let under_way = UnderWay::new(&self.under_way);
             match self.make(Spend { calls: 1, ..Spend::default() }, true).await {
                 Ok(()) => {
-                    self.under_way.send_modify(|calls| *calls += 1);
+                    under_way.begins();
                     return Ok(());
                 }
                 Err(Failed::Unkept(why)) => return Err(Refused::Unkept(why)),
@@ -242,7 +273,7 @@ impl Account for AttemptAccount {
     }
 
     fn end_call(&self) {
-        self.under_way.send_modify(|calls| *calls = calls.saturating_sub(1));
+        end_one(&self.under_way);
     }
 
     fn counts_tokens(&self) -> bool {

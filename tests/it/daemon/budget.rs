@@ -296,7 +296,7 @@ async fn a_guest_that_computes_for_ever_ends_with_its_processor_time_and_one_tha
 async fn an_attempt_whose_time_is_over_is_stopped_between_its_calls() {
     let world = World::new().await;
     let daemon = world.start().await;
-    let task = daemon.task(json!({"budget": {"run": {"wall_seconds": 0.02}}})).await;
+    let task = daemon.task(json!({"budget": {"run": {"wall_seconds": 1}}})).await;
     let run = daemon.fire(&task).await.run_id;
     let guest = world.stage.guest().await;
     let (one, other) = (account(&guest), account(&guest));
@@ -310,7 +310,7 @@ async fn an_attempt_whose_time_is_over_is_stopped_between_its_calls() {
     };
     tokio::select! {
         () = second => {}
-        () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        () = tokio::time::sleep(Duration::from_millis(1300)) => {}
     }
     assert!(guest.signals.may_act(), "it was stopped in a call");
     one.charge(tokens(1)).await;

@@ -8,7 +8,7 @@ mod leak;
 mod limits;
 mod models;
 mod receipts;
-mod server;
+pub mod server;
 
 use std::collections::HashMap;
 use std::io;

@@ -101,7 +101,9 @@ fn w_30_any_task_is_registered_as_it_is_shown_or_refused_and_not_kept() {
             return Ok(());
         }
         let path = format!("/background/tasks/{}", shown["task_id"].as_str().unwrap());
-        prop_assert_eq!(&door.send(Method::GET, &path, &Value::Null)?.1, &shown);
+        let mut found = door.send(Method::GET, &path, &Value::Null)?.1;
+        ["used", "budgets"].iter().for_each(|sums| drop(found.as_object_mut().unwrap().shift_remove(*sums)));
+        prop_assert_eq!(&found, &shown);
         for more in ["/status", "/next?count=3", "/skips"] {
             prop_assert_eq!(door.send(Method::GET, &format!("{path}{more}"), &Value::Null)?.0, 200);
         }

@@ -5,6 +5,7 @@
 
 mod approvals;
 mod bucket;
+mod budget;
 mod chaos;
 mod configuration;
 pub mod daemon;
