@@ -172,7 +172,7 @@ fn dispatch_due(
     }
     let budget = task.budget.over(&executor.budget_of(&task.agent_id));
     if is_spent.is_none() && !(budget.task.is_empty() && budget.day.is_empty()) {
-        return Ok(Dispatched::Limited(budget, task.agent_id.clone()));
+        return Ok(Dispatched::Limited(Box::new(budget), task.agent_id.clone()));
     }
     let default_timeout = executor.timeout_of(&task.agent_id).unwrap_or(settings.timeout);
     let of = |nominal: &Timestamp| Draft { default_timeout, ..draft(&task, &state, *nominal, settings) };

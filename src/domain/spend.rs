@@ -225,10 +225,12 @@ impl From<Exhausted> for Told {
 
 impl From<Told> for Exhausted {
     fn from(told: Told) -> Exhausted {
-        let amount = |number: &serde_json::Number| number.as_u64().filter(|_| told.meter.unit() == 1.0).unwrap_or_else(|| {
-            let smallest = number.as_f64().unwrap_or(0.0) * told.meter.unit();
-            smallest.round() as u64
-        });
+        let amount = |number: &serde_json::Number| {
+            number.as_u64().filter(|_| told.meter.unit() == 1.0).unwrap_or_else(|| {
+                let smallest = number.as_f64().unwrap_or(0.0) * told.meter.unit();
+                smallest.round() as u64
+            })
+        };
         Exhausted { scope: told.scope, meter: told.meter, limit: amount(&told.limit), spent: amount(&told.spent) }
     }
 }
