@@ -29,7 +29,12 @@ pub(super) async fn of_task(State(api): State<Api>, PathId(id): PathId<TaskId>, 
 
 /// `GET /background/agents/{id}/budget`.
 pub(super) async fn of_agent(State(api): State<Api>, PathId(id): PathId<AgentId>, _: NoParams) -> Answer {
-    Ok(Json(api.manager.agent_budget(&id).await?))
+    let shown = api.manager.agent_budget(&id).await?;
+    // What an agent has used outlives it.
+    if shown.pointer("/used/attempts").and_then(Value::as_u64) == Some(0) {
+        api.manager.agent(&id)?;
+    }
+    Ok(Json(shown))
 }
 
 /// What a body grants: meters, such as `{"tokens": 100000}`.

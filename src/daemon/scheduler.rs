@@ -170,7 +170,7 @@ fn dispatch_due(
     if due.fire.is_empty() && due.skipped.is_none() {
         return Ok(Dispatched::Done);
     }
-    let budget = task.budget.over(&executor.budget_of(&task.agent_id));
+    let budget = task.budget.within(&executor.budget_of(&task.agent_id));
     if is_spent.is_none() && !(budget.task.is_empty() && budget.day.is_empty()) {
         return Ok(Dispatched::Limited(Box::new(budget), task.agent_id.clone()));
     }

@@ -57,16 +57,22 @@ impl Allowance {
         *self == Allowance::default()
     }
 
-    /// These limits, and those of `base` for the meters that these do not name.
+    /// The limits of both, the smaller where both have one: a task may say less than its agent and never more.
     #[must_use]
-    pub fn over(&self, base: &Allowance) -> Allowance {
+    pub fn within(&self, agent: &Allowance) -> Allowance {
+        fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+            match (a, b) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            }
+        }
         Allowance {
-            wall_seconds: self.wall_seconds.or(base.wall_seconds),
-            cpu_seconds: self.cpu_seconds.or(base.cpu_seconds),
-            calls: self.calls.or(base.calls),
-            bytes: self.bytes.or(base.bytes),
-            tokens: self.tokens.or(base.tokens),
-            money: self.money.or(base.money),
+            wall_seconds: least(self.wall_seconds, agent.wall_seconds),
+            cpu_seconds: least(self.cpu_seconds, agent.cpu_seconds),
+            calls: least(self.calls, agent.calls),
+            bytes: least(self.bytes, agent.bytes),
+            tokens: least(self.tokens, agent.tokens),
+            money: least(self.money, agent.money),
         }
     }
 }
@@ -101,10 +107,10 @@ impl Budget {
         }
     }
 
-    /// A task's limits over those of its agent.
+    /// A task's limits within those of its agent.
     #[must_use]
-    pub fn over(&self, agent: &Budget) -> Budget {
-        Budget { run: self.run.over(&agent.run), task: self.task.over(&agent.task), day: self.day.over(&agent.day) }
+    pub fn within(&self, agent: &Budget) -> Budget {
+        Budget { run: self.run.within(&agent.run), task: self.task.within(&agent.task), day: self.day.within(&agent.day) }
     }
 }
 

@@ -53,6 +53,15 @@ impl Prices {
         let longest = || self.models.keys().filter(fits).max_by_key(|name| name.len()).and_then(|name| self.models.get(name));
         self.models.get(model).or_else(longest)
     }
+
+    /// The highest of all prices, part by part; none where there is none.
+    pub fn dearest(&self) -> Option<Price> {
+        self.models.values().copied().reduce(|a, b| Price {
+            input: a.input.max(b.input),
+            cached_input: a.cached_input.max(b.cached_input),
+            output: a.output.max(b.output),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +96,8 @@ mod tests {
         assert_eq!(units(&prices, "m-1-mini"), Some(3.0));
         assert_eq!(units(&prices, "m-2"), Some(2.0));
         assert_eq!((units(&prices, "axb"), units(&prices, "")), (None, None));
+        assert_eq!(prices.dearest(), Some(of(4.0)));
+        assert_eq!(Prices::default().dearest(), None);
         prices.models.insert("*".to_owned(), of(9.0));
         assert_eq!((units(&prices, "axb"), units(&prices, "")), (Some(9.0), Some(9.0)));
     }

@@ -23,6 +23,11 @@ pub trait Account: Send + Sync {
 
     /// Whether a budget is on tokens or money, so that what an answer says of its cost must be seen.
     fn counts_tokens(&self) -> bool;
+
+    /// Whether a budget is on money, so that no call of a model may be free for want of a price.
+    fn counts_money(&self) -> bool {
+        false
+    }
 }
 
 /// Why a call must not leave.

@@ -113,7 +113,11 @@ impl Till {
 
     /// Adds a call of a model to the receipt; gives it with its price.
     pub fn add(&self, model: Option<&str>, tokens: Tokens) -> ModelUse {
-        let (money, unpriced_tokens) = match self.prices.of(model.unwrap_or_default()) {
+        let counts_money = self.account.as_ref().is_some_and(|account| account.counts_money());
+        let price = self.prices.of(model.unwrap_or_default());
+        // A budget of money would be none for a model that the table does not know, or an answer that names none.
+        let dearest = || self.prices.dearest().filter(|_| counts_money);
+        let (money, unpriced_tokens) = match price.copied().or_else(dearest) {
             Some(price) => (price.of(&tokens), 0),
             None => (Money::ZERO, tokens.total()),
         };

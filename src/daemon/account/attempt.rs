@@ -101,6 +101,10 @@ impl AttemptAccount {
         *self.spent.borrow()
     }
 
+    fn limits(&self, meter: Meter) -> bool {
+        self.opened.iter().any(|standing| standing.limit(meter).is_some())
+    }
+
     /// The time that the attempt has taken so far, which no account has yet.
     pub(in crate::daemon) fn so_far(&self) -> Spend {
         let wall = Duration::from_nanos(self.clock.boot().0.saturating_sub(self.began.0));
@@ -277,7 +281,10 @@ impl Account for AttemptAccount {
     }
 
     fn counts_tokens(&self) -> bool {
-        let counts = |meter| self.opened.iter().any(|standing| standing.limit(meter).is_some());
-        counts(Meter::Tokens) || counts(Meter::Money)
+        self.limits(Meter::Tokens) || self.limits(Meter::Money)
+    }
+
+    fn counts_money(&self) -> bool {
+        self.limits(Meter::Money)
     }
 }

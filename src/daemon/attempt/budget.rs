@@ -30,7 +30,7 @@ pub(super) fn stopped_by(ended: &Ended, account: Option<&AttemptAccount>) -> Opt
 impl Work<'_> {
     /// The accounts that the attempt writes to, under the budgets of its task and its agent.
     pub(super) fn accounts(&self, start: &dyn Start) -> Arc<Accounts> {
-        let budget = self.run.policy.budget.over(&start.budget());
+        let budget = self.run.policy.budget.within(&start.budget());
         Arc::new(Accounts::new(Arc::clone(&self.run), budget, self.inner.settings().worker.daemon()))
     }
 

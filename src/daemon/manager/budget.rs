@@ -66,7 +66,7 @@ impl Manager {
     /// What a task and its runs may spend.
     async fn budget_of_task(&self, task: &TaskId) -> Result<(Budget, AgentId), ManagerError> {
         let task = self.task(task).await?;
-        Ok((task.budget.over(&self.budget_of(&task.agent_id)), task.agent_id))
+        Ok((task.budget.within(&self.budget_of(&task.agent_id)), task.agent_id))
     }
 
     async fn owned(&self, owner: Owner, allowance: Allowance) -> Result<(Used, Shown), ManagerError> {
@@ -84,7 +84,7 @@ impl Manager {
     /// There is no such run.
     pub async fn run_budget(&self, id: &RunId) -> Result<Value, ManagerError> {
         let run = self.run(id).await?;
-        let budget = run.policy.budget.over(&self.budget_of(&run.agent_id));
+        let budget = run.policy.budget.within(&self.budget_of(&run.agent_id));
         let record = self.record(account::run_id(id)).await?;
         let account = record.map(|record| record.decode::<RunAccount>()).transpose()?;
         let mut shown = Vec::new();
@@ -145,7 +145,7 @@ impl Manager {
     /// There is no such run, it has ended, or nothing limits what is granted.
     pub async fn grant_run(&self, id: &RunId, wish: GrantWish, key: Option<IdempotencyKey>) -> Result<Answered<Value>, ManagerError> {
         let run = self.run(id).await?;
-        let allowance = run.policy.budget.over(&self.budget_of(&run.agent_id)).run;
+        let allowance = run.policy.budget.within(&self.budget_of(&run.agent_id)).run;
         let once = self.once_under(key).await;
         let mut reads = vec![RecordId::run(id), account::run_id(id)];
         reads.extend(once.as_ref().map(Once::id));

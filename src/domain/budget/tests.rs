@@ -24,14 +24,16 @@ fn read(value: Value) -> Result<Budget, String> {
 }
 
 #[test]
-fn a_task_wins_for_the_meters_that_it_names() {
+fn a_task_says_less_than_its_agent_and_never_more() {
     let task = read(json!({"run": {"tokens": 5}, "task": {"money": 0.5}})).unwrap();
     let agent = Budget {
         run: Allowance { tokens: Some(100), calls: Some(7), ..Allowance::default() },
         day: Allowance { calls: Some(9), ..Allowance::default() },
         ..Budget::default()
     };
-    let both = task.over(&agent);
+    let both = task.within(&agent);
+    let more = read(json!({"run": {"tokens": 101, "calls": 8}})).unwrap().within(&agent);
+    assert_eq!((more.run.tokens, more.run.calls), (Some(100), Some(7)));
     assert_eq!((both.run.tokens, both.run.calls, both.day.calls), (Some(5), Some(7), Some(9)));
     assert_eq!(both.task.money, Money::from_units(0.5));
     assert_eq!(serde_json::from_value::<Budget>(serde_json::to_value(both).unwrap()).unwrap(), both);
