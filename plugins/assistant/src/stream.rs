@@ -61,10 +61,15 @@ impl Assembly {
             self.answer.usage = Some(usage.clone());
         }
         let Some(choice) = part.pointer("/choices/0") else { return Ok(String::new()) };
+        let added = choice.get("delta").map_or_else(|| Ok(String::new()), |delta| self.take_delta(delta))?;
+        // Last, so that an answer of which a part could not be taken never counts as whole.
         if let Some(finish) = choice.get("finish_reason").and_then(Value::as_str).filter(|finish| !finish.is_empty()) {
             finish.clone_into(&mut self.answer.finish);
         }
-        let Some(delta) = choice.get("delta") else { return Ok(String::new()) };
+        Ok(added)
+    }
+
+    fn take_delta(&mut self, delta: &Value) -> Result<String, Fault> {
         for call in delta.get("tool_calls").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
             self.take_call(call)?;
         }
@@ -79,10 +84,14 @@ impl Assembly {
         self.done
     }
 
+    /// Whether the endpoint said why the answer ended: all of it is there but what it used.
+    pub fn is_whole(&self) -> bool {
+        self.done || !self.answer.finish.is_empty()
+    }
+
     /// The answer, when it came whole.
     pub fn finish(self) -> Option<Answer> {
-        let is_whole = self.done || !self.answer.finish.is_empty();
-        is_whole.then_some(self.answer)
+        self.is_whole().then_some(self.answer)
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
@@ -99,9 +108,6 @@ impl Assembly {
         };
         self.spend(id.len() + name.len() + arguments.len())?;
         let position = self.position(part.get("index").and_then(Value::as_u64), id);
-        if position >= MOST_CALLS {
-            return Err(Fault::TooLarge);
-        }
         let Some(call) = self.answer.tool_calls.get_mut(position) else { return Err(Fault::TooLarge) };
         if call.id.is_empty() {
             id.clone_into(&mut call.id);
@@ -127,6 +133,7 @@ impl Assembly {
         };
         match known {
             Some(position) if calls.get(position).is_some_and(same) => position,
+            _ if calls.len() >= MOST_CALLS => MOST_CALLS,
             _ => {
                 calls.push(ToolCall::default());
                 self.numbers.push(number);
