@@ -188,16 +188,36 @@ fn mistakes_in_a_row_are_bounded_and_a_good_call_forgives_them() {
     assert_eq!(run(&three, "Do it.", &mut world).unwrap().text, "ok");
     let mut world = Scripted::new(vec![bad(), says(" "), bad(), says("ok")]);
     let Err(Failure::Permanent(why)) = run(&three, "Do it.", &mut world) else { panic!("it goes on") };
-    assert!(why.contains("3 mistakes in a row") && why.contains("not a JSON object"), "{why}");
+    assert!(why.contains("mistakes in 3 turns in a row") && why.contains("not a JSON object"), "{why}");
 }
 
 #[test]
 fn too_many_calls_in_one_turn_are_told_and_not_done() {
     let fetch = ("fetch", r#"{"url":"https://x.test"}"#);
-    let mut world = Scripted::new(vec![calls(&[fetch; 4]), says("ok")]);
+    let mut world = Scripted::new(vec![calls(&[fetch; 40]), says("ok")]);
     run(&settings(&[("max_tool_calls", "2")]), "Do it.", &mut world).unwrap();
     assert_eq!(world.called.len(), 2);
-    assert!(contents(&world.sent[1].1, "tool")[3].contains("at most 2 calls"));
+    assert!(contents(&world.sent[1].1, "tool")[39].contains("at most 2 calls"));
+}
+
+#[test]
+fn the_calls_of_one_turn_are_at_most_one_mistake() {
+    let (bad, good) = (("read", "{"), ("fetch", r#"{"url":"https://x.test"}"#));
+    let two = settings(&[("max_mistakes", "2")]);
+    let mut world = Scripted::new(vec![calls(&[bad; 8]), says("ok")]);
+    assert_eq!(run(&two, "Do it.", &mut world).unwrap().text, "ok");
+    let mut world = Scripted::new(vec![calls(&[bad; 8]), calls(&[good, bad]), calls(&[bad]), says("ok")]);
+    assert_eq!(run(&two, "Do it.", &mut world).unwrap().text, "ok");
+    let mut world = Scripted::new(vec![calls(&[bad; 8]), calls(&[bad]), says("ok")]);
+    assert!(matches!(run(&two, "Do it.", &mut world), Err(Failure::Permanent(_))));
+}
+
+#[test]
+fn the_last_answer_counts_even_beside_calls() {
+    let both = Answer { content: "All there is.".to_owned(), ..calls(&[("fetch", r#"{"url":"https://x.test"}"#)]) };
+    let mut world = Scripted::new(vec![both.clone(), both]);
+    assert_eq!(run(&settings(&[("max_turns", "2")]), "Do it.", &mut world).unwrap().text, "All there is.");
+    assert_eq!((world.called.len(), world.sent.len()), (1, 2), "before the last turn the calls are done");
 }
 
 #[test]
