@@ -23,12 +23,14 @@ pub struct Daemon<'a> {
     settings: &'a Settings,
     files: &'a Files,
     deltas: u32,
+    /// Whether this attempt has got an answer of the model.
+    was_answered: bool,
 }
 
 impl<'a> Daemon<'a> {
     /// The daemon that this attempt runs in.
     pub fn new(settings: &'a Settings, files: &'a Files) -> Self {
-        Daemon { settings, files, deltas: 0 }
+        Daemon { settings, files, deltas: 0, was_answered: false }
     }
 
     fn ask_once(&mut self, turn: u32, key: &str, body: &Value) -> Result<Answer, Trouble> {
@@ -83,9 +85,13 @@ impl World for Daemon<'_> {
         loop {
             tried += 1;
             match self.ask_once(turn, key, body) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.was_answered = true;
+                    return Ok(answer);
+                }
                 Err(Trouble::Cancelled) => return Err(Failure::cancelled("stopped while it waited for the model, as it was asked to")),
                 Err(Trouble::Lasting(why)) => return Err(Failure::permanent(why)),
+                Err(Trouble::Denied(why)) => return Err(denied(&why, self.was_answered)),
                 Err(Trouble::Passing(why, after)) => self.wait(&why, after, tried)?,
             }
         }
@@ -124,6 +130,17 @@ impl World for Daemon<'_> {
     fn run_id(&self) -> String {
         context::run_id()
     }
+}
+
+/// What a denied call of the model means: the endpoint is allowed where it has answered before, so that there it is the allowance of all
+/// calls of the attempt that is used up, and another attempt has a fresh one.
+fn denied(why: &str, was_answered: bool) -> Failure {
+    if !was_answered {
+        return Failure::permanent(why);
+    }
+    Failure::retryable(format!(
+        "the model answered before in this attempt, so that it has likely used up what its calls may take (`max_calls`, `max_seconds` and bytes of the agent's `http`); another attempt goes on from what is kept, with a fresh allowance: {why}"
+    ))
 }
 
 fn fetch(url: &str, most: usize) -> Result<Done, Failure> {
@@ -186,4 +203,16 @@ fn bounded(text: &str, most: usize) -> String {
 fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denied_call_ends_the_run_only_when_the_model_never_answered() {
+        assert!(matches!(denied("it may not call", false), Failure::Permanent(why) if why == "it may not call"));
+        let Failure::Retryable(retry) = denied("it may not call", true) else { panic!("for good") };
+        assert!(retry.message.contains("fresh allowance: it may not call"), "{}", retry.message);
+    }
 }

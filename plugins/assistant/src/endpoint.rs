@@ -14,6 +14,8 @@ pub enum Trouble {
     Passing(String, Option<Duration>),
     /// Somebody has to mend it.
     Lasting(String),
+    /// The daemon lets it not out, or not in: by its rules, or because the attempt has used up what its calls may take.
+    Denied(String),
     /// The run is asked to stop.
     Cancelled,
 }
@@ -141,7 +143,9 @@ fn trouble(settings: &Settings, agent: &str, error: Error) -> Trouble {
         Error::TooLarge(_) => fault_of(settings, Fault::TooLarge),
         Error::Request(_) => Trouble::Lasting(format!("{error} (check `endpoint` in this agent's `config`)")),
         // The daemon adds which rule it was, and the lines that allow it.
-        Error::Denied { .. } | Error::Allowance(_) | Error::Answer(_) => Trouble::Lasting(error.to_string()),
+        Error::Denied { .. } => Trouble::Denied(error.to_string()),
+        Error::Allowance(_) => Trouble::Denied(format!("{error}: raise the limits of `[agents.{agent}.http]`")),
+        Error::Answer(_) => Trouble::Lasting(error.to_string()),
     }
 }
 
@@ -225,12 +229,14 @@ mod tests {
             let Trouble::Lasting(why) = of_status(status, Some(1)) else { panic!("{status} passes") };
             assert!(why.contains(part), "{why}");
         }
-        let Trouble::Lasting(why) =
+        let Trouble::Denied(why) =
             trouble(&settings(), "helper", Error::Denied { url: "https://api.x.test:8443/v1/chat/completions".into() })
         else {
             panic!("passes")
         };
         assert!(why.contains("why-denied"), "{why}");
+        let Trouble::Denied(why) = trouble(&settings(), "helper", Error::Allowance("it is larger".into())) else { panic!("passes") };
+        assert!(why.contains("`[agents.helper.http]`"), "{why}");
         assert_eq!(trouble(&settings(), "helper", Error::Cancelled), Trouble::Cancelled);
     }
 
