@@ -22,7 +22,7 @@ pub struct Settings {
     pub max_turns: u32,
     /// Tool calls that are done in one turn.
     pub max_tool_calls: usize,
-    /// Calls in a row that cannot be done, before the run fails.
+    /// Turns in a row in which nothing can be done, before the run fails.
     pub max_mistakes: u32,
     /// Bytes of one tool's result that the model gets.
     pub max_tool_bytes: usize,
@@ -180,6 +180,9 @@ impl Reader {
         for name in OWN.iter().filter(|name| parameters.contains_key(**name)) {
             self.faults.push(format!("`extra` names `{name}`, which the assistant sets itself"));
         }
+        if parameters.contains_key("n") {
+            self.faults.push("`extra` names `n`, and the assistant takes one answer to a request: take it out".to_owned());
+        }
         for name in PASSED {
             if let Some(value) = self.get::<serde_json::Number>(name) {
                 parameters.insert(name.to_owned(), Value::Number(value));
@@ -228,8 +231,13 @@ mod tests {
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let why =
-            read(&[("tools", r#"["shell"]"#), ("max_turns", "0"), ("stream", "perhaps"), ("colour", "red"), ("extra", r#"{"model":"x"}"#)]);
+        let why = read(&[
+            ("tools", r#"["shell"]"#),
+            ("max_turns", "0"),
+            ("stream", "perhaps"),
+            ("colour", "red"),
+            ("extra", r#"{"model":"x","n":2}"#),
+        ]);
         let why = why.unwrap_err();
         for part in [
             "`endpoint` is missing",
@@ -239,6 +247,7 @@ mod tests {
             "`stream`",
             "`colour`",
             "`extra` names `model`",
+            "`extra` names `n`",
         ] {
             assert!(why.contains(part), "{part} is not in: {why}");
         }

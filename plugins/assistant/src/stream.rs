@@ -60,7 +60,10 @@ impl Assembly {
         if let Some(usage) = part.get("usage").filter(|usage| usage.is_object()) {
             self.answer.usage = Some(usage.clone());
         }
-        let Some(choice) = part.pointer("/choices/0") else { return Ok(String::new()) };
+        // Some endpoints give several answers unasked, their parts mixed; the first is the answer.
+        let is_first = |choice: &&Value| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0;
+        let choices = part.get("choices").and_then(Value::as_array);
+        let Some(choice) = choices.and_then(|choices| choices.iter().find(is_first)) else { return Ok(String::new()) };
         let added = choice.get("delta").map_or_else(|| Ok(String::new()), |delta| self.take_delta(delta))?;
         // Last, so that an answer of which a part could not be taken never counts as whole.
         if let Some(finish) = choice.get("finish_reason").and_then(Value::as_str).filter(|finish| !finish.is_empty()) {
@@ -176,6 +179,18 @@ mod tests {
         ]);
         assert_eq!((answer.content.as_str(), answer.finish.as_str()), ("Hello", "stop"));
         assert_eq!(answer.usage, Some(json!({"total_tokens": 9})));
+    }
+
+    #[test]
+    fn only_the_first_of_several_answers_is_taken() {
+        let part = |index: u32, text: &str, finish: Value| json!({"index": index, "delta": {"content": text}, "finish_reason": finish});
+        let answer = assemble(&[
+            json!({"choices": [part(1, "no", json!(null))]}),
+            json!({"choices": [part(1, "no", json!("length")), part(0, "yes", json!(null))]}),
+            json!({"choices": [part(0, "!", json!("stop"))]}),
+            json!({"choices": [part(1, "", json!("length"))]}),
+        ]);
+        assert_eq!((answer.content.as_str(), answer.finish.as_str()), ("yes!", "stop"));
     }
 
     #[test]
