@@ -53,6 +53,11 @@ const LAST_TURN: &str = "This was the last turn with tools. Give your final answ
 const EMPTY: &str = "Your answer was empty. Call a tool, or give your final answer.";
 const CUT: &str = "\n\n[The answer was cut off here: it reached the limit of tokens of one answer.]";
 
+/// The most bytes of one checkpoint, as it is written; the daemon takes 512 KiB.
+const KEPT_BYTES: usize = 500_000;
+/// What stands in a checkpoint beside a tool's result, the note of a cut with it, in bytes.
+const BESIDE_RESULT: usize = 200;
+
 /// What a tool call gave, as it is kept.
 #[derive(Serialize, Deserialize)]
 struct Outcome {
@@ -159,6 +164,7 @@ impl Conversation<'_> {
         let key = format!("{}-{turn:04}-{:016x}", self.world.run_id(), fingerprint(body.to_string().as_bytes()));
         let mut answer = self.world.ask_model(turn, &key, &body)?;
         answer.name_calls(turn);
+        answer.fit(KEPT_BYTES);
         self.keep(&name, &answer)?;
         let tools: Vec<&str> = answer.tool_calls.iter().map(|call| call.name.as_str()).collect();
         self.world.emit("turn", &json!({"turn": turn, "finish": answer.finish, "tools": tools, "usage": answer.usage}));
@@ -230,10 +236,11 @@ impl Conversation<'_> {
             None => {
                 self.is_live = true;
                 self.world.report(&format!("turn {turn}: {}", call.shown()));
-                let result = match self.world.call(&name, call)? {
-                    Ok(content) => Outcome { content, done: true },
-                    Err(why) => Outcome { content: format!("error: {why}"), done: false },
+                let (content, done) = match self.world.call(&name, call)? {
+                    Ok(content) => (content, true),
+                    Err(why) => (format!("error: {why}"), false),
                 };
+                let result = Outcome { content: within_a_checkpoint(content), done };
                 self.keep(&name, &result)?;
                 result
             }
@@ -268,6 +275,15 @@ impl Conversation<'_> {
         let bytes =
             serde_json::to_vec(value).map_err(|fault| Failure::permanent(format!("the checkpoint {name} cannot be written: {fault}")))?;
         self.world.save(name, &bytes)
+    }
+}
+
+/// As much of a result as a checkpoint holds.
+fn within_a_checkpoint(content: String) -> String {
+    let kept = chat::beginning(&content, KEPT_BYTES - BESIDE_RESULT);
+    match kept.len() == content.len() {
+        true => content,
+        false => format!("{kept}\n[cut: {} of {} bytes]", kept.len(), content.len()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::chat::Answer;
 use crate::settings::Settings;
-use crate::stream::{Assembly, Fault};
+use crate::stream::{Assembly, Fault, MOST_CALLS};
 use sandclock_agent::http::{Error, Event, Events, Request, Response};
 use serde_json::Value;
 use std::time::Duration;
@@ -96,8 +96,12 @@ fn parsed(settings: &Settings, bytes: &[u8]) -> Result<Answer, Trouble> {
         return Err(fault_of(settings, Fault::of_endpoint(error)));
     }
     let answer = Answer::from_body(&body).map_err(|why| none(&why))?;
-    let size = answer.tool_calls.iter().map(|call| call.arguments.len()).sum::<usize>() + answer.content.len();
-    if size > settings.max_answer_bytes { Err(fault_of(settings, Fault::TooLarge)) } else { Ok(answer) }
+    let of_calls: usize = answer.tool_calls.iter().map(|call| call.id.len() + call.name.len() + call.arguments.len()).sum();
+    if of_calls + answer.content.len() > settings.max_answer_bytes || answer.tool_calls.len() > MOST_CALLS {
+        Err(fault_of(settings, Fault::TooLarge))
+    } else {
+        Ok(answer)
+    }
 }
 
 fn fault_of(settings: &Settings, fault: Fault) -> Trouble {
@@ -247,6 +251,9 @@ mod tests {
         assert!(
             matches!(judge(json!({"choices": [{"message": {"content": "x".repeat(1_025)}}]})), Err(Trouble::Lasting(why)) if why.contains("max_answer_bytes"))
         );
+        let named = json!({"choices": [{"message": {"tool_calls": [{"id": "x".repeat(1_025)}]}}]});
+        let many = json!({"choices": [{"message": {"tool_calls": vec![json!({}); MOST_CALLS + 1]}}]});
+        assert!([named, many].into_iter().all(|body| matches!(judge(body), Err(Trouble::Lasting(_)))));
         assert!(
             matches!(judge(json!({"error": {"code": 503, "message": "busy"}})), Err(Trouble::Passing(why, None)) if why.contains("busy"))
         );

@@ -47,6 +47,8 @@ const DEFAULT_TOOLS: [&str; 3] = ["read", "write", "list"];
 const PASSED: [&str; 3] = ["max_tokens", "temperature", "top_p"];
 /// What a request's body has from elsewhere, so that `extra` cannot name it.
 const OWN: [&str; 6] = ["messages", "model", "stream", "stream_options", "tool_choice", "tools"];
+/// The most checkpoints that a run of these settings may keep; a run has a thousand, unless the daemon is told otherwise.
+const MOST_KEPT: usize = 950;
 const KNOWN: [&str; 18] = [
     "endpoint",
     "extra",
@@ -97,12 +99,24 @@ impl Settings {
         for name in unknown {
             reader.faults.push(format!("`{name}` is not a setting of the assistant: those are {}", KNOWN.join(", ")));
         }
+        reader.faults.extend(settings.too_much_to_keep());
         let settings = Settings { endpoint: settings.endpoint.trim_end_matches('/').to_owned(), ..settings };
         if reader.faults.is_empty() {
             Ok(settings)
         } else {
             Err(format!("the `config` of this agent is wrong: {}", reader.faults.join("; ")))
         }
+    }
+
+    /// Why what all turns may keep is more than a run has room for.
+    fn too_much_to_keep(&self) -> Option<String> {
+        let (turns, calls) = (usize::try_from(self.max_turns).unwrap_or(usize::MAX), self.max_tool_calls);
+        let each = calls.saturating_add(1);
+        let kept = turns.saturating_mul(each);
+        (kept > MOST_KEPT).then(|| {
+            let (fewer_turns, fewer_calls) = (MOST_KEPT / each, (MOST_KEPT / turns).saturating_sub(1));
+            format!("{turns} `max_turns` with {calls} `max_tool_calls` may keep {kept} checkpoints, and {MOST_KEPT} is the most: lower `max_turns` to {fewer_turns}, or `max_tool_calls` to {fewer_calls}")
+        })
     }
 
     /// Where requests go.
@@ -227,6 +241,19 @@ mod tests {
         assert_eq!(settings.tools, ["read", "ask"]);
         assert!(settings.allows("ask") && !settings.allows("fetch") && !settings.stream);
         assert_eq!(Value::Object(settings.parameters), serde_json::json!({"seed": 1, "temperature": 0.5, "max_tokens": 100}));
+    }
+
+    #[test]
+    fn what_a_run_may_keep_has_room() {
+        let with = |turns: &str, calls: &str| {
+            read(&[("endpoint", "https://x.test"), ("model", "m"), ("max_turns", turns), ("max_tool_calls", calls)])
+        };
+        let why = with("200", "8").unwrap_err();
+        assert!(why.contains("1800 checkpoints") && why.contains("lower `max_turns` to 105, or `max_tool_calls` to 3"), "{why}");
+        for (turns, calls) in [("105", "8"), ("200", "3"), ("14", "64")] {
+            assert!(with(turns, calls).is_ok(), "{turns} {calls}");
+        }
+        assert!(with("106", "8").is_err() && with("200", "4").is_err());
     }
 
     #[test]

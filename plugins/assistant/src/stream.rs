@@ -26,7 +26,7 @@ impl Fault {
 }
 
 /// The most tool calls of one answer.
-const MOST_CALLS: usize = 128;
+pub const MOST_CALLS: usize = 128;
 
 /// An answer that is coming.
 #[derive(Debug)]

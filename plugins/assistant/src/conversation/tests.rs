@@ -60,6 +60,8 @@ impl World for Scripted {
                 self.files.insert(path.clone(), content.clone());
                 Ok("wrote".to_owned())
             }
+            // A file of what takes six bytes each in JSON.
+            Call::Read { path, .. } if path == "bytes" => Ok("\u{1}".repeat(256 * 1024)),
             Call::Read { path, .. } => self.files.get(path).cloned().ok_or_else(|| "there is no such file".to_owned()),
             _ => Ok("x".repeat(2_000)),
         };
@@ -237,6 +239,18 @@ fn the_oldest_results_give_way_and_say_so_in_every_attempt_alike() {
     let long = "x".repeat(9_000);
     let Err(Failure::Permanent(why)) = run(&small, &long, &mut Scripted::new(vec![says("ok")])) else { panic!("sent") };
     assert!(why.contains("`max_context_bytes`"), "{why}");
+}
+
+#[test]
+fn what_is_kept_stays_within_a_checkpoint_however_it_is_written() {
+    let long = Answer { content: "\u{1}".repeat(384 * 1024), ..says("") };
+    let mut world = Scripted::new(vec![calls(&[("read", r#"{"path":"bytes"}"#)]), long]);
+    let wide = settings(&[("max_context_bytes", "8388608")]);
+    let finished = run(&wide, "Do it.", &mut world).unwrap();
+    assert!(world.kept.values().all(|value| value.len() <= KEPT_BYTES), "{:?}", world.kept.values().map(Vec::len).collect::<Vec<_>>());
+    assert!(contents(&world.sent[1].1, "tool")[0].ends_with("of 262144 bytes]") && finished.text.contains("cut off here"));
+    assert_eq!(run(&wide, "Do it.", &mut world).unwrap(), finished, "what is kept is what was gone on with");
+    assert_eq!(world.sent.len(), 2);
 }
 
 #[test]
