@@ -82,6 +82,30 @@ impl Answer {
         }
     }
 
+    /// Makes it fit into so many bytes of JSON: what it used goes first, then the end of its text, then the longest arguments, whose
+    /// calls the model is told to make again, and last what the endpoint wants back.
+    pub fn fit(&mut self, most: usize) {
+        if json_bytes(self) <= most {
+            return;
+        }
+        self.usage = None;
+        let for_text = if self.tool_calls.is_empty() { most.saturating_sub(ROOM_BESIDE_TEXT) } else { most / 2 };
+        let kept = beginning(&self.content, for_text);
+        if kept.len() < self.content.len() {
+            self.content = format!("{kept}\n\n[The answer was cut off here: it has {} bytes.]", self.content.len());
+        }
+        while json_bytes(self) > most {
+            let longest = self.tool_calls.iter_mut().max_by_key(|call| call.arguments.len());
+            match longest.filter(|call| call.arguments.len() > QUOTED_CHARS) {
+                Some(call) => call.arguments = format!("[left out: {} bytes are too many for one call]", call.arguments.len()),
+                None => break,
+            }
+        }
+        if json_bytes(self) > most {
+            self.tool_calls.iter_mut().for_each(|call| call.extra_content = None);
+        }
+    }
+
     /// The answer as a message of the conversation.
     pub fn message(&self) -> Value {
         let content = if self.content.is_empty() && !self.tool_calls.is_empty() { Value::Null } else { json!(self.content) };
@@ -91,6 +115,29 @@ impl Answer {
         }
         message
     }
+}
+
+/// How much an answer without calls may have beside its text, in bytes.
+const ROOM_BESIDE_TEXT: usize = 1_000;
+
+fn json_bytes(value: &impl Serialize) -> usize {
+    serde_json::to_vec(value).map_or(usize::MAX, |bytes| bytes.len())
+}
+
+/// The longest beginning of a text that has at most so many bytes as it stands in JSON.
+pub fn beginning(text: &str, most: usize) -> &str {
+    let mut left = most;
+    let end = text.char_indices().find_map(|(at, letter)| {
+        let bytes = match letter {
+            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+            '\0'..'\u{20}' => 6,
+            _ => letter.len_utf8(),
+        };
+        let fits = left.checked_sub(bytes);
+        left = fits.unwrap_or_default();
+        fits.is_none().then_some(at)
+    });
+    end.and_then(|end| text.get(..end)).unwrap_or(text)
 }
 
 /// The text of a content, which some endpoints give in parts, thoughts among them.
@@ -168,6 +215,40 @@ mod tests {
         let parts =
             json!([{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": "Y"}, {"type": "text", "text": "es"}]);
         assert_eq!(Answer::from_body(&json!({"choices": [{"message": {"content": parts}}]})).unwrap().content, "Yes");
+    }
+
+    #[test]
+    fn a_beginning_is_measured_as_json_has_it() {
+        let text: String = (0..0x100).filter_map(char::from_u32).chain("\u{2028}\u{1f600}".chars()).collect();
+        for most in 0..800 {
+            let kept = beginning(&text, most);
+            let measured = |text: &str| serde_json::to_string(text).unwrap().len() - 2;
+            let next = text[kept.len()..].chars().next().map(|letter| format!("{kept}{letter}"));
+            assert!(measured(kept) <= most && next.is_none_or(|next| measured(&next) > most), "{most}: {kept:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_made_to_fit_as_it_is_written() {
+        const MOST: usize = 10_000;
+        let call = |arguments: String| ToolCall { id: "c".into(), name: "write".into(), arguments, extra_content: Some(json!({"g": 1})) };
+        let small = Answer { content: "\u{1}".repeat(100), usage: Some(json!({"total_tokens": 9})), ..Answer::default() };
+        let fitted = |mut answer: Answer| {
+            answer.fit(MOST);
+            assert!(json_bytes(&answer) <= MOST, "{}", json_bytes(&answer));
+            answer
+        };
+        assert_eq!(fitted(small.clone()), small);
+        let used = Answer { usage: Some(json!({"notes": "x".repeat(MOST)})), ..small.clone() };
+        assert_eq!(fitted(used), Answer { usage: None, ..small.clone() });
+        let long = fitted(Answer { content: "\u{1}".repeat(MOST / 2), ..small.clone() });
+        assert!(long.content.starts_with('\u{1}') && long.content.ends_with("cut off here: it has 5000 bytes.]"));
+        let (short, quotes) = (call(r#"{"path":"a"}"#.into()), call(format!("{{\"content\":\"{}\"}}", "\\\"".repeat(MOST / 4))));
+        let called = fitted(Answer { content: "x".repeat(MOST), tool_calls: vec![short.clone(), quotes], ..small.clone() });
+        assert_eq!((called.tool_calls[0].clone(), called.tool_calls[1].extra_content.clone()), (short, Some(json!({"g": 1}))));
+        assert!(called.tool_calls[1].arguments.starts_with("[left out: ") && called.content.starts_with("xxx"));
+        let extra = ToolCall { extra_content: Some(json!("x".repeat(MOST))), ..call("{}".into()) };
+        assert_eq!(fitted(Answer { tool_calls: vec![extra], ..small }).tool_calls[0].extra_content, None);
     }
 
     #[test]

@@ -53,6 +53,11 @@ const LAST_TURN: &str = "This was the last turn with tools. Give your final answ
 const EMPTY: &str = "Your answer was empty. Call a tool, or give your final answer.";
 const CUT: &str = "\n\n[The answer was cut off here: it reached the limit of tokens of one answer.]";
 
+/// The most bytes of one checkpoint, as it is written; the daemon takes 512 KiB.
+const KEPT_BYTES: usize = 500_000;
+/// What stands in a checkpoint beside a tool's result, the note of a cut with it, in bytes.
+const BESIDE_RESULT: usize = 200;
+
 /// What a tool call gave, as it is kept.
 #[derive(Serialize, Deserialize)]
 struct Outcome {
@@ -84,7 +89,7 @@ struct Conversation<'a> {
     settings: &'a Settings,
     world: &'a mut dyn World,
     messages: Vec<Value>,
-    /// Calls in a row that could not be done.
+    /// Turns in a row in which nothing could be done.
     mistakes: u32,
     wrote_output: bool,
     /// The messages at the beginning of which no result is left that could give way.
@@ -104,16 +109,44 @@ impl Conversation<'_> {
             self.messages.push(chat::message("user", LAST_TURN));
         }
         let answer = self.answer(turn, is_last)?;
-        if answer.tool_calls.is_empty() {
+        // The last answer is the result even when the model calls tools that it was told not to call.
+        if answer.tool_calls.is_empty() || (is_last && !answer.content.trim().is_empty()) {
             return self.conclude(answer);
         }
         self.messages.push(answer.message());
         if !is_last {
-            for (index, call) in answer.tool_calls.iter().enumerate() {
-                self.tool(turn, index, call)?;
-            }
+            self.tools(turn, &answer.tool_calls)?;
         }
         Ok(None)
+    }
+
+    /// Does what a turn's calls want; at most one mistake, and none when any of them could be done.
+    fn tools(&mut self, turn: u32, calls: &[ToolCall]) -> Result<(), Failure> {
+        let (mut is_useful, mut mistake) = (false, None);
+        for (index, call) in calls.iter().enumerate() {
+            if self.world.cancelled() {
+                return Err(Failure::cancelled(format!("stopped in turn {turn}, as it was asked to")));
+            }
+            let content = if index >= self.settings.max_tool_calls {
+                format!("not done: at most {} calls are done in one turn; call it again if it still matters", self.settings.max_tool_calls)
+            } else {
+                match Call::parse(call, self.settings) {
+                    Ok(parsed) => {
+                        is_useful = true;
+                        self.done(turn, index, &parsed)?
+                    }
+                    Err(why) => format!("error: {}", mistake.insert(why)),
+                }
+            };
+            self.messages.push(chat::result(call, &content));
+        }
+        match mistake {
+            Some(why) if !is_useful => self.mistake(&why),
+            _ => {
+                self.mistakes = 0;
+                Ok(())
+            }
+        }
     }
 
     fn answer(&mut self, turn: u32, is_last: bool) -> Result<Answer, Failure> {
@@ -131,6 +164,7 @@ impl Conversation<'_> {
         let key = format!("{}-{turn:04}-{:016x}", self.world.run_id(), fingerprint(body.to_string().as_bytes()));
         let mut answer = self.world.ask_model(turn, &key, &body)?;
         answer.name_calls(turn);
+        answer.fit(KEPT_BYTES);
         self.keep(&name, &answer)?;
         let tools: Vec<&str> = answer.tool_calls.iter().map(|call| call.name.as_str()).collect();
         self.world.emit("turn", &json!({"turn": turn, "finish": answer.finish, "tools": tools, "usage": answer.usage}));
@@ -188,28 +222,6 @@ impl Conversation<'_> {
         }
     }
 
-    fn tool(&mut self, turn: u32, index: usize, call: &ToolCall) -> Result<(), Failure> {
-        if self.world.cancelled() {
-            return Err(Failure::cancelled(format!("stopped in turn {turn}, as it was asked to")));
-        }
-        let parsed = match index < self.settings.max_tool_calls {
-            true => Call::parse(call, self.settings),
-            false => Err(format!("not done: at most {} calls are done in one turn", self.settings.max_tool_calls)),
-        };
-        let content = match parsed {
-            Ok(parsed) => {
-                self.mistakes = 0;
-                self.done(turn, index, &parsed)?
-            }
-            Err(why) => {
-                self.mistake(&why)?;
-                format!("error: {why}")
-            }
-        };
-        self.messages.push(chat::result(call, &content));
-        Ok(())
-    }
-
     /// What a call gave, now or in an earlier attempt.
     fn done(&mut self, turn: u32, index: usize, call: &Call) -> Result<String, Failure> {
         let name = format!("turn-{turn:04}-call-{:02}", index + 1);
@@ -224,10 +236,11 @@ impl Conversation<'_> {
             None => {
                 self.is_live = true;
                 self.world.report(&format!("turn {turn}: {}", call.shown()));
-                let result = match self.world.call(&name, call)? {
-                    Ok(content) => Outcome { content, done: true },
-                    Err(why) => Outcome { content: format!("error: {why}"), done: false },
+                let (content, done) = match self.world.call(&name, call)? {
+                    Ok(content) => (content, true),
+                    Err(why) => (format!("error: {why}"), false),
                 };
+                let result = Outcome { content: within_a_checkpoint(content), done };
                 self.keep(&name, &result)?;
                 result
             }
@@ -244,7 +257,7 @@ impl Conversation<'_> {
             return Ok(());
         }
         Err(Failure::permanent(format!(
-            "the model made {} mistakes in a row, the last one: {why}; try another model, or raise `max_mistakes` in this agent's `config`",
+            "the model made mistakes in {} turns in a row, the last one: {why}; try another model, or raise `max_mistakes` in this agent's `config`",
             self.mistakes
         )))
     }
@@ -262,6 +275,15 @@ impl Conversation<'_> {
         let bytes =
             serde_json::to_vec(value).map_err(|fault| Failure::permanent(format!("the checkpoint {name} cannot be written: {fault}")))?;
         self.world.save(name, &bytes)
+    }
+}
+
+/// As much of a result as a checkpoint holds.
+fn within_a_checkpoint(content: String) -> String {
+    let kept = chat::beginning(&content, KEPT_BYTES - BESIDE_RESULT);
+    match kept.len() == content.len() {
+        true => content,
+        false => format!("{kept}\n[cut: {} of {} bytes]", kept.len(), content.len()),
     }
 }
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 const MOST_DELTAS: u32 = 200;
 /// How much text makes one part, in bytes.
 const DELTA_BYTES: usize = 400;
+/// How long a fetch may take in all.
+const FETCH_TIME: Duration = Duration::from_secs(60);
 /// The most keys that `recall` lists.
 const MOST_KEYS: usize = 500;
 
@@ -23,12 +25,14 @@ pub struct Daemon<'a> {
     settings: &'a Settings,
     files: &'a Files,
     deltas: u32,
+    /// Whether this attempt has got an answer of the model.
+    was_answered: bool,
 }
 
 impl<'a> Daemon<'a> {
     /// The daemon that this attempt runs in.
     pub fn new(settings: &'a Settings, files: &'a Files) -> Self {
-        Daemon { settings, files, deltas: 0 }
+        Daemon { settings, files, deltas: 0, was_answered: false }
     }
 
     fn ask_once(&mut self, turn: u32, key: &str, body: &Value) -> Result<Answer, Trouble> {
@@ -83,9 +87,13 @@ impl World for Daemon<'_> {
         loop {
             tried += 1;
             match self.ask_once(turn, key, body) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.was_answered = true;
+                    return Ok(answer);
+                }
                 Err(Trouble::Cancelled) => return Err(Failure::cancelled("stopped while it waited for the model, as it was asked to")),
                 Err(Trouble::Lasting(why)) => return Err(Failure::permanent(why)),
+                Err(Trouble::Denied(why)) => return Err(denied(&why, self.was_answered)),
                 Err(Trouble::Passing(why, after)) => self.wait(&why, after, tried)?,
             }
         }
@@ -126,6 +134,17 @@ impl World for Daemon<'_> {
     }
 }
 
+/// What a denied call of the model means: the endpoint is allowed where it has answered before, so that there it is the allowance of all
+/// calls of the attempt that is used up, and another attempt has a fresh one.
+fn denied(why: &str, was_answered: bool) -> Failure {
+    if !was_answered {
+        return Failure::permanent(why);
+    }
+    Failure::retryable(format!(
+        "the model answered before in this attempt, so that it has likely used up what its calls may take (`max_calls`, `max_seconds` and bytes of the agent's `http`); another attempt goes on from what is kept, with a fresh allowance: {why}"
+    ))
+}
+
 fn fetch(url: &str, most: usize) -> Result<Done, Failure> {
     match fetched(url, most) {
         Ok(text) => Ok(Ok(text)),
@@ -136,29 +155,35 @@ fn fetch(url: &str, most: usize) -> Result<Done, Failure> {
 }
 
 fn fetched(url: &str, most: usize) -> Result<String, http::Error> {
-    let mut response = Request::get(url).timeout(Duration::from_secs(60)).send()?;
+    let mut response = Request::get(url).timeout(FETCH_TIME).within(FETCH_TIME).send()?;
     let mut text = format!("status {}", response.status());
     for name in ["content-type", "location"] {
         if let Some(value) = response.header(name) {
             text.push_str(&format!("\n{name}: {}", cut(value, 1_000)));
         }
     }
+    text.push_str("\n\n");
+    text.push_str(&body(&mut || response.chunk(), most)?);
+    Ok(text)
+}
+
+/// The text of a body, as much as came in time and may be shown.
+fn body(next: &mut dyn FnMut() -> Result<Option<Vec<u8>>, http::Error>, most: usize) -> Result<String, http::Error> {
     let mut body = Vec::new();
-    let mut is_cut = false;
-    while let Some(chunk) = response.chunk()? {
-        body.extend_from_slice(&chunk);
+    let cut = loop {
+        match next() {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break None,
+            Err(http::Error::Timeout(_)) => break Some(format!("the rest did not come within {} s", FETCH_TIME.as_secs())),
+            Err(error) => return Err(error),
+        }
         if body.len() > most {
             body.truncate(most);
-            is_cut = true;
-            break;
+            break Some(format!("the answer has more than {most} bytes"));
         }
-    }
-    text.push_str("\n\n");
-    text.push_str(&if body.contains(&0) { "[no text]".into() } else { String::from_utf8_lossy(&body) });
-    if is_cut {
-        text.push_str(&format!("\n[cut: the answer has more than {most} bytes]"));
-    }
-    Ok(text)
+    };
+    let text = if body.contains(&0) { "[no text]".into() } else { String::from_utf8_lossy(&body) };
+    Ok(cut.map_or_else(|| text.to_string(), |why| format!("{text}\n[cut: {why}]")))
 }
 
 fn remember(key: &str, value: &str) -> Done {
@@ -186,4 +211,31 @@ fn bounded(text: &str, most: usize) -> String {
 fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_gives_what_came_in_time() {
+        let shown = |parts: Vec<Result<Option<Vec<u8>>, http::Error>>| {
+            let mut parts = parts.into_iter();
+            body(&mut || parts.next().unwrap(), 4)
+        };
+        let some = |text: &str| Ok(Some(text.as_bytes().to_vec()));
+        assert_eq!(shown(vec![some("ab"), some("cd"), Ok(None)]), Ok("abcd".to_owned()));
+        assert_eq!(shown(vec![some("abcde")]), Ok("abcd\n[cut: the answer has more than 4 bytes]".to_owned()));
+        let late = shown(vec![some("ab"), Err(http::Error::Timeout("late".to_owned()))]);
+        assert_eq!(late, Ok("ab\n[cut: the rest did not come within 60 s]".to_owned()));
+        assert_eq!(shown(vec![some("ab"), Err(http::Error::Cancelled)]), Err(http::Error::Cancelled));
+        assert_eq!(shown(vec![some("a\0"), Ok(None)]), Ok("[no text]".to_owned()));
+    }
+
+    #[test]
+    fn a_denied_call_ends_the_run_only_when_the_model_never_answered() {
+        assert!(matches!(denied("it may not call", false), Failure::Permanent(why) if why == "it may not call"));
+        let Failure::Retryable(retry) = denied("it may not call", true) else { panic!("for good") };
+        assert!(retry.message.contains("fresh allowance: it may not call"), "{}", retry.message);
+    }
 }

@@ -2,8 +2,8 @@
 
 use crate::chat::Answer;
 use crate::settings::Settings;
-use crate::stream::{Assembly, Fault};
-use sandclock_agent::http::{Error, Request, Response};
+use crate::stream::{Assembly, Fault, MOST_CALLS};
+use sandclock_agent::http::{Error, Event, Events, Request, Response};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ pub enum Trouble {
     Passing(String, Option<Duration>),
     /// Somebody has to mend it.
     Lasting(String),
+    /// The daemon lets it not out, or not in: by its rules, or because the attempt has used up what its calls may take.
+    Denied(String),
     /// The run is asked to stop.
     Cancelled,
 }
@@ -21,6 +23,9 @@ pub enum Trouble {
 /// How much may come over the wire for one byte of an answer: a stream wraps each word in names and quotes.
 const WIRE_FACTOR: usize = 256;
 const WIRE_BASE: usize = 64 * 1024;
+
+/// How long an answer that is whole waits for what the endpoint says that it used.
+const AFTER_THE_END: Duration = Duration::from_secs(5);
 
 /// Sends a body, and gives the answer; `shown` gets its text as it comes.
 pub fn ask(settings: &Settings, agent: &str, key: &str, body: &Value, shown: &mut dyn FnMut(&str)) -> Result<Answer, Trouble> {
@@ -33,20 +38,48 @@ pub fn ask(settings: &Settings, agent: &str, key: &str, body: &Value, shown: &mu
     let response = request.send().and_then(Response::ok).map_err(|error| trouble(settings, agent, error))?;
     // Some endpoints stream though they were not asked to, and the other way round.
     let is_stream = response.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"));
-    if is_stream { streamed(settings, agent, response, shown) } else { whole(settings, agent, response, shown) }
+    if is_stream { streamed(settings, agent, &mut response.events(), shown) } else { whole(settings, agent, response, shown) }
 }
 
-fn streamed(settings: &Settings, agent: &str, response: Response, shown: &mut dyn FnMut(&str)) -> Result<Answer, Trouble> {
-    let mut assembly = Assembly::new(settings.max_answer_bytes);
-    let mut events = response.events();
-    while !assembly.is_done() {
-        match events.next() {
-            Ok(Some(event)) => shown(&assembly.take(&event.data).map_err(|fault| fault_of(settings, fault))?),
-            Ok(None) => break,
-            Err(error) => return Err(trouble(settings, agent, error)),
-        }
+/// Where the parts of an answer come from.
+trait Parts {
+    fn next(&mut self) -> Result<Option<Event>, Error>;
+    fn end_within(&mut self, time: Duration);
+}
+
+impl Parts for Events {
+    fn next(&mut self) -> Result<Option<Event>, Error> {
+        Events::next(self)
     }
-    assembly.finish().ok_or_else(|| Trouble::Passing(format!("the answer of {} broke off", settings.url()), None))
+
+    fn end_within(&mut self, time: Duration) {
+        Events::end_within(self, time);
+    }
+}
+
+fn streamed(settings: &Settings, agent: &str, parts: &mut dyn Parts, shown: &mut dyn FnMut(&str)) -> Result<Answer, Trouble> {
+    let mut assembly = Assembly::new(settings.max_answer_bytes);
+    let mut was_whole = false;
+    let broke = loop {
+        if assembly.is_done() {
+            break None;
+        }
+        if assembly.is_whole() && !std::mem::replace(&mut was_whole, true) {
+            parts.end_within(AFTER_THE_END);
+        }
+        match parts.next() {
+            Ok(Some(event)) => match assembly.take(&event.data) {
+                Ok(added) => shown(&added),
+                Err(fault) => break Some(fault_of(settings, fault)),
+            },
+            Ok(None) => break None,
+            Err(Error::Cancelled) => return Err(Trouble::Cancelled),
+            Err(error) => break Some(trouble(settings, agent, error)),
+        }
+    };
+    // What is whole is paid for: what comes amiss after it takes nothing from it.
+    let broke = broke.unwrap_or_else(|| Trouble::Passing(format!("the answer of {} broke off", settings.url()), None));
+    assembly.finish().ok_or(broke)
 }
 
 fn whole(settings: &Settings, agent: &str, response: Response, shown: &mut dyn FnMut(&str)) -> Result<Answer, Trouble> {
@@ -63,8 +96,12 @@ fn parsed(settings: &Settings, bytes: &[u8]) -> Result<Answer, Trouble> {
         return Err(fault_of(settings, Fault::of_endpoint(error)));
     }
     let answer = Answer::from_body(&body).map_err(|why| none(&why))?;
-    let size = answer.tool_calls.iter().map(|call| call.arguments.len()).sum::<usize>() + answer.content.len();
-    if size > settings.max_answer_bytes { Err(fault_of(settings, Fault::TooLarge)) } else { Ok(answer) }
+    let of_calls: usize = answer.tool_calls.iter().map(|call| call.id.len() + call.name.len() + call.arguments.len()).sum();
+    if of_calls + answer.content.len() > settings.max_answer_bytes || answer.tool_calls.len() > MOST_CALLS {
+        Err(fault_of(settings, Fault::TooLarge))
+    } else {
+        Ok(answer)
+    }
 }
 
 fn fault_of(settings: &Settings, fault: Fault) -> Trouble {
@@ -110,7 +147,9 @@ fn trouble(settings: &Settings, agent: &str, error: Error) -> Trouble {
         Error::TooLarge(_) => fault_of(settings, Fault::TooLarge),
         Error::Request(_) => Trouble::Lasting(format!("{error} (check `endpoint` in this agent's `config`)")),
         // The daemon adds which rule it was, and the lines that allow it.
-        Error::Denied { .. } | Error::Answer(_) => Trouble::Lasting(error.to_string()),
+        Error::Denied { .. } => Trouble::Denied(error.to_string()),
+        Error::Allowance(_) => Trouble::Denied(format!("{error}: raise the limits of `[agents.{agent}.http]`")),
+        Error::Answer(_) => Trouble::Lasting(error.to_string()),
     }
 }
 
@@ -127,6 +166,49 @@ mod tests {
     fn of_status(status: u16, retry_after: Option<u64>) -> Trouble {
         let retry_after = retry_after.map(Duration::from_secs);
         trouble(&settings(), "helper", Error::Status { url: "https://api.x.test".into(), status, retry_after, body: "why".into() })
+    }
+
+    /// Parts that have come, and what then happens.
+    struct Script(Vec<Result<Option<&'static str>, Error>>, Vec<Duration>);
+
+    impl Parts for Script {
+        fn next(&mut self) -> Result<Option<Event>, Error> {
+            self.0.remove(0).map(|data| data.map(|data| Event { data: data.to_owned(), ..Event::default() }))
+        }
+
+        fn end_within(&mut self, time: Duration) {
+            self.1.push(time);
+        }
+    }
+
+    fn stream(parts: &[Result<Option<&'static str>, Error>]) -> (Result<String, Trouble>, Vec<Duration>) {
+        let mut script = Script(parts.to_vec(), Vec::new());
+        let answer = streamed(&settings(), "helper", &mut script, &mut |_| {});
+        (answer.map(|answer| answer.content), script.1)
+    }
+
+    #[test]
+    fn an_answer_that_is_whole_is_taken_whatever_comes_after_it() {
+        let text = Ok(Some(r#"{"choices": [{"delta": {"content": "ok"}}]}"#));
+        let end = Ok(Some(r#"{"choices": [{"delta": {}, "finish_reason": "stop"}]}"#));
+        let usage = Ok(Some(r#"{"choices": [], "usage": {"total_tokens": 9}}"#));
+        let amiss = [
+            Err(Error::Connection("broke".into())),
+            Err(Error::Timeout("late".into())),
+            Err(Error::TooLarge("big".into())),
+            Ok(Some("<html>")),
+            Ok(Some(r#"{"error": {"message": "usage failed"}}"#)),
+            Ok(None),
+        ];
+        for amiss in amiss {
+            let (answer, waits) = stream(&[text.clone(), end.clone(), usage.clone(), amiss.clone()]);
+            assert_eq!((answer, waits), (Ok("ok".to_owned()), vec![AFTER_THE_END]), "{amiss:?}");
+            let (answer, waits) = stream(&[text.clone(), amiss.clone()]);
+            assert!(answer.is_err() && waits.is_empty(), "{amiss:?} leaves half an answer");
+        }
+        assert_eq!(stream(&[text.clone(), end, Err(Error::Cancelled)]).0, Err(Trouble::Cancelled));
+        let too_large = format!(r#"{{"choices": [{{"delta": {{"content": "{}"}}, "finish_reason": "stop"}}]}}"#, "x".repeat(1_025));
+        assert!(matches!(stream(&[text, Ok(Some(too_large.leak()))]).0, Err(Trouble::Lasting(_))), "what is too large is not whole");
     }
 
     #[test]
@@ -151,12 +233,14 @@ mod tests {
             let Trouble::Lasting(why) = of_status(status, Some(1)) else { panic!("{status} passes") };
             assert!(why.contains(part), "{why}");
         }
-        let Trouble::Lasting(why) =
+        let Trouble::Denied(why) =
             trouble(&settings(), "helper", Error::Denied { url: "https://api.x.test:8443/v1/chat/completions".into() })
         else {
             panic!("passes")
         };
         assert!(why.contains("why-denied"), "{why}");
+        let Trouble::Denied(why) = trouble(&settings(), "helper", Error::Allowance("it is larger".into())) else { panic!("passes") };
+        assert!(why.contains("`[agents.helper.http]`"), "{why}");
         assert_eq!(trouble(&settings(), "helper", Error::Cancelled), Trouble::Cancelled);
     }
 
@@ -167,6 +251,9 @@ mod tests {
         assert!(
             matches!(judge(json!({"choices": [{"message": {"content": "x".repeat(1_025)}}]})), Err(Trouble::Lasting(why)) if why.contains("max_answer_bytes"))
         );
+        let named = json!({"choices": [{"message": {"tool_calls": [{"id": "x".repeat(1_025)}]}}]});
+        let many = json!({"choices": [{"message": {"tool_calls": vec![json!({}); MOST_CALLS + 1]}}]});
+        assert!([named, many].into_iter().all(|body| matches!(judge(body), Err(Trouble::Lasting(_)))));
         assert!(
             matches!(judge(json!({"error": {"code": 503, "message": "busy"}})), Err(Trouble::Passing(why, None)) if why.contains("busy"))
         );

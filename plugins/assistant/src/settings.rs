@@ -22,7 +22,7 @@ pub struct Settings {
     pub max_turns: u32,
     /// Tool calls that are done in one turn.
     pub max_tool_calls: usize,
-    /// Calls in a row that cannot be done, before the run fails.
+    /// Turns in a row in which nothing can be done, before the run fails.
     pub max_mistakes: u32,
     /// Bytes of one tool's result that the model gets.
     pub max_tool_bytes: usize,
@@ -47,6 +47,8 @@ const DEFAULT_TOOLS: [&str; 3] = ["read", "write", "list"];
 const PASSED: [&str; 3] = ["max_tokens", "temperature", "top_p"];
 /// What a request's body has from elsewhere, so that `extra` cannot name it.
 const OWN: [&str; 6] = ["messages", "model", "stream", "stream_options", "tool_choice", "tools"];
+/// The most checkpoints that a run of these settings may keep; a run has a thousand, unless the daemon is told otherwise.
+const MOST_KEPT: usize = 950;
 const KNOWN: [&str; 18] = [
     "endpoint",
     "extra",
@@ -97,12 +99,24 @@ impl Settings {
         for name in unknown {
             reader.faults.push(format!("`{name}` is not a setting of the assistant: those are {}", KNOWN.join(", ")));
         }
+        reader.faults.extend(settings.too_much_to_keep());
         let settings = Settings { endpoint: settings.endpoint.trim_end_matches('/').to_owned(), ..settings };
         if reader.faults.is_empty() {
             Ok(settings)
         } else {
             Err(format!("the `config` of this agent is wrong: {}", reader.faults.join("; ")))
         }
+    }
+
+    /// Why what all turns may keep is more than a run has room for.
+    fn too_much_to_keep(&self) -> Option<String> {
+        let (turns, calls) = (usize::try_from(self.max_turns).unwrap_or(usize::MAX), self.max_tool_calls);
+        let each = calls.saturating_add(1);
+        let kept = turns.saturating_mul(each);
+        (kept > MOST_KEPT).then(|| {
+            let (fewer_turns, fewer_calls) = (MOST_KEPT / each, (MOST_KEPT / turns).saturating_sub(1));
+            format!("{turns} `max_turns` with {calls} `max_tool_calls` may keep {kept} checkpoints, and {MOST_KEPT} is the most: lower `max_turns` to {fewer_turns}, or `max_tool_calls` to {fewer_calls}")
+        })
     }
 
     /// Where requests go.
@@ -180,6 +194,9 @@ impl Reader {
         for name in OWN.iter().filter(|name| parameters.contains_key(**name)) {
             self.faults.push(format!("`extra` names `{name}`, which the assistant sets itself"));
         }
+        if parameters.contains_key("n") {
+            self.faults.push("`extra` names `n`, and the assistant takes one answer to a request: take it out".to_owned());
+        }
         for name in PASSED {
             if let Some(value) = self.get::<serde_json::Number>(name) {
                 parameters.insert(name.to_owned(), Value::Number(value));
@@ -227,9 +244,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_run_may_keep_has_room() {
+        let with = |turns: &str, calls: &str| {
+            read(&[("endpoint", "https://x.test"), ("model", "m"), ("max_turns", turns), ("max_tool_calls", calls)])
+        };
+        let why = with("200", "8").unwrap_err();
+        assert!(why.contains("1800 checkpoints") && why.contains("lower `max_turns` to 105, or `max_tool_calls` to 3"), "{why}");
+        for (turns, calls) in [("105", "8"), ("200", "3"), ("14", "64")] {
+            assert!(with(turns, calls).is_ok(), "{turns} {calls}");
+        }
+        assert!(with("106", "8").is_err() && with("200", "4").is_err());
+    }
+
+    #[test]
     fn all_faults_are_told_at_once() {
-        let why =
-            read(&[("tools", r#"["shell"]"#), ("max_turns", "0"), ("stream", "perhaps"), ("colour", "red"), ("extra", r#"{"model":"x"}"#)]);
+        let why = read(&[
+            ("tools", r#"["shell"]"#),
+            ("max_turns", "0"),
+            ("stream", "perhaps"),
+            ("colour", "red"),
+            ("extra", r#"{"model":"x","n":2}"#),
+        ]);
         let why = why.unwrap_err();
         for part in [
             "`endpoint` is missing",
@@ -239,6 +274,7 @@ mod tests {
             "`stream`",
             "`colour`",
             "`extra` names `model`",
+            "`extra` names `n`",
         ] {
             assert!(why.contains(part), "{part} is not in: {why}");
         }

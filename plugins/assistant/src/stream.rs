@@ -26,7 +26,7 @@ impl Fault {
 }
 
 /// The most tool calls of one answer.
-const MOST_CALLS: usize = 128;
+pub const MOST_CALLS: usize = 128;
 
 /// An answer that is coming.
 #[derive(Debug)]
@@ -60,11 +60,19 @@ impl Assembly {
         if let Some(usage) = part.get("usage").filter(|usage| usage.is_object()) {
             self.answer.usage = Some(usage.clone());
         }
-        let Some(choice) = part.pointer("/choices/0") else { return Ok(String::new()) };
+        // Some endpoints give several answers unasked, their parts mixed; the first is the answer.
+        let is_first = |choice: &&Value| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0;
+        let choices = part.get("choices").and_then(Value::as_array);
+        let Some(choice) = choices.and_then(|choices| choices.iter().find(is_first)) else { return Ok(String::new()) };
+        let added = choice.get("delta").map_or_else(|| Ok(String::new()), |delta| self.take_delta(delta))?;
+        // Last, so that an answer of which a part could not be taken never counts as whole.
         if let Some(finish) = choice.get("finish_reason").and_then(Value::as_str).filter(|finish| !finish.is_empty()) {
             finish.clone_into(&mut self.answer.finish);
         }
-        let Some(delta) = choice.get("delta") else { return Ok(String::new()) };
+        Ok(added)
+    }
+
+    fn take_delta(&mut self, delta: &Value) -> Result<String, Fault> {
         for call in delta.get("tool_calls").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
             self.take_call(call)?;
         }
@@ -79,10 +87,14 @@ impl Assembly {
         self.done
     }
 
+    /// Whether the endpoint said why the answer ended: all of it is there but what it used.
+    pub fn is_whole(&self) -> bool {
+        self.done || !self.answer.finish.is_empty()
+    }
+
     /// The answer, when it came whole.
     pub fn finish(self) -> Option<Answer> {
-        let is_whole = self.done || !self.answer.finish.is_empty();
-        is_whole.then_some(self.answer)
+        self.is_whole().then_some(self.answer)
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
@@ -99,9 +111,6 @@ impl Assembly {
         };
         self.spend(id.len() + name.len() + arguments.len())?;
         let position = self.position(part.get("index").and_then(Value::as_u64), id);
-        if position >= MOST_CALLS {
-            return Err(Fault::TooLarge);
-        }
         let Some(call) = self.answer.tool_calls.get_mut(position) else { return Err(Fault::TooLarge) };
         if call.id.is_empty() {
             id.clone_into(&mut call.id);
@@ -127,6 +136,7 @@ impl Assembly {
         };
         match known {
             Some(position) if calls.get(position).is_some_and(same) => position,
+            _ if calls.len() >= MOST_CALLS => MOST_CALLS,
             _ => {
                 calls.push(ToolCall::default());
                 self.numbers.push(number);
@@ -169,6 +179,18 @@ mod tests {
         ]);
         assert_eq!((answer.content.as_str(), answer.finish.as_str()), ("Hello", "stop"));
         assert_eq!(answer.usage, Some(json!({"total_tokens": 9})));
+    }
+
+    #[test]
+    fn only_the_first_of_several_answers_is_taken() {
+        let part = |index: u32, text: &str, finish: Value| json!({"index": index, "delta": {"content": text}, "finish_reason": finish});
+        let answer = assemble(&[
+            json!({"choices": [part(1, "no", json!(null))]}),
+            json!({"choices": [part(1, "no", json!("length")), part(0, "yes", json!(null))]}),
+            json!({"choices": [part(0, "!", json!("stop"))]}),
+            json!({"choices": [part(1, "", json!("length"))]}),
+        ]);
+        assert_eq!((answer.content.as_str(), answer.finish.as_str()), ("yes!", "stop"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The tools: what a model is told of them, and what its calls mean.
 
 use crate::chat::ToolCall;
+use crate::conversation::OUTPUT;
 use crate::settings::Settings;
 use serde_json::{Map, Value, json};
 
@@ -46,7 +47,7 @@ impl Call {
         let arguments = Arguments { tool: &call.name, values: &arguments };
         match call.name.as_str() {
             "read" => Ok(Call::Read { path: path(arguments.text("path")?)?, offset: arguments.number("offset")? }),
-            "write" => Ok(Call::Write { path: path(arguments.text("path")?)?, content: arguments.text("content")?.to_owned() }),
+            "write" => Ok(Call::Write { path: target(arguments.text("path")?)?, content: arguments.text("content")?.to_owned() }),
             "list" => match arguments.optional("path")? {
                 None | Some("" | "." | "/" | "./") => Ok(Call::List { path: ".".to_owned() }),
                 Some(folder) => Ok(Call::List { path: path(folder)? }),
@@ -125,6 +126,15 @@ fn path(text: &str) -> Result<String, String> {
     Ok(parts.join("/"))
 }
 
+/// A path that a file may be written to. The run's output is a file, so that nothing can be inside of it.
+fn target(text: &str) -> Result<String, String> {
+    let path = path(text)?;
+    match path.split_once('/') {
+        Some((OUTPUT, _)) => Err(format!("{path} cannot be written: {OUTPUT} is a file, the result, and no folder; name another path")),
+        _ => Ok(path),
+    }
+}
+
 fn key(text: &str) -> Result<String, String> {
     match text.len() {
         1..=LONGEST_KEY => Ok(text.to_owned()),
@@ -200,6 +210,10 @@ mod tests {
     #[test]
     fn good_calls_are_understood() {
         assert_eq!(parse("read", r#"{"path":"/a//./b.md","offset":7}"#), Ok(Call::Read { path: "a/b.md".into(), offset: 7 }));
+        let write = |path: &str| parse("write", &json!({"path": path, "content": ""}).to_string());
+        for path in ["output.md", "output.md.old/x", "notes/output.md"] {
+            assert_eq!(write(path), Ok(Call::Write { path: path.into(), content: String::new() }));
+        }
         assert_eq!(parse("list", ""), Ok(Call::List { path: ".".into() }));
         assert_eq!(parse("list", r#"{"path":"/"}"#), Ok(Call::List { path: ".".into() }));
         assert_eq!(parse("recall", r#"{"key":null}"#), Ok(Call::Recall { key: None }));
@@ -217,6 +231,7 @@ mod tests {
             ("read", r#"{"path":"a","offset":-1}"#, "whole number"),
             ("write", r#"{"path":"a"}"#, "`content` of write is missing"),
             ("write", r#"{"path":"../../etc/passwd","content":""}"#, "outside of the workspace"),
+            ("write", r#"{"path":"./output.md/x","content":""}"#, "output.md is a file"),
             ("read", r#"{"path":"/"}"#, "no path"),
             ("read", r#"{"path":"a\u0000b"}"#, "no path"),
             ("remember", r#"{"key":"","value":"x"}"#, "1 to 256"),

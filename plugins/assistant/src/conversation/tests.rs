@@ -60,6 +60,8 @@ impl World for Scripted {
                 self.files.insert(path.clone(), content.clone());
                 Ok("wrote".to_owned())
             }
+            // A file of what takes six bytes each in JSON.
+            Call::Read { path, .. } if path == "bytes" => Ok("\u{1}".repeat(256 * 1024)),
             Call::Read { path, .. } => self.files.get(path).cloned().ok_or_else(|| "there is no such file".to_owned()),
             _ => Ok("x".repeat(2_000)),
         };
@@ -188,16 +190,36 @@ fn mistakes_in_a_row_are_bounded_and_a_good_call_forgives_them() {
     assert_eq!(run(&three, "Do it.", &mut world).unwrap().text, "ok");
     let mut world = Scripted::new(vec![bad(), says(" "), bad(), says("ok")]);
     let Err(Failure::Permanent(why)) = run(&three, "Do it.", &mut world) else { panic!("it goes on") };
-    assert!(why.contains("3 mistakes in a row") && why.contains("not a JSON object"), "{why}");
+    assert!(why.contains("mistakes in 3 turns in a row") && why.contains("not a JSON object"), "{why}");
 }
 
 #[test]
 fn too_many_calls_in_one_turn_are_told_and_not_done() {
     let fetch = ("fetch", r#"{"url":"https://x.test"}"#);
-    let mut world = Scripted::new(vec![calls(&[fetch; 4]), says("ok")]);
+    let mut world = Scripted::new(vec![calls(&[fetch; 40]), says("ok")]);
     run(&settings(&[("max_tool_calls", "2")]), "Do it.", &mut world).unwrap();
     assert_eq!(world.called.len(), 2);
-    assert!(contents(&world.sent[1].1, "tool")[3].contains("at most 2 calls"));
+    assert!(contents(&world.sent[1].1, "tool")[39].contains("at most 2 calls"));
+}
+
+#[test]
+fn the_calls_of_one_turn_are_at_most_one_mistake() {
+    let (bad, good) = (("read", "{"), ("fetch", r#"{"url":"https://x.test"}"#));
+    let two = settings(&[("max_mistakes", "2")]);
+    let mut world = Scripted::new(vec![calls(&[bad; 8]), says("ok")]);
+    assert_eq!(run(&two, "Do it.", &mut world).unwrap().text, "ok");
+    let mut world = Scripted::new(vec![calls(&[bad; 8]), calls(&[good, bad]), calls(&[bad]), says("ok")]);
+    assert_eq!(run(&two, "Do it.", &mut world).unwrap().text, "ok");
+    let mut world = Scripted::new(vec![calls(&[bad; 8]), calls(&[bad]), says("ok")]);
+    assert!(matches!(run(&two, "Do it.", &mut world), Err(Failure::Permanent(_))));
+}
+
+#[test]
+fn the_last_answer_counts_even_beside_calls() {
+    let both = Answer { content: "All there is.".to_owned(), ..calls(&[("fetch", r#"{"url":"https://x.test"}"#)]) };
+    let mut world = Scripted::new(vec![both.clone(), both]);
+    assert_eq!(run(&settings(&[("max_turns", "2")]), "Do it.", &mut world).unwrap().text, "All there is.");
+    assert_eq!((world.called.len(), world.sent.len()), (1, 2), "before the last turn the calls are done");
 }
 
 #[test]
@@ -217,6 +239,18 @@ fn the_oldest_results_give_way_and_say_so_in_every_attempt_alike() {
     let long = "x".repeat(9_000);
     let Err(Failure::Permanent(why)) = run(&small, &long, &mut Scripted::new(vec![says("ok")])) else { panic!("sent") };
     assert!(why.contains("`max_context_bytes`"), "{why}");
+}
+
+#[test]
+fn what_is_kept_stays_within_a_checkpoint_however_it_is_written() {
+    let long = Answer { content: "\u{1}".repeat(384 * 1024), ..says("") };
+    let mut world = Scripted::new(vec![calls(&[("read", r#"{"path":"bytes"}"#)]), long]);
+    let wide = settings(&[("max_context_bytes", "8388608")]);
+    let finished = run(&wide, "Do it.", &mut world).unwrap();
+    assert!(world.kept.values().all(|value| value.len() <= KEPT_BYTES), "{:?}", world.kept.values().map(Vec::len).collect::<Vec<_>>());
+    assert!(contents(&world.sent[1].1, "tool")[0].ends_with("of 262144 bytes]") && finished.text.contains("cut off here"));
+    assert_eq!(run(&wide, "Do it.", &mut world).unwrap(), finished, "what is kept is what was gone on with");
+    assert_eq!(world.sent.len(), 2);
 }
 
 #[test]

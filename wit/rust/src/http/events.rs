@@ -2,6 +2,7 @@
 
 use super::{Error, Response};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// One server-sent event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,11 @@ pub struct Events {
 impl Events {
     pub(super) fn new(response: Response) -> Self {
         Events { response, parser: EventParser::default(), ready: VecDeque::new() }
+    }
+
+    /// Takes no more events than those that come within this time; what comes later is a timeout.
+    pub fn end_within(&mut self, time: Duration) {
+        self.response.end_within(time);
     }
 
     /// The next event; none at the answer's end. An event that the end cuts off is none.

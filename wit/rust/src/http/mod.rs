@@ -28,6 +28,7 @@ pub struct Request {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     timeout: Option<Duration>,
+    within: Option<Duration>,
     max_bytes: usize,
     ignores_cancel: bool,
     fault: Option<String>,
@@ -42,6 +43,7 @@ impl Request {
             headers: Vec::new(),
             body: Vec::new(),
             timeout: None,
+            within: None,
             max_bytes: MAX_BYTES,
             ignores_cancel: false,
             fault: None,
@@ -90,6 +92,13 @@ impl Request {
         self
     }
 
+    /// How long the answer may take in all, from sending the request to the end of the body; then it is a timeout.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+
     /// How many bytes of the answer's body to take at most; [`MAX_BYTES`] without it.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
@@ -127,6 +136,8 @@ pub enum Error {
         /// Where it was to go.
         url: String,
     },
+    /// It is more than all calls of an attempt together may send or receive.
+    Allowance(String),
     /// There is no connection, or it broke.
     Connection(String),
     /// The answer did not come in time.
@@ -172,9 +183,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Request(why) | Error::Connection(why) | Error::Timeout(why) | Error::TooLarge(why) | Error::Answer(why) => {
-                f.write_str(why)
-            }
+            Error::Request(why)
+            | Error::Allowance(why)
+            | Error::Connection(why)
+            | Error::Timeout(why)
+            | Error::TooLarge(why)
+            | Error::Answer(why) => f.write_str(why),
             Error::Denied { url } => {
                 write!(f, "this agent may not call {url}: `sandclock why-denied {}` names the rule", run_id())
             }

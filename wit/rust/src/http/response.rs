@@ -66,6 +66,11 @@ impl Response {
         Err(Error::Status { retry_after: self.retry_after(), url: self.url, status: self.status, body })
     }
 
+    /// Takes no more of the body than what comes within this time; what comes later is a timeout.
+    pub fn end_within(&mut self, time: Duration) {
+        self.body.end_within(time);
+    }
+
     /// The next part of the body; none at its end.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::url::Url;
 use super::{Error, Request, Response};
+use std::time::{Duration, Instant};
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::http::outgoing_handler::handle;
 use wasip2::http::types::{
@@ -11,8 +12,8 @@ use wasip2::http::types::{
 use wasip2::io::poll::{Pollable, poll};
 use wasip2::io::streams::{InputStream, StreamError};
 
-/// How often a wait looks whether the run is asked to stop, in nanoseconds.
-const LOOK_NANOS: u64 = 250_000_000;
+/// How often a wait looks whether the run is asked to stop.
+const LOOK: Duration = Duration::from_millis(250);
 /// How much is written or read in one call, in bytes; a blocking write takes no more.
 const WRITE_BYTES: usize = 4 * 1024;
 const READ_BYTES: u64 = 64 * 1024;
@@ -21,15 +22,16 @@ const READ_BYTES: u64 = 64 * 1024;
 pub(super) fn send(request: &Request, url: &Url<'_>) -> Result<Response, Error> {
     let outgoing = outgoing(request, url)?;
     let body = outgoing.body().map_err(|()| refused(request, "body"))?;
+    let end = request.within.map(|within| Instant::now() + within);
     let future = handle(outgoing, options(request)?).map_err(|code| fault(&request.url, &code))?;
     write_body(&request.body, body);
-    let answer = answer(&future, request)?;
+    let answer = answer(&future, request, end)?;
     let headers = answer.headers().entries();
     let headers = headers.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect();
     let status = answer.status();
     let body = answer.consume().map_err(|()| Error::Connection(format!("the answer of {} has no body", request.url)))?;
     let stream = body.stream().map_err(|()| Error::Connection(format!("the answer of {} has no body", request.url)))?;
-    let body = Body { stream, _body: body, ignores_cancel: request.ignores_cancel };
+    let body = Body { stream, _body: body, ignores_cancel: request.ignores_cancel, end };
     Ok(Response::new(request.url.clone(), status, headers, body, request.max_bytes))
 }
 
@@ -90,10 +92,10 @@ fn write_body(bytes: &[u8], body: OutgoingBody) {
     let _ = OutgoingBody::finish(body, None);
 }
 
-fn answer(future: &FutureIncomingResponse, request: &Request) -> Result<IncomingResponse, Error> {
+fn answer(future: &FutureIncomingResponse, request: &Request, end: Option<Instant>) -> Result<IncomingResponse, Error> {
     let ready = future.subscribe();
     loop {
-        wait(&ready, request.ignores_cancel)?;
+        wait(&ready, request.ignores_cancel, end, &request.url)?;
         match future.get() {
             None => {}
             Some(Ok(Ok(answer))) => return Ok(answer),
@@ -103,21 +105,28 @@ fn answer(future: &FutureIncomingResponse, request: &Request) -> Result<Incoming
     }
 }
 
-/// Waits until there is something to take, or the run is asked to stop.
-fn wait(ready: &Pollable, ignores_cancel: bool) -> Result<(), Error> {
-    if ignores_cancel {
-        ready.block();
-        return Ok(());
-    }
+/// Waits until there is something to take, the time is over, or the run is asked to stop.
+fn wait(ready: &Pollable, ignores_cancel: bool, end: Option<Instant>, url: &str) -> Result<(), Error> {
     loop {
-        if crate::progress::cancelled() {
+        if !ignores_cancel && crate::progress::cancelled() {
             return Err(Error::Cancelled);
         }
-        let look = subscribe_duration(LOOK_NANOS);
+        let pause = pause(end, Instant::now()).ok_or_else(|| late(url))?;
+        let look = subscribe_duration(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
         if poll(&[ready, &look]).contains(&0) {
             return Ok(());
         }
     }
+}
+
+/// How long to wait before the next look; none when the time is over.
+fn pause(end: Option<Instant>, now: Instant) -> Option<Duration> {
+    let left = end.map_or(LOOK, |end| end.saturating_duration_since(now).min(LOOK));
+    (!left.is_zero()).then_some(left)
+}
+
+fn late(url: &str) -> Error {
+    Error::Timeout(format!("{url} did not answer in time"))
 }
 
 /// The body of an answer.
@@ -126,14 +135,24 @@ pub(super) struct Body {
     stream: InputStream,
     _body: IncomingBody,
     ignores_cancel: bool,
+    /// When no more of it is taken.
+    end: Option<Instant>,
 }
 
 impl Body {
+    /// Ends the body so much later, unless it ends sooner.
+    pub(super) fn end_within(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        self.end = Some(self.end.map_or(end, |sooner| sooner.min(end)));
+    }
+
     /// The next bytes; none at the end.
     pub(super) fn next(&mut self, url: &str) -> Result<Option<Vec<u8>>, Error> {
         loop {
+            // A host that sends without a pause is never waited for.
+            pause(self.end, Instant::now()).ok_or_else(|| late(url))?;
             match self.stream.read(READ_BYTES) {
-                Ok(bytes) if bytes.is_empty() => wait(&self.stream.subscribe(), self.ignores_cancel)?,
+                Ok(bytes) if bytes.is_empty() => wait(&self.stream.subscribe(), self.ignores_cancel, self.end, url)?,
                 Ok(bytes) => return Ok(Some(bytes)),
                 Err(StreamError::Closed) => return Ok(None),
                 Err(StreamError::LastOperationFailed(error)) => {
@@ -154,16 +173,41 @@ fn fault(url: &str, code: &ErrorCode) -> Error {
         ErrorCode::ConnectionTimeout
         | ErrorCode::HttpResponseTimeout
         | ErrorCode::ConnectionReadTimeout
-        | ErrorCode::ConnectionWriteTimeout => Error::Timeout(format!("{url} did not answer in time")),
+        | ErrorCode::ConnectionWriteTimeout => late(&url),
         ErrorCode::DnsError(_) | ErrorCode::DnsTimeout => Error::Connection(format!("the host of {url} is not known")),
         ErrorCode::ConnectionRefused => Error::Connection(format!("the host of {url} takes no connection")),
         ErrorCode::ConnectionTerminated => Error::Connection(format!("the connection to {url} broke")),
         ErrorCode::TlsProtocolError | ErrorCode::TlsCertificateError => Error::Connection(format!("the TLS of {url} is not good")),
-        ErrorCode::HttpRequestBodySize(_) => Error::Request(format!("the request to {url} is larger than this agent may send")),
-        ErrorCode::HttpResponseBodySize(_) => Error::TooLarge(format!("the answer of {url} is larger than this agent may receive")),
+        ErrorCode::HttpRequestBodySize(_) => {
+            Error::Allowance(format!("the request to {url} is larger than what this agent may still send in this attempt"))
+        }
+        ErrorCode::HttpResponseBodySize(_) => {
+            Error::Allowance(format!("the answer of {url} is larger than what this agent may still receive in this attempt"))
+        }
         ErrorCode::HttpResponseHeaderSectionSize(_) => {
             Error::TooLarge(format!("the headers of the answer of {url} are larger than they may be"))
         }
         other => Error::Connection(format!("{url} gave no answer: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_end_with_the_time_of_the_whole_call() {
+        let now = Instant::now();
+        let after = |millis| Some(now + Duration::from_millis(millis));
+        assert_eq!((pause(None, now), pause(after(60_000), now)), (Some(LOOK), Some(LOOK)));
+        assert_eq!((pause(after(10), now), pause(after(0), now)), (Some(Duration::from_millis(10)), None));
+        assert_eq!(pause(Some(now), now + LOOK), None);
+    }
+
+    #[test]
+    fn what_goes_over_the_allowance_of_an_attempt_is_told_apart() {
+        for code in [ErrorCode::HttpRequestBodySize(None), ErrorCode::HttpResponseBodySize(None)] {
+            assert!(matches!(fault("https://x.test/", &code), Error::Allowance(why) if why.contains("in this attempt")));
+        }
     }
 }
