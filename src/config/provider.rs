@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use url::Url;
+use url::{Host, Url};
 
 use crate::domain::http::{Credential, toml_key};
 
@@ -26,7 +26,7 @@ const PROVIDERS: [(&str, &str); 8] = [
 pub(super) struct Endpoint {
     /// The base URL, without a slash at its end.
     pub(super) base: String,
-    /// The provider's name, when it is a known one.
+    /// The provider's name, when it is a known one and the host its own.
     provider: Option<&'static str>,
     host: String,
     port: u16,
@@ -43,10 +43,8 @@ impl Endpoint {
         let known = PROVIDERS.into_iter().find(|(name, _)| lower.as_deref() == Some(*name));
         let names = || PROVIDERS.map(|(name, _)| name).join(", ");
         match (base_url, known, provider) {
-            (Some(url), known, _) => Endpoint::at(url, known.map(|(name, _)| name)).ok_or_else(|| {
-                ("base_url", "must be a URL such as `https://api.example.com/v1`, without user, query or fragment".to_owned())
-            }),
-            (None, Some((name, url)), _) => Endpoint::at(url, Some(name)).ok_or_else(|| ("provider", "has no endpoint".to_owned())),
+            (Some(url), ..) => Endpoint::of_base_url(url).map_err(|why| ("base_url", why)),
+            (None, Some((_, url)), _) => Endpoint::of_base_url(url).map_err(|why| ("provider", why)),
             (None, None, Some(_)) => Err((
                 "provider",
                 format!(
@@ -58,14 +56,29 @@ impl Endpoint {
         }
     }
 
-    fn at(text: &str, provider: Option<&'static str>) -> Option<Endpoint> {
-        let url = Url::parse(text).ok()?;
+    fn of_base_url(text: &str) -> Result<Endpoint, String> {
+        let url = Url::parse(text).ok();
+        let Some((endpoint, is_loopback)) = url.and_then(|url| Some((Endpoint::at(&url)?, is_loopback(&url)))) else {
+            return Err("must be a URL such as `https://api.example.com/v1`, without user, query or fragment".to_owned());
+        };
+        if !endpoint.is_https && !is_loopback {
+            return Err(format!(
+                "must begin with `https://`: over `http://` the key would go to `{}` for anybody on the way to read, so that is for hosts of this machine alone, such as `localhost`",
+                endpoint.host
+            ));
+        }
+        Ok(endpoint)
+    }
+
+    fn at(url: &Url) -> Option<Endpoint> {
         let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
         if !is_plain || !matches!(url.scheme(), "http" | "https") {
             return None;
         }
         let host = Credential::host_of(url.host_str()?)?;
         let base = url.as_str().trim_end_matches('/').trim_end_matches("/chat/completions").to_owned();
+        let is_own = |own: &Url| own.host() == url.host() && own.port_or_known_default() == url.port_or_known_default();
+        let provider = PROVIDERS.into_iter().find(|(_, own)| Url::parse(own).is_ok_and(|own| is_own(&own))).map(|(name, _)| name);
         Some(Endpoint { base, provider, host, port: url.port_or_known_default()?, is_https: url.scheme() == "https" })
     }
 
@@ -105,7 +118,7 @@ impl Endpoint {
 
     /// The lines of a configuration that give the endpoint its key.
     pub(super) fn lines(&self) -> String {
-        let name = self.provider.unwrap_or("llm");
+        let name = self.provider.map_or_else(|| name_of(&self.host), str::to_owned);
         let mut lines = format!("[credentials.{name}]\nhost = \"{}\"\n", self.host);
         if self.port != 443 {
             lines.push_str(&format!("port = {}\n", self.port));
@@ -113,9 +126,28 @@ impl Endpoint {
         if !self.is_https {
             lines.push_str("allow_http_loopback = true\n");
         }
-        lines.push_str(&format!("env = \"{}_API_KEY\"\nregistered_agents = true", name.to_ascii_uppercase()));
+        lines.push_str(&format!("env = \"{}_API_KEY\"\nregistered_agents = true", name.to_ascii_uppercase().replace('-', "_")));
         lines
     }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// A credential's name for a host, which with `_` for `-` is good for a variable too.
+fn name_of(host: &str) -> String {
+    /// The longest part of a host that goes into a name, in bytes.
+    const LONGEST: usize = 100;
+    let words: Vec<&str> = host.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let name: String = words.join("-").chars().take(LONGEST).collect();
+    // No variable begins with a digit.
+    if name.starts_with(|letter: char| letter.is_ascii_alphabetic()) { name } else { format!("llm-{name}") }
 }
 
 #[cfg(test)]
@@ -135,7 +167,8 @@ mod tests {
         let own = Endpoint::find(Some("acme"), Some("https://llm.acme.example:8443/openai/v1/chat/completions")).unwrap();
         assert_eq!(own.url(), "https://llm.acme.example:8443/openai/v1/chat/completions");
         assert!(
-            own.lines().contains("[credentials.llm]\nhost = \"llm.acme.example\"\nport = 8443\nenv = \"LLM_API_KEY\""),
+            own.lines()
+                .contains("[credentials.llm-acme-example]\nhost = \"llm.acme.example\"\nport = 8443\nenv = \"LLM_ACME_EXAMPLE_API_KEY\""),
             "{}",
             own.lines()
         );
@@ -145,10 +178,31 @@ mod tests {
             (Some("openai"), Some("api.openai.com"), "base_url", "must be a URL"),
             (None, Some("https://user@x.example/v1"), "base_url", "without user"),
             (None, Some("file:///etc"), "base_url", "must be a URL"),
+            (None, Some("http://llm.acme.example/v1"), "base_url", "must begin with `https://`"),
+            (Some("openai"), Some("http://api.openai.com/v1"), "base_url", "must begin with `https://`"),
+            (None, Some("http://10.0.0.5:8000/v1"), "base_url", "must begin with `https://`"),
+            (None, Some("http://localhost.acme.example/v1"), "base_url", "must begin with `https://`"),
             (None, Some("https://x.example/v1?key=1"), "base_url", "query"),
         ] {
             let (at, why) = Endpoint::find(provider, base_url).unwrap_err();
             assert!(at == field && why.contains(part), "{provider:?} {base_url:?}: {at} {why}");
+        }
+    }
+
+    #[test]
+    fn the_lines_never_give_a_foreign_host_the_key_of_a_provider() {
+        for (provider, base_url, name, variable) in [
+            (Some("openai"), "https://llm.acme.example/v1", "llm-acme-example", "LLM_ACME_EXAMPLE_API_KEY"),
+            (Some("openai"), "https://api.groq.com/openai/v1", "groq", "GROQ_API_KEY"),
+            (Some("openai"), "https://api.openai.com:8443/v1", "api-openai-com", "API_OPENAI_COM_API_KEY"),
+            (None, "https://API.openai.com/v2/", "openai", "OPENAI_API_KEY"),
+            (None, "http://127.0.0.1:8000/v1", "llm-127-0-0-1", "LLM_127_0_0_1_API_KEY"),
+            (None, "http://[::1]:8000/v1", "llm-1", "LLM_1_API_KEY"),
+        ] {
+            let lines = Endpoint::find(provider, Some(base_url)).unwrap().lines();
+            assert!(lines.starts_with(&format!("[credentials.{name}]\n")), "{lines}");
+            assert!(lines.contains(&format!("\nenv = \"{variable}\"\n")), "{lines}");
+            assert!(credentials(&lines).contains_key(name), "the lines can be read: {lines}");
         }
     }
 

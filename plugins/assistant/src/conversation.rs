@@ -257,7 +257,7 @@ impl Conversation<'_> {
             return Ok(());
         }
         Err(Failure::permanent(format!(
-            "the model made mistakes in {} turns in a row, the last one: {why}; try another model, or raise `max_mistakes` in this agent's `config`",
+            "the model made {} mistakes in a row, the last one: {why}; try another model, or raise `max_mistakes` in this agent's `config`",
             self.mistakes
         )))
     }
