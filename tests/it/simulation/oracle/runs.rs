@@ -139,7 +139,11 @@ impl Model {
         } else {
             life.losses = 0;
             let answer = life.tries.last().and_then(|last| last.answer.clone());
-            judge_outcome(run, attempt.status, answer)?;
+            // What it asked was answered while it ended: it was parked and goes on, in one change.
+            let is_freed = run.status == Status::Queued && run.max_attempts == before.max_attempts + 1 && run.failures == before.failures;
+            if !is_freed || attempt.status != AttemptStatus::Completed {
+                judge_outcome(run, attempt.status, answer)?;
+            }
         }
         let most = run.policy.retry.max_retries;
         if run.failures > most + 1 || (run.failures > most && run.status == Status::Queued) {
