@@ -115,6 +115,9 @@ async fn tell(caller: &Caller<'_>, run: &str, answer: &Answer) -> Result<(), Fau
             screen.line(&human::one_line(&view::shown(value, "parked.question")))?;
             screen.line(&format!("answer it with `sandclock approvals approve {run}` or `sandclock approvals deny {run}`"))
         }
+        "awaiting_budget" if view::text(value, "parked.meter").is_some() => {
+            screen.line(&format!("`sandclock runs why {run}` says what to grant so that it goes on"))
+        }
         "awaiting_approval" | "awaiting_budget" => screen.line(&format!("let it go on with `sandclock runs resume {run}`")),
         "failed" | "timeout" => {
             screen.note(&screen.paint_note(Colour::Dim, &format!("what it wrote: `sandclock runs logs {run}`")));

@@ -55,6 +55,8 @@ fn collect<'a>(value: &'a Value, times: &mut BTreeSet<&'a str>) {
 /// What can be done about it from here.
 fn hint(run: &RunId, code: &str, released_by: &str) -> Option<String> {
     Some(match code {
+        // The sentence says what to grant.
+        "parked" if released_by == "grant" => return None,
         "parked" if released_by == "answer" => format!(
             "answer it with `sandclock approvals approve {run}` or `sandclock approvals deny {run}`, or end it with `sandclock runs cancel {run}`"
         ),
