@@ -115,5 +115,9 @@ mod tests {
         for bad in ["", "a\nb", "\u{7f}", &"é".repeat(65)] {
             assert_eq!(check_name(bad), Err(BadName), "{bad:?}");
         }
+        // An answer's path could not name them.
+        for bad in [".", ".."] {
+            assert_eq!((check_name(bad), check_key(bad)), (Ok(()), Err(BadName)));
+        }
     }
 }

@@ -329,6 +329,16 @@ mod tests {
         assert!(!serde_json::to_string(&record).unwrap().contains("pass"));
     }
 
+    #[test]
+    fn a_refusal_is_in_mind_until_a_call_is_allowed() {
+        let ledger = ledger(|_| {});
+        let refusal = Refusal { rule: Rule::Host, sentence: "no".to_owned(), toml: None };
+        let told = Told::of_none("GET", "https", "h");
+        assert!(ledger.begin::<()>(&told, Timestamp::from_seconds(0), Vec::new(), |_| Err(refusal)).is_err());
+        assert!(ledger.denied().is_some_and(|denied| denied.ends_with("no")));
+        assert!(call(&ledger).is_ok() && ledger.denied().is_none());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn time_runs_while_calls_are_under_way() {
         let ledger = ledger(|limits| limits.time = Seconds::whole(10));
