@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::patience::Patience;
+use super::checkpoints::refused;
+use super::patience;
 use super::transitions::Step;
 use super::txn::{Entity, Txn};
 use crate::domain::approval::{Answer, Question, Questions};
@@ -82,25 +83,16 @@ impl AttemptApprovals {
         if self.run.attempt <= 1 {
             return Ok(None);
         }
-        let mut patience = Patience::new();
-        loop {
-            match self.store.get(&[id_of(&self.run.run_id)]).await {
-                Ok(mut records) => return records.pop().flatten().map(|record| record.decode()).transpose(),
-                Err(error) if error.is_transient() => patience.wait().await,
-                Err(error) => return Err(error),
-            }
-        }
+        let mut records = patience::read(&*self.store, &[id_of(&self.run.run_id)]).await?;
+        records.pop().flatten().map(|record| record.decode()).transpose()
     }
 }
 
 #[async_trait]
 impl Approvals for AttemptApprovals {
     async fn verdict(&self, key: &str, most: u32) -> Result<Option<Verdict>, CheckpointRefused> {
-        let questions = match self.questions().await {
-            Ok(questions) => questions.map(|kept| kept.questions).unwrap_or_default(),
-            Err(StoreError::TakenOver(_)) => return Err(CheckpointRefused::LeaseLost),
-            Err(error) => return Err(CheckpointRefused::Unkept(error.to_string())),
-        };
+        let kept = self.questions().await.map_err(|error| refused(&error))?;
+        let questions = kept.map(|kept| kept.questions).unwrap_or_default();
         if !questions.contains_key(key) && questions.len() >= most as usize {
             let why = format!("the run has asked as many questions as its limit `approvals` of {most} allows; ask less, or have it raised");
             return Err(CheckpointRefused::Limit(why));

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::committer::{CommitError, Committer};
 use super::live::LiveRun;
-use super::patience::Patience;
+use super::patience::{self, Patience};
 use super::txn::{Entity, Stop, Txn};
 use crate::domain::checkpoint::{CheckpointLimit, CheckpointNames, CheckpointQuota};
 use crate::domain::id::RunId;
@@ -84,14 +84,8 @@ impl AttemptCheckpoints {
         if !self.any.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let mut patience = Patience::new();
-        loop {
-            match self.store.get(std::slice::from_ref(&id)).await {
-                Ok(mut records) => return Ok(records.pop().flatten()),
-                Err(error) if error.is_transient() => patience.wait().await,
-                Err(error) => return Err(refused(&error)),
-            }
-        }
+        let found = patience::read(&*self.store, &[id]).await;
+        found.map(|mut records| records.pop().flatten()).map_err(|error| refused(&error))
     }
 
     /// Commits a change under the attempt's fence.
@@ -121,7 +115,8 @@ impl AttemptCheckpoints {
     }
 }
 
-fn refused(error: &StoreError) -> CheckpointRefused {
+/// Why nothing can be read or kept by an attempt, by what the store says.
+pub(super) fn refused(error: &StoreError) -> CheckpointRefused {
     match error {
         StoreError::TakenOver(_) => CheckpointRefused::LeaseLost,
         other => CheckpointRefused::Unkept(other.to_string()),

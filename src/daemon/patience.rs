@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::store::{Record, RecordId, Store, StoreError};
+
 const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 
@@ -18,5 +20,19 @@ impl Patience {
     pub(super) async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(LONGEST);
+    }
+}
+
+/// Reads records in order. A store that is away is asked again until it is back: the attempt's own limits end the wait.
+///
+/// # Errors
+/// No waiting mends it.
+pub(super) async fn read(store: &dyn Store, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {
+    let mut patience = Patience::new();
+    loop {
+        match store.get(ids).await {
+            Err(error) if error.is_transient() => patience.wait().await,
+            other => return other,
+        }
     }
 }

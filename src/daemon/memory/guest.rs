@@ -12,7 +12,7 @@ use super::{Kept, LEAVES, Leaf, Order, bucket_id, leaf_id, value_id};
 use crate::clock::Entropy;
 use crate::daemon::committer::{CommitError, Committer};
 use crate::daemon::live::LiveRun;
-use crate::daemon::patience::Patience;
+use crate::daemon::patience::{self, Patience};
 use crate::domain::memory::{Bucket, BucketName, Quota};
 use crate::domain::run::Run;
 use crate::sandbox::memory::{Changed, KeptValue, KeyPage, KeyValues, MemoryChange, MemoryRefused};
@@ -63,14 +63,7 @@ impl AttemptMemory {
     }
 
     async fn records(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, MemoryRefused> {
-        let mut patience = Patience::new();
-        loop {
-            match self.store.get(ids).await {
-                Ok(records) => return Ok(records),
-                Err(error) if error.is_transient() => patience.wait().await,
-                Err(error) => return Err(refused(&error)),
-            }
-        }
+        patience::read(&*self.store, ids).await.map_err(|error| refused(&error))
     }
 
     /// Reads records of a bucket, whose names depend on its incarnation; none where there is no such bucket.

@@ -160,6 +160,21 @@ async fn a_question_outlives_the_daemon_and_holds_its_slot() {
     assert_eq!(daemon.settled(&run).await.result_preview.as_deref(), Some("ana"));
 }
 
+fn park() -> Ended {
+    Ended::Parked(Park::Approval { key: "k".to_owned(), question: "May I?".to_owned() })
+}
+
+/// A run of a guest that the test holds, which asked and was resumed without an answer.
+async fn resumed_unanswered(world: &World) -> (TestDaemon, RunId) {
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"agent_id": "guest"})).await;
+    let run = daemon.fire(&task).await.run_id;
+    world.stage.guest().await.end(park());
+    daemon.settled(&run).await;
+    daemon.resume_run(&run, None).await.unwrap();
+    (daemon, run)
+}
+
 #[tokio::test]
 async fn a_cancel_that_comes_while_the_guest_asks_wins() {
     let world = World::new().await;
@@ -168,7 +183,7 @@ async fn a_cancel_that_comes_while_the_guest_asks_wins() {
     let run = daemon.fire(&task).await.run_id;
     let guest = world.stage.guest().await;
     daemon.cancel_run(&run, "bob").await.unwrap();
-    guest.end(Ended::Parked(Park::Approval { key: "k".to_owned(), question: "May I?".to_owned() }));
+    guest.end(park());
     let ended = daemon.settled(&run).await;
     assert_eq!((ended.status, ended.parked), (Status::Cancelled, None));
     assert!(daemon.questions(&run).await.unwrap().questions.is_empty(), "what nobody can answer is not kept as a question");
@@ -177,13 +192,7 @@ async fn a_cancel_that_comes_while_the_guest_asks_wins() {
 #[tokio::test]
 async fn an_answer_that_comes_while_the_run_is_at_work_is_found_by_it() {
     let world = World::new().await;
-    let daemon = world.start().await;
-    let task = daemon.task(json!({"agent_id": "guest"})).await;
-    let run = daemon.fire(&task).await.run_id;
-    let park = || Ended::Parked(Park::Approval { key: "k".to_owned(), question: "May I?".to_owned() });
-    world.stage.guest().await.end(park());
-    daemon.settled(&run).await;
-    daemon.resume_run(&run, None).await.unwrap();
+    let (daemon, run) = resumed_unanswered(&world).await;
     let guest = world.stage.guest().await;
     let decided = answer(&daemon, &run, "k", word(true, "ana", "")).await.unwrap();
     assert_eq!(decided.status, Status::Running);
@@ -197,13 +206,7 @@ async fn an_answer_that_comes_while_the_run_is_at_work_is_found_by_it() {
 #[tokio::test]
 async fn an_answer_that_comes_while_the_attempt_ends_lets_the_run_go_on() {
     let world = World::new().await;
-    let daemon = world.start().await;
-    let task = daemon.task(json!({"agent_id": "guest"})).await;
-    let run = daemon.fire(&task).await.run_id;
-    let park = || Ended::Parked(Park::Approval { key: "k".to_owned(), question: "May I?".to_owned() });
-    world.stage.guest().await.end(park());
-    daemon.settled(&run).await;
-    daemon.resume_run(&run, None).await.unwrap();
+    let (daemon, run) = resumed_unanswered(&world).await;
     // The guest has asked and found nothing; before that is kept, somebody answers.
     let guest = world.stage.guest().await;
     assert_eq!(guest.host.approvals().unwrap().verdict("k", 100).await.unwrap(), None);
