@@ -63,6 +63,17 @@ enum NotTaken {
     Later(ManagerError, ConfigurationReport),
 }
 
+/// Why the configuration is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It may have changed after the daemon read it at its start, before it was watched.
+    Start,
+    /// Its file has changed.
+    Change,
+    /// Somebody asks for it, or the store did not take its tasks.
+    Signal,
+}
+
 /// Follows the configuration of a daemon.
 pub struct Follower<'a> {
     opened: &'a Opened,
@@ -86,8 +97,7 @@ impl<'a> Follower<'a> {
             Some(file) => Some(FileWatch::new(file).await),
             None => None,
         };
-        // What changed since the daemon read it at its start, before it was watched.
-        let mut is_owed = self.turn(false, watch.as_ref(), &took).await;
+        let mut is_owed = self.turn(Cause::Start, watch.as_mut(), &took).await;
         loop {
             let changed = async {
                 match &mut watch {
@@ -95,29 +105,30 @@ impl<'a> Follower<'a> {
                     None => std::future::pending().await,
                 }
             };
-            let is_asked = tokio::select! {
-                Some(()) = hangups.recv() => true,
-                () = changed => false,
-                () = tokio::time::sleep(AGAIN), if is_owed => true,
+            let cause = tokio::select! {
+                Some(()) = hangups.recv() => Cause::Signal,
+                () = changed => Cause::Change,
+                () = tokio::time::sleep(AGAIN), if is_owed => Cause::Signal,
             };
-            is_owed = self.turn(is_asked, watch.as_ref(), &took).await;
+            is_owed = self.turn(cause, watch.as_mut(), &took).await;
         }
     }
 
     /// Reads the configuration once and takes it; answers whether that is to be tried again.
-    async fn turn(&mut self, is_asked: bool, watch: Option<&FileWatch>, took: &impl Fn(&Settings)) -> bool {
-        let read = match watch {
-            Some(watch) if is_asked => watch.at_rest(|| self.read()).await,
+    async fn turn(&mut self, cause: Cause, watch: Option<&mut FileWatch>, took: &impl Fn(&Settings)) -> bool {
+        let read = match &watch {
+            Some(watch) if cause == Cause::Signal => watch.at_rest(|| self.read()).await,
             _ => self.read().await,
         };
         // What was read while the file changed is read again when it rests.
-        if let (Some(watch), false) = (watch, is_asked)
+        if let Some(watch) = watch
+            && cause != Cause::Signal
             && !watch.is_as_seen().await
         {
             return false;
         }
         let taken = match read {
-            Ok(loaded) => self.take(loaded, is_asked, took).await,
+            Ok(loaded) => self.take(loaded, cause, took).await,
             Err(faults) => Err(NotTaken::Faulty(faults)),
         };
         let is_owed = matches!(taken, Err(NotTaken::Later(..)));
@@ -137,7 +148,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Puts a configuration into force, as far as a running daemon can.
-    async fn take(&mut self, mut loaded: Loaded, is_asked: bool, took: &impl Fn(&Settings)) -> Result<(), NotTaken> {
+    async fn take(&mut self, mut loaded: Loaded, cause: Cause, took: &impl Fn(&Settings)) -> Result<(), NotTaken> {
         let mut next_start: Vec<String> = changes::waiting(self.started, &loaded).iter().map(ToString::to_string).collect();
         next_start.extend(self.keep_closed(&mut loaded.settings));
         // Tasks and whoever asks for a run must mean the same agent.
@@ -147,9 +158,11 @@ impl<'a> Follower<'a> {
         let changed: Vec<String> = changes::differences(&self.now, &loaded).into_iter().map(|difference| difference.key).collect();
         let is_same = self.now.settings == loaded.settings;
         let before = self.opened.manager().configuration();
-        if is_same && !is_asked && before.faults.is_empty() && before.next_start == next_start {
-            let report = ConfigurationReport { read_at: SystemClock.now(), ..(*before).clone() };
-            self.opened.manager().note_configuration(report);
+        if is_same && cause != Cause::Signal && before.faults.is_empty() && before.next_start == next_start {
+            if cause == Cause::Change {
+                let report = ConfigurationReport { read_at: SystemClock.now(), ..(*before).clone() };
+                self.opened.manager().note_configuration(report);
+            }
             self.now = loaded;
             return Ok(());
         }
@@ -167,7 +180,7 @@ impl<'a> Follower<'a> {
             }
             let named = changed.iter().filter(|key| changes::is_live(key)).take(NAMED).cloned().collect::<Vec<_>>().join(" ");
             tracing::info!(changed = named, "the configuration was read again and is in force");
-        } else if is_asked || !before.faults.is_empty() {
+        } else if cause == Cause::Signal || !before.faults.is_empty() {
             tracing::info!("the configuration was read again and is as it was");
         }
         if !report.next_start.is_empty() && report.next_start != before.next_start {

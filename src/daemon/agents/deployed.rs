@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+use super::told::Told;
 use super::{Agents, Here, Registered, Roster, Said};
 use crate::daemon::deployment::Deployment;
 use crate::daemon::executor::Tripped;
@@ -300,8 +301,17 @@ impl Agents {
 
     /// Waits until no pushed component is on its way here.
     pub(in crate::daemon) async fn all_here(&self) {
+        self.until(|told| !told.is_coming()).await;
+    }
+
+    /// Waits until a pushed component that is to serve is ready here, or refused.
+    pub(in crate::daemon) async fn is_here(&self, digest: &Digest) {
+        self.until(|told| !matches!(told.here(digest), Here::Coming)).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Told) -> bool) {
         let mut changes = self.catalogue.changes();
-        while self.told.is_coming() {
+        while !is_so(&self.told) {
             if changes.changed().await.is_err() {
                 return;
             }

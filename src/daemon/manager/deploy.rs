@@ -163,6 +163,12 @@ impl Manager {
         let shown = to.map_or_else(|| "the plugins folder".to_owned(), |digest| digest.to_string());
         tracing::info!(%agent, to = shown, "an agent was rolled back");
         self.seen(agents).await;
+        // Whoever rolls back wants no further attempt of what served before.
+        if let Some(digest) = to
+            && tokio::time::timeout(SEEN, agents.is_here(&digest)).await.is_err()
+        {
+            tracing::info!(%agent, %digest, "an agent is rolled back to a component that is not ready here yet; what served before does until then");
+        }
         Ok(Deployed { changed: true, digest: to, agent: self.committed(agent) })
     }
 

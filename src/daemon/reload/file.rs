@@ -98,9 +98,20 @@ impl FileWatch {
         watch
     }
 
-    /// Whether the file is still what it was when it was last taken for changed.
-    pub(super) async fn is_as_seen(&self) -> bool {
-        self.look().await == self.seen
+    /// Whether the file is still what it was when it was last taken for changed, and nobody writes to it as far as it is known. One that is
+    /// written to is taken for another when its writer has ended.
+    pub(super) async fn is_as_seen(&mut self) -> bool {
+        let look = self.look().await;
+        if look.is_some() && self.is_open() {
+            self.seen = None;
+            return false;
+        }
+        look == self.seen
+    }
+
+    /// Whether a writer is known to have the file open.
+    fn is_open(&self) -> bool {
+        self.watched.is_some() && self.signals.is_open.load(Ordering::Acquire)
     }
 
     /// Reads until nothing wrote to the file meanwhile and no writer has it open, as far as it is known; after a while whatever it is.
@@ -111,8 +122,7 @@ impl FileWatch {
             // Of a write just now the notification may be on its way.
             tokio::time::sleep(REST).await;
             let found = read().await;
-            let is_open = self.watched.is_some() && self.signals.is_open.load(Ordering::Acquire);
-            let rests = !is_open && self.look().await == before;
+            let rests = !self.is_open() && self.look().await == before;
             if rests || tokio::time::Instant::now() >= until {
                 return found;
             }
@@ -128,10 +138,11 @@ impl FileWatch {
             }
             let mut look = self.look().await;
             while look != self.seen {
-                let is_closed = self.watched.is_some() && !self.signals.is_open.load(Ordering::Acquire) && look.is_some();
+                let is_closed = self.watched.is_some() && !self.is_open() && look.is_some();
                 let has_rested = if is_closed {
                     tokio::time::sleep(REST).await;
-                    true
+                    // Of a write just before the notification may have come meanwhile.
+                    !self.is_open()
                 } else {
                     tokio::time::timeout(POLL, self.signals.sign.notified()).await.is_err()
                 };
@@ -215,7 +226,8 @@ mod tests {
         assert!(watch.seen.is_none());
         std::fs::write(&path, "back").unwrap();
         comes(&mut watch).await;
-        assert!(watch.seen.is_some() && watch.is_as_seen().await);
+        let is_there = watch.seen.is_some();
+        assert!(is_there && watch.is_as_seen().await);
     }
 
     #[tokio::test]
@@ -295,5 +307,25 @@ mod tests {
         comes(&mut watch).await;
         let whole = writing.await.unwrap();
         assert_eq!(watch.seen.unwrap().size, whole);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_written_to_when_its_watch_begins_is_taken_when_its_writer_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.toml");
+        std::fs::write(&path, "whole").unwrap();
+        let mut watch = FileWatch::new(path.clone()).await;
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(b"ha").unwrap();
+        while !watch.is_open() {
+            watch.signals.sign.notified().await;
+        }
+        // As if the watch had begun just now.
+        watch.seen = watch.look().await;
+        assert!(!watch.is_as_seen().await);
+        file.write_all(b"lf").unwrap();
+        drop(file);
+        comes(&mut watch).await;
+        assert!(watch.is_as_seen().await);
     }
 }
