@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Accounts;
+use super::calls::Calls;
 use crate::clock::{BootInstant, Clock};
 use crate::daemon::committer::{CommitError, Committer};
 use crate::daemon::live::LiveRun;
@@ -22,10 +23,6 @@ use crate::domain::spend::{Exhausted, Meter, Spend};
 use crate::domain::time::Seconds;
 use crate::egress::{Account, ChargeRefused as Refused};
 use crate::sandbox::Stop;
-
-/// How long a guest whose budget has nothing left may take to keep what the last call has given it; also, how much processor time it may take
-/// while its calls are under way.
-const TO_KEEP: Duration = Duration::from_secs(5);
 
 /// The account of one attempt whose run has a budget.
 pub(in crate::daemon) struct AttemptAccount {
@@ -41,8 +38,8 @@ pub(in crate::daemon) struct AttemptAccount {
     turn: Arc<Semaphore>,
     /// Counts the charges.
     charges: AtomicU64,
-    /// How many calls are under way.
-    under_way: watch::Sender<u64>,
+    /// Those under way.
+    calls: Calls,
     /// The budget that has nothing left, once one has.
     spent: watch::Sender<Option<Exhausted>>,
 }
@@ -91,7 +88,7 @@ impl AttemptAccount {
             opened,
             turn: Arc::new(Semaphore::new(1)),
             charges: AtomicU64::new(0),
-            under_way: watch::Sender::new(0),
+            calls: Calls::none(),
             spent: watch::Sender::new(None),
         })
     }
@@ -139,26 +136,9 @@ impl AttemptAccount {
         if let Some(exhausted) = met {
             self.meet(exhausted);
         }
-        self.last_calls().await;
+        self.calls.kept(&self.live.signals).await;
         self.live.signals.trap_now(Stop::BudgetSpent);
         std::future::pending().await
-    }
-
-    /// Returns when no call is under way and the guest had time to keep what the last one gave it. A guest that computes beside its calls has
-    /// only so much of that.
-    async fn last_calls(&self) {
-        let mut calls = self.under_way.subscribe();
-        if *calls.borrow_and_update() == 0 {
-            return;
-        }
-        let ended = async {
-            let _ = calls.wait_for(|calls| *calls == 0).await;
-            tokio::time::sleep(TO_KEEP).await;
-        };
-        tokio::select! {
-            () = ended => {}
-            () = self.live.signals.cpu_taken(self.live.signals.cpu() + TO_KEEP) => {}
-        }
     }
 
     fn meet(&self, exhausted: Exhausted) {
@@ -216,35 +196,6 @@ impl AttemptAccount {
     }
 }
 
-/// A call that may begin; it is over again unless it does.
-struct UnderWay<'a> {
-    calls: &'a watch::Sender<u64>,
-    begins: bool,
-}
-
-impl<'a> UnderWay<'a> {
-    fn new(calls: &'a watch::Sender<u64>) -> Self {
-        calls.send_modify(|calls| *calls += 1);
-        UnderWay { calls, begins: false }
-    }
-
-    fn begins(mut self) {
-        self.begins = true;
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        if !self.begins {
-            end_one(self.calls);
-        }
-    }
-}
-
-fn end_one(calls: &watch::Sender<u64>) {
-    calls.send_modify(|calls| *calls = calls.saturating_sub(1));
-}
-
 enum Failed {
     Exhausted(Exhausted),
     Unkept(String),
@@ -255,10 +206,10 @@ impl Account for AttemptAccount {
     async fn begin_call(&self) -> Result<(), Refused> {
         if self.exhausted().is_none() {
             // From here on: a guest must not be stopped between the charge and the call.
-            let under_way = UnderWay::new(&self.under_way);
+            let call = self.calls.one();
             match self.make(Spend { calls: 1, ..Spend::default() }, true).await {
                 Ok(()) => {
-                    under_way.begins();
+                    call.begins();
                     return Ok(());
                 }
                 Err(Failed::Unkept(why)) => return Err(Refused::Unkept(why)),
@@ -277,7 +228,7 @@ impl Account for AttemptAccount {
     }
 
     fn end_call(&self) {
-        end_one(&self.under_way);
+        self.calls.end_one();
     }
 
     fn counts_tokens(&self) -> bool {

@@ -8,6 +8,7 @@
 //! How it fails: a charge that cannot be kept lets no call leave.
 
 mod attempt;
+mod calls;
 mod end;
 mod show;
 

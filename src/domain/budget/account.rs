@@ -29,6 +29,12 @@ impl Day {
         let into = u64::try_from(at.micros().rem_euclid(DAY_MICROS)).unwrap_or(0);
         at + Duration::from_micros(DAY_MICROS.unsigned_abs() - into)
     }
+
+    /// Whether what is kept of this day counts at `now`: on the day itself, and on the one before, for a clock was set back. What a clock that
+    /// was years ahead has left is nobody's.
+    fn counts_at(&self, now: Timestamp) -> bool {
+        *self == Day::of(now) || *self == Day::of(Day::end_of(now))
+    }
 }
 
 /// Running sums of what attempts have used.
@@ -64,22 +70,16 @@ struct OnDay {
 }
 
 impl OnDay {
-    /// Adds to the day of `now`. An instant before the day that is kept counts for that one: a clock was set back.
+    /// Adds to the day of `now`, or to the one that is kept where that counts still.
     fn add(kept: &mut Option<OnDay>, more: Spend, now: Timestamp) {
         match kept {
-            Some(kept) if kept.is_now(now) => kept.spent = kept.spent.plus(more),
+            Some(kept) if kept.day.counts_at(now) => kept.spent = kept.spent.plus(more),
             _ => *kept = Some(OnDay { day: Day::of(now), spent: more }),
         }
     }
 
-    /// Whether it counts on a day: on its own, and on the one before, for a clock was set back. What a clock that was years ahead has left is
-    /// nobody's.
-    fn is_now(&self, now: Timestamp) -> bool {
-        self.day == Day::of(now) || self.day == Day::of(Day::end_of(now))
-    }
-
     fn on(kept: Option<&OnDay>, now: Timestamp) -> Spend {
-        kept.filter(|kept| kept.is_now(now)).map(|kept| kept.spent).unwrap_or_default()
+        kept.filter(|kept| kept.day.counts_at(now)).map(|kept| kept.spent).unwrap_or_default()
     }
 }
 
@@ -147,17 +147,16 @@ impl Granted {
 
     /// Adds a grant for the day on which it is made.
     pub fn add_on_day(&mut self, grant: Grant) {
-        let today = Day::of(grant.at);
-        if self.day.as_ref().is_none_or(|day| *day < today) {
+        if !self.day.as_ref().is_some_and(|day| day.counts_at(grant.at)) {
             self.amount = Spend::default();
-            self.day = Some(today);
+            self.day = Some(Day::of(grant.at));
         }
         self.add(grant);
     }
 
     /// What was granted for the day of `now`.
     pub fn on_day(&self, now: Timestamp) -> Spend {
-        if self.day.as_ref().is_some_and(|day| *day >= Day::of(now)) { self.amount } else { Spend::default() }
+        if self.day.as_ref().is_some_and(|day| day.counts_at(now)) { self.amount } else { Spend::default() }
     }
 }
 

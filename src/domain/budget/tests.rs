@@ -133,6 +133,23 @@ fn a_day_ends_at_midnight_in_utc_and_a_clock_that_is_set_back_opens_no_new_one()
 }
 
 #[test]
+fn a_clock_that_was_years_ahead_leaves_neither_what_was_spent_nor_what_was_granted() {
+    let (now, later, ahead) = (at("2026-11-23T10:00:00Z"), at("2026-11-23T11:00:00Z"), at("2031-02-03T00:00:00Z"));
+    let (mut part, more) = (Part::default(), Used { spent: calls(1), ..Used::default() });
+    part.add_on_day(more, ahead);
+    assert_eq!(part.on_day(now), Spend::default(), "the budget of each day would be spent until that one");
+    part.add_on_day(more, now);
+    part.add_on_day(more, later);
+    assert_eq!((part.on_day(later), part.used.spent), (calls(2), calls(3)));
+    let grant = |at| Grant { at, by: None, amount: Allowance { calls: Some(2), ..Allowance::default() } };
+    let mut granted = Granted::default();
+    granted.add_on_day(grant(ahead));
+    assert_eq!(granted.on_day(now), Spend::default(), "each day would have more until that one");
+    granted.add_on_day(grant(now));
+    assert_eq!((granted.on_day(later), granted.grants.len()), (calls(2), 2));
+}
+
+#[test]
 fn a_grant_of_a_day_is_of_that_day_and_the_history_is_bounded() {
     let grant = |text: &str| Grant { at: at(text), by: None, amount: Allowance { calls: Some(2), ..Allowance::default() } };
     let mut granted = Granted::default();

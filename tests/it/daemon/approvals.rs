@@ -1,5 +1,7 @@
 //! Questions to people: asked by a real guest, answered once, by whoever, whenever.
 
+use std::sync::atomic::Ordering;
+
 use sandclock::daemon::manager::{Decided, Word};
 use sandclock::domain::park::Park;
 use sandclock::store::{PARKED_FOR, PageRequest};
@@ -98,6 +100,37 @@ async fn after_its_expiry_nobody_is_asked_any_more() {
     assert!(ended.error.unwrap().contains("awaiting_approval until its time was over"));
     conflict(answer(&daemon, &run, "deploy", word(true, "ana", "")).await);
     assert_eq!(daemon.run(&run).await.unwrap().attempt, 1);
+}
+
+#[tokio::test]
+async fn the_end_of_a_wait_does_not_end_another_that_began_while_it_was_decided() {
+    let world = World::new().await;
+    let beside = world.beside();
+    beside.stage.steer("there");
+    let there = beside.start_as("b", |_| {}).await;
+    let task = there.task(json!({"agent_id": "there", "overlap_policy": "allow_parallel"})).await;
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let run = there.fire(&task).await.run_id;
+        beside.stage.guest().await.end(park());
+        there.settled(&run).await;
+        runs.push(run);
+    }
+    let [run, later] = runs.try_into().unwrap();
+    let _here = world.start_polling().await;
+    // This daemon finds that both waits are over and decides that the first run fails with that; meanwhile that one goes on and asks anew.
+    let gate = world.faulty.gate.write().await;
+    let before = world.faulty.at_gate.load(Ordering::SeqCst);
+    world.clock.advance(PARKED_FOR + Duration::from_secs(1));
+    until("the wait is found", async || world.faulty.at_gate.load(Ordering::SeqCst) > before).await;
+    there.resume_run(&run, None).await.unwrap();
+    beside.stage.guest().await.end(park());
+    until("it asks anew", async || there.run(&run).await.unwrap().parked.is_some()).await;
+    drop(gate);
+    // It takes them in turn.
+    there.becomes(&later, Status::Failed).await;
+    let after = there.run(&run).await.unwrap();
+    assert_eq!((after.status, after.attempt), (Status::AwaitingApproval, 2), "{:?}", after.error);
 }
 
 #[tokio::test]

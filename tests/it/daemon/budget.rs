@@ -10,6 +10,7 @@ use sandclock::daemon::manager::GrantWish;
 use sandclock::domain::budget::Allowance;
 use sandclock::domain::id::AgentId;
 use sandclock::domain::idempotency::IdempotencyKey;
+use sandclock::domain::park::Park;
 use sandclock::domain::spend::{BudgetScope, Exhausted, Meter, Money, Spend};
 use sandclock::egress::Account;
 use sandclock::sandbox::Usage;
@@ -34,14 +35,19 @@ async fn call(guest: &Guest, used: Spend) {
     account.end_call();
 }
 
-/// Wants a call for which nothing is left, and ends as the sandbox would.
-async fn call_in_vain(guest: Guest) {
-    let account = account(&guest);
+/// Wants a call for which nothing is left, and is stopped in it.
+async fn want_in_vain(guest: &Guest) {
+    let account = account(guest);
     tokio::select! {
         let_out = account.begin_call() => panic!("the call was let out: {let_out:?}"),
         () = guest.stopped() => {}
     }
     assert_eq!(guest.signals.stopped(), Some(Stop::BudgetSpent));
+}
+
+/// Wants a call for which nothing is left, and ends as the sandbox would.
+async fn call_in_vain(guest: Guest) {
+    want_in_vain(&guest).await;
     guest.end_stopped().await;
 }
 
@@ -65,7 +71,7 @@ fn key(text: &str, body: &Value) -> Option<IdempotencyKey> {
 fn met(run: &Run) -> Exhausted {
     assert_eq!(run.status, Status::AwaitingBudget, "{run:?}");
     match run.parked.as_ref().unwrap().park {
-        sandclock::domain::park::Park::Budget(exhausted) => exhausted,
+        Park::Budget(exhausted) => exhausted,
         ref other => panic!("it waits for {other}"),
     }
 }
@@ -136,7 +142,7 @@ async fn a_task_s_budget_is_spent_over_runs_and_the_next_one_waits_without_a_gue
     let task = daemon.task(json!({"budget": {"task": {"tokens": 100}}, "overlap_policy": "allow_parallel"})).await;
     let first = daemon.fire(&task).await.run_id;
     let guest = world.stage.guest().await;
-    assert!(account(&guest).counts_tokens());
+    assert!(account(&guest).counts_tokens() && !account(&guest).counts_money());
     call(&guest, tokens(250)).await;
     guest.complete("more than it may, for no call is cut");
     assert_eq!(daemon.settled(&first).await.status, Status::Completed);
@@ -216,6 +222,7 @@ async fn what_was_charged_stays_when_the_daemon_is_killed_in_a_call() {
     let task = daemon.task(json!({})).await;
     let run = daemon.fire(&task).await.run_id;
     let guest = world.stage.guest().await;
+    assert!(account(&guest).counts_tokens() && account(&guest).counts_money());
     account(&guest).begin_call().await.unwrap();
     let part = Spend { tokens: 40, money: Money::from_units(0.25).unwrap(), ..Spend::default() };
     account(&guest).charge(part).await;
@@ -317,6 +324,36 @@ async fn an_attempt_whose_time_is_over_is_stopped_between_its_calls() {
     one.end_call();
     guest.end_stopped().await;
     assert_eq!(met(&daemon.settled(&run).await).meter, Meter::WallSeconds);
+}
+
+#[tokio::test]
+async fn who_times_out_or_fails_in_the_moment_in_which_nothing_is_left_waits_and_who_answers_has_answered() {
+    let world = World::new().await;
+    let daemon = world.start().await;
+    let task = daemon.task(json!({"budget": {"run": {"calls": 1}}, "retry_policy": {"max_retries": 0}})).await;
+    let failed = || Ended::Failed { kind: ErrorKind::Trap, message: "the silence was too much".to_owned(), after: None };
+    let asks = || Ended::Parked(Park::Approval { key: "k".to_owned(), question: "May I?".to_owned() });
+    for (ended, comes) in [
+        (Ended::TimedOut, Status::AwaitingBudget),
+        (failed(), Status::AwaitingBudget),
+        (asks(), Status::AwaitingApproval),
+        (Ended::Completed("done".to_owned()), Status::Completed),
+    ] {
+        let run = daemon.fire(&task).await.run_id;
+        let guest = world.stage.guest().await;
+        call(&guest, Spend::default()).await;
+        want_in_vain(&guest).await;
+        guest.end(ended.clone());
+        let after = daemon.settled(&run).await;
+        assert_eq!((after.status, after.failures), (comes, 0), "{ended:?}");
+        if comes == Status::AwaitingBudget {
+            assert_eq!((met(&after).meter, after.max_attempts), (Meter::Calls, 2), "{ended:?}");
+        }
+        // The task's only slot is wanted by the next one.
+        if comes != Status::Completed {
+            daemon.cancel_run(&run, "ann").await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -144,6 +144,14 @@ impl World {
         self.faulty.by(connecting.await.unwrap())
     }
 
+    /// Another world on the same store, to whose calls nothing happens that is planned for this one's. It has agents of its own.
+    pub fn beside(&self) -> World {
+        let faulty = Faulty::new(self.faulty.behind());
+        let (store, clock): (Arc<dyn Store>, _) = (Arc::<Faulty>::clone(&faulty), Arc::clone(&self.clock));
+        let (stage, root) = (Stage::new(), tempfile::tempdir().unwrap());
+        World { store, faulty, clock, stage, root, incarnations: AtomicU32::new(1), database: None }
+    }
+
     /// Whether the store is a server's, whose daemons tell each other what they change.
     pub fn is_shared(&self) -> bool {
         self.database.is_some()

@@ -1,11 +1,15 @@
 //! Calls that are charged to an account, and guests whose account is empty.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sandclock::clock::{BootInstant, Clock};
 use sandclock::domain::park::Park;
 use sandclock::domain::spend::{BudgetScope, Exhausted, Meter, Spend};
+use sandclock::domain::time::Timestamp;
 use sandclock::egress::ChargeRefused;
-use tokio::sync::Semaphore;
+use sandclock::sandbox::Stop;
+use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 
@@ -13,6 +17,11 @@ use super::*;
 pub struct Purse {
     left: Semaphore,
     counts_tokens: bool,
+    counts_money: bool,
+    /// Told of each call that is refused.
+    refused: Notify,
+    /// What happens while a call is charged.
+    meanwhile: Box<dyn Fn() + Send + Sync>,
     charged: Mutex<Vec<Spend>>,
     /// Charges are made as these are given.
     charges: Semaphore,
@@ -22,12 +31,26 @@ pub struct Purse {
 impl Purse {
     pub fn of(calls: usize) -> Purse {
         let charges = Semaphore::new(Semaphore::MAX_PERMITS);
-        Purse { left: Semaphore::new(calls), counts_tokens: false, charged: Mutex::default(), charges, unkept: false }
+        Purse {
+            left: Semaphore::new(calls),
+            counts_tokens: false,
+            counts_money: false,
+            refused: Notify::new(),
+            meanwhile: Box::new(|| {}),
+            charged: Mutex::default(),
+            charges,
+            unkept: false,
+        }
     }
 
     /// The same with a budget on tokens.
     pub fn of_tokens(calls: usize) -> Purse {
         Purse { counts_tokens: true, ..Purse::of(calls) }
+    }
+
+    /// The same with a budget on money.
+    pub fn of_money(calls: usize) -> Purse {
+        Purse { counts_money: true, ..Purse::of_tokens(calls) }
     }
 
     pub fn charged(&self) -> Spend {
@@ -43,7 +66,11 @@ impl Account for Purse {
         if self.unkept {
             return Err(ChargeRefused::Unkept("the store is away".to_owned()));
         }
-        self.left.try_acquire().map(tokio::sync::SemaphorePermit::forget).map_err(|_| ChargeRefused::Exhausted(EMPTY))
+        (self.meanwhile)();
+        self.left.try_acquire().map(tokio::sync::SemaphorePermit::forget).map_err(|_| {
+            self.refused.notify_one();
+            ChargeRefused::Exhausted(EMPTY)
+        })
     }
 
     async fn charge(&self, used: Spend) {
@@ -55,6 +82,28 @@ impl Account for Purse {
 
     fn counts_tokens(&self) -> bool {
         self.counts_tokens
+    }
+
+    fn counts_money(&self) -> bool {
+        self.counts_money
+    }
+}
+
+/// The machine's clocks, and for leases and time limits what the test adds to them.
+#[derive(Default)]
+struct Ahead(AtomicU64);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn steady(&self) -> Timestamp {
+        SystemClock.steady()
+    }
+
+    fn boot(&self) -> BootInstant {
+        BootInstant(SystemClock.boot().0 + self.0.load(Ordering::SeqCst))
     }
 }
 
@@ -89,6 +138,46 @@ async fn a_call_that_is_under_way_is_not_cut_by_the_refusal_of_another() {
     let came = stage.run(&format!("O\nG h {here} / - - 0 k\n{}", get(&here, "/"))).await;
     assert_eq!(came.0.ended, Ended::Parked(Park::Budget(EMPTY)));
     assert_eq!(came.rules(), [Some(Rule::MaxSeconds), Some(Rule::Budget)], "the first one had all of its time");
+}
+
+#[tokio::test]
+async fn a_time_limit_that_passes_while_the_last_calls_end_parks_the_run() {
+    let server = Server::raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nab".to_vec(), Vec::new()).await;
+    let here = server.address.to_string();
+    let (clock, purse) = (Arc::new(Ahead::default()), Arc::new(Purse::of(1)));
+    let stage = Stage::new(&format!("allow = [\"http://{here}\"]")).await.charged(Arc::<Purse>::clone(&purse));
+    let stage = Stage { signals: AttemptSignals::by(Arc::<Ahead>::clone(&clock)), ..stage };
+    let query = format!("O\nG h {here} / - - 0 k\n{}", get(&here, "/"));
+    let late = async {
+        purse.refused.notified().await;
+        clock.0.fetch_add(3_600_000_000_000, Ordering::SeqCst);
+    };
+    let (came, ()) = tokio::join!(stage.run(&query), late);
+    assert_eq!(came.0.ended, Ended::Parked(Park::Budget(EMPTY)), "the time was up for want of a grant");
+    assert_eq!(came.rules(), [None, Some(Rule::Budget)]);
+}
+
+#[tokio::test]
+async fn a_request_does_not_leave_when_the_lease_is_lost_while_it_is_charged() {
+    for (line, ended) in
+        [(get("@", "/"), Ended::Stopped(Stop::LeaseLost)), ("P h @ / - - 1 r\n".to_owned(), Ended::Completed(DENIED.to_owned() + "\n"))]
+    {
+        let server = Server::start().await;
+        let here = server.address.to_string();
+        let stage = Stage::new(&format!("allow = [\"http://{here}\"]")).await;
+        let (host, signals, stops) = (Arc::clone(&stage.host), Arc::clone(&stage.signals), line.starts_with('G'));
+        let meanwhile = move || {
+            if stops {
+                signals.trap_now(Stop::LeaseLost);
+            } else {
+                host.is_lost.store(true, Ordering::SeqCst);
+            }
+        };
+        let stage = stage.charged(Arc::new(Purse { meanwhile: Box::new(meanwhile), ..Purse::of(9) }));
+        let came = stage.run(&format!("O\n{}", line.replace('@', &here))).await;
+        assert_eq!((came.rules(), server.seen().len()), (vec![Some(Rule::Lease)], 0), "{line}");
+        assert_eq!(came.0.ended, ended);
+    }
 }
 
 #[tokio::test]

@@ -58,10 +58,15 @@ impl Asked {
 
 /// Asks a server that gives every connection the same answer; `lines` has `@` for its address.
 async fn ask(answer: Vec<u8>, lines: &str) -> Asked {
+    ask_for(Purse::of(9), PRICES, answer, lines).await
+}
+
+/// The same at these prices, charged to this account.
+async fn ask_for(purse: Purse, prices: &str, answer: Vec<u8>, lines: &str) -> Asked {
     let server = Server::raw(answer, Vec::new()).await;
     let here = server.address.to_string();
-    let purse = Arc::new(Purse::of(9));
-    let stage = Stage::new(&format!("allow = [\"http://{here}\"]\n{PRICES}")).await.charged(Arc::<Purse>::clone(&purse));
+    let purse = Arc::new(purse);
+    let stage = Stage::new(&format!("allow = [\"http://{here}\"]\n{prices}")).await.charged(Arc::<Purse>::clone(&purse));
     let came = stage.run(&format!("O\n{}", lines.replace('@', &here))).await;
     let asked = Asked { came, charged: purse.charged() };
     asked.check();
@@ -114,6 +119,26 @@ async fn what_nobody_said_is_estimated_and_marked() {
     let came = stage.run(&format!("O\n{}", CHAT.replace('@', &here))).await;
     let all = came.0.usage.models.all;
     assert!(all.tokens.output > 5 && all.tokens.estimated == all.tokens.total() && all.money > Money::ZERO, "{all:?}");
+}
+
+#[tokio::test]
+async fn where_money_is_limited_a_model_without_a_price_costs_the_highest_of_each() {
+    let prices = format!("{PRICES}[prices.models.\"other\"]\ninput = 3.0\ncached_input = 0.5\noutput = 4.0\n");
+    let unknown = ANSWER.replace("made-up-1", "unheard-of");
+    let unnamed = ANSWER.replace("\"model\":\"made-up-1\",", "");
+    // (60 * 3 + 40 * 1 + 20 * 10) / 1e6
+    let dearest = Money::from_nanos(420_000);
+    for (answer, name) in [(&unknown, "unheard-of"), (&unnamed, "(unnamed)")] {
+        let free = ask_for(Purse::of_tokens(9), &prices, json(answer), CHAT).await;
+        assert_eq!((free.charged.money, free.models().all.unpriced_tokens), (Money::ZERO, 120), "{name}");
+        let asked = ask_for(Purse::of_money(9), &prices, json(answer), CHAT).await;
+        assert_eq!((asked.charged.money, asked.charged.tokens), (dearest, 120), "{name}");
+        let told = asked.models().by_model[name];
+        assert_eq!((told.money, told.unpriced_tokens, &*asked.models().currency), (dearest, 0, "EUR"));
+    }
+    // One that has a price costs that, and where there is none at all nothing can be charged.
+    assert_eq!(ask_for(Purse::of_money(9), &prices, json(ANSWER), CHAT).await.charged.money, COST);
+    assert_eq!(ask_for(Purse::of_money(9), "", json(ANSWER), CHAT).await.models().all.unpriced_tokens, 120);
 }
 
 #[tokio::test]
