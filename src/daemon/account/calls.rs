@@ -44,6 +44,7 @@ impl Calls {
             tokio::time::sleep(TO_KEEP).await;
         };
         tokio::select! {
+            biased;
             () = ended => {}
             () = signals.cpu_taken(signals.cpu() + TO_KEEP) => {}
         }

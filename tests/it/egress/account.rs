@@ -7,6 +7,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use sandclock::clock::{BootInstant, Clock};
 use sandclock::domain::http::HttpFault;
+use sandclock::domain::id::AgentId;
 use sandclock::domain::park::Park;
 use sandclock::domain::spend::{BudgetScope, Exhausted, Meter, Spend};
 use sandclock::domain::time::Timestamp;
@@ -170,7 +171,7 @@ async fn a_request_does_not_leave_when_the_lease_is_lost_while_it_is_charged() {
     let here = server.address.to_string();
     let text = format!("[agents.fetch.http]\nallow = [\"http://{here}\"]\n");
     let settings = config::parse(&text, Path::new("sandclock.toml"), &Environment::of([])).unwrap().settings;
-    let policy = &settings.agents.values().next().unwrap().http;
+    let policy = &settings.agents[&AgentId::parse("fetch").unwrap()].http;
     for method in ["GET", "POST"] {
         let is_lost = Arc::new(AtomicBool::new(false));
         let account = losing({
