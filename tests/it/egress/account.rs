@@ -1,14 +1,17 @@
 //! Calls that are charged to an account, and guests whose account is empty.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
 use sandclock::clock::{BootInstant, Clock};
+use sandclock::domain::http::HttpFault;
+use sandclock::domain::id::AgentId;
 use sandclock::domain::park::Park;
 use sandclock::domain::spend::{BudgetScope, Exhausted, Meter, Spend};
 use sandclock::domain::time::Timestamp;
-use sandclock::egress::ChargeRefused;
-use sandclock::sandbox::Stop;
+use sandclock::egress::{ChargeRefused, Timing};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
@@ -157,27 +160,45 @@ async fn a_time_limit_that_passes_while_the_last_calls_end_parks_the_run() {
     assert_eq!(came.rules(), [None, Some(Rule::Budget)]);
 }
 
+/// An account with which the lease is lost while a call is charged.
+fn losing(lease_is_lost: impl Fn() + Send + Sync + 'static) -> Arc<Purse> {
+    Arc::new(Purse { meanwhile: Box::new(lease_is_lost), ..Purse::of(9) })
+}
+
 #[tokio::test]
 async fn a_request_does_not_leave_when_the_lease_is_lost_while_it_is_charged() {
-    for (line, ended) in
-        [(get("@", "/"), Ended::Stopped(Stop::LeaseLost)), ("P h @ / - - 1 r\n".to_owned(), Ended::Completed(DENIED.to_owned() + "\n"))]
-    {
-        let server = Server::start().await;
-        let here = server.address.to_string();
-        let stage = Stage::new(&format!("allow = [\"http://{here}\"]")).await;
-        let (host, signals, stops) = (Arc::clone(&stage.host), Arc::clone(&stage.signals), line.starts_with('G'));
-        let meanwhile = move || {
-            if stops {
-                signals.trap_now(Stop::LeaseLost);
-            } else {
-                host.is_lost.store(true, Ordering::SeqCst);
-            }
-        };
-        let stage = stage.charged(Arc::new(Purse { meanwhile: Box::new(meanwhile), ..Purse::of(9) }));
-        let came = stage.run(&format!("O\n{}", line.replace('@', &here))).await;
-        assert_eq!((came.rules(), server.seen().len()), (vec![Some(Rule::Lease)], 0), "{line}");
-        assert_eq!(came.0.ended, ended);
+    let server = Server::start().await;
+    let here = server.address.to_string();
+    let text = format!("[agents.fetch.http]\nallow = [\"http://{here}\"]\n");
+    let settings = config::parse(&text, Path::new("sandclock.toml"), &Environment::of([])).unwrap().settings;
+    let policy = &settings.agents[&AgentId::parse("fetch").unwrap()].http;
+    for method in ["GET", "POST"] {
+        let is_lost = Arc::new(AtomicBool::new(false));
+        let account = losing({
+            let is_lost = Arc::clone(&is_lost);
+            move || is_lost.store(true, Ordering::SeqCst)
+        });
+        let gateway = Gateway::new(tokio::runtime::Handle::current(), Arc::new(SystemClock));
+        let http = gateway.attempt(policy, "fetch", ("run_1", 1), Some(account));
+        let holds = move |_| async move { if is_lost.load(Ordering::SeqCst) { Err("the lease is lost".to_owned()) } else { Ok(()) } };
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().method(method).uri(format!("http://{here}/")).body(body).unwrap();
+        let sent = http.send(request, Timing::default(), Box::new(|changes| Box::pin(holds(changes)))).await;
+        assert_eq!(sent.err(), Some(HttpFault::Denied), "{method}");
+        let refused = http.record().calls[0].refused.clone().unwrap();
+        assert_eq!((refused.rule, &*refused.sentence, server.seen().len()), (Rule::Lease, "the lease is lost", 0));
     }
+}
+
+#[tokio::test]
+async fn an_effect_is_kept_after_its_charge() {
+    let server = Server::start().await;
+    let here = server.address.to_string();
+    let stage = Stage::new(&format!("allow = [\"http://{here}\"]")).await;
+    let host = Arc::clone(&stage.host);
+    let stage = stage.charged(losing(move || host.is_lost.store(true, Ordering::SeqCst)));
+    let came = stage.run(&format!("O\nP h {here} / - - 1 r\n")).await;
+    assert_eq!((came.lines(), came.rules(), server.seen().len()), (vec![DENIED], vec![Some(Rule::Lease)], 0));
 }
 
 #[tokio::test]
