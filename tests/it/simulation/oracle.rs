@@ -3,8 +3,10 @@
 //! It keeps a model of its own, made of the changes as they were asked for: what a store does with them and what a daemon makes of the
 //! answers are both judged by it. The rules are those of the design's section on invariants.
 
+mod accounts;
 mod end;
 mod guests;
+mod kept;
 mod promises;
 mod runs;
 mod schedules;
@@ -22,6 +24,7 @@ use sandclock::store::{Change, ClaimRequest, Claimed, Guard, Kind, Put, RecordId
 use tokio_util::sync::CancellationToken;
 
 pub use guests::GuestId;
+pub use kept::Left;
 
 use super::trace::Trace;
 
@@ -86,6 +89,8 @@ pub struct Model {
     dispatched: BTreeMap<String, u64>,
     guests: guests::Guests,
     promises: promises::Promises,
+    kept: kept::Kept,
+    accounts: accounts::Accounts,
     /// The latest that the store's wall clock has shown.
     latest: Timestamp,
     changes: u64,
@@ -134,6 +139,8 @@ impl Model {
         self.changes += 1;
         self.latest = self.latest.max(at.now);
         self.judge_guards(change, at);
+        self.judge_checkpoints(change);
+        self.judge_accounts(change);
         let written = Written::of(change);
         self.judge_schedules(&written);
         for attempt in &written.attempts {

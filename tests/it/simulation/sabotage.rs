@@ -36,6 +36,12 @@ enum Flaw {
     SameFence,
     /// What was applied is forgotten now and then, and acknowledged all the same.
     Forgetful,
+    /// Checkpoints are acknowledged and not kept.
+    NothingLeft,
+    /// Checkpoints that are there are not found.
+    NothingFound,
+    /// What runs spend is not kept.
+    FreeCalls,
 }
 
 struct Broken {
@@ -70,6 +76,8 @@ impl Broken {
                 let held_back: Vec<_> = later.drain(..).collect();
                 later.extend(std::mem::replace(&mut change.events, held_back));
             }
+            Flaw::NothingLeft => change.puts.retain(|put| put.id.kind != Kind::Checkpoint),
+            Flaw::FreeCalls => change.puts.retain(|put| put.id.kind != Kind::Account || !put.id.key.starts_with("r/")),
             _ => {}
         }
     }
@@ -145,7 +153,8 @@ impl Store for Broken {
 
     async fn get(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>, StoreError> {
         let records = self.store.get(ids).await?;
-        Ok(records.into_iter().map(|record| record.map(|record| self.disguise(record))).collect())
+        let is_seen = |record: &Record| self.flaw != Flaw::NothingFound || record.id.kind != Kind::Checkpoint;
+        Ok(records.into_iter().map(|record| record.filter(is_seen).map(|record| self.disguise(record))).collect())
     }
 
     async fn list(&self, scope: Scope, page: PageRequest) -> Result<Page, StoreError> {
@@ -236,4 +245,22 @@ fn a_guest_that_acts_past_its_lease_is_caught() {
 fn a_store_that_forgets_what_it_acknowledged_is_caught() {
     let sabotage = Sabotage { store: |store| broken(store, Flaw::Forgetful), ..SOUND };
     caught(sabotage, MANY, &["did not hold", "events of", "is not there"]);
+}
+
+#[test]
+fn a_checkpoint_that_is_acknowledged_and_not_kept_is_caught() {
+    let sabotage = Sabotage { line: |store| broken(store, Flaw::NothingLeft), ..SOUND };
+    caught(sabotage, MANY, &["was saved and is not kept"]);
+}
+
+#[test]
+fn a_checkpoint_that_the_next_attempt_does_not_find_is_caught() {
+    let sabotage = Sabotage { line: |store| broken(store, Flaw::NothingFound), ..SOUND };
+    caught(sabotage, MANY, &["finds the checkpoints"]);
+}
+
+#[test]
+fn a_call_that_nobody_pays_for_is_caught() {
+    let sabotage = Sabotage { line: |store| broken(store, Flaw::FreeCalls), ..SOUND };
+    caught(sabotage, MANY, &["left and was not charged"]);
 }

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandclock::clock::Clock;
-use sandclock::daemon::manager::Word;
+use sandclock::daemon::manager::{GrantWish, Word};
 use sandclock::daemon::{Manager, ManagerError, RunWish};
+use sandclock::domain::budget::Allowance;
 use sandclock::domain::id::{RunId, TaskId};
 use sandclock::domain::idempotency::IdempotencyKey;
+use sandclock::domain::park::Park;
 use sandclock::domain::run::Status;
+use sandclock::domain::spend::{Exhausted, Meter};
 use sandclock::store::PageRequest;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -96,11 +99,11 @@ impl Client {
                         self.run_now().await;
                     }
                 }
-                50..66 => self.cancel().await,
-                66..76 => self.patch().await,
-                76..82 => self.register(true).await,
-                82..92 => self.pause().await,
-                92..95 => self.delete().await,
+                50..64 => self.cancel().await,
+                64..74 => self.patch().await,
+                74..80 => self.register(true).await,
+                80..90 => self.pause().await,
+                90..93 => self.delete().await,
                 _ => self.resume().await,
             }
         }
@@ -258,6 +261,33 @@ impl Client {
         }
     }
 
+    /// Grants a run more of what it has spent, and asks until it knows that it has.
+    async fn grant(&mut self, run: &RunId, met: Exhausted) {
+        self.keys += 1;
+        let by = format!("{}-{}", self.task, self.keys);
+        let more = Some(self.chance.within(1, 60));
+        let amount = match met.meter {
+            Meter::Calls => Allowance { calls: more, ..Allowance::default() },
+            _ => Allowance { tokens: more, ..Allowance::default() },
+        };
+        for _ in 0..3 {
+            let (run, key) = (run.clone(), IdempotencyKey::parse("grant", &by, run.as_str(), Some(&json!(amount))).unwrap());
+            let wish = GrantWish { amount, by: Some(by.clone()) };
+            let id = run.clone();
+            match self.ask("grant a run of", move |manager| async move { manager.grant_run(&id, wish, Some(key)).await }).await {
+                Answer::Yes(_) => {
+                    self.world.oracle.granted(&run, &by);
+                    // Now and then it is asked for once more all the same.
+                    if self.chance.percent(70) {
+                        break;
+                    }
+                }
+                Answer::No(_) => break,
+                Answer::None => {}
+            }
+        }
+    }
+
     /// Lets every parked run of the task go on.
     pub async fn release(&mut self) {
         for status in [Status::AwaitingApproval, Status::AwaitingBudget] {
@@ -266,6 +296,12 @@ impl Client {
                 self.ask("list", move |manager| async move { manager.runs(Some(task), Some(status), PageRequest::first(100)).await });
             let Answer::Yes(listed) = listed.await else { continue };
             for run in listed.items {
+                if let Some(Park::Budget(met)) = run.parked.as_ref().map(|parked| &parked.park)
+                    && self.chance.percent(60)
+                {
+                    self.grant(&run.run_id, *met).await;
+                    continue;
+                }
                 if run.parked.is_some() && self.chance.percent(50) {
                     let word = Word { approved: true, by: "script".to_owned(), note: String::new(), token: None, attempt: None };
                     let _ =
@@ -326,5 +362,12 @@ fn task_body(chance: &mut Chance, world: &World) -> Value {
         "workspace_policy": {"write_run_json": false, "write_events_jsonl": false},
     });
     overlap(chance, body.as_object_mut().unwrap());
+    let budget = match chance.below(6) {
+        0 => json!({"run": {"calls": chance.within(1, 3)}}),
+        1 => json!({"run": {"tokens": chance.within(1, 100)}}),
+        2 => json!({"run": {"calls": chance.within(1, 3), "tokens": chance.within(1, 100)}}),
+        _ => return body,
+    };
+    body.as_object_mut().unwrap().insert("budget".to_owned(), budget);
     body
 }

@@ -88,6 +88,7 @@ impl Oracle {
         self.tell(|model| {
             model.judge_end(&runs);
             model.judge_promises();
+            model.judge_spent();
         });
         self.judge_counts(store, &runs).await;
         for run in &runs {

@@ -46,6 +46,18 @@ impl Guests {
 }
 
 impl Model {
+    /// The run of a guest that executes, and whether nobody has the run after it.
+    pub(super) fn guest(&self, id: GuestId) -> Option<(RunId, bool)> {
+        let guest = self.guests.live.get(&id)?;
+        let life = self.runs.get(&guest.run)?;
+        Some((guest.run.clone(), life.fence() == guest.fence && !life.deleted))
+    }
+
+    /// The fence of a guest that executes.
+    pub(super) fn fence_of(&self, id: GuestId) -> u64 {
+        self.guests.live.get(&id).map_or(0, |guest| guest.fence)
+    }
+
     /// No guest of the run, nor of an ended one whose place it takes, is able to act.
     pub(super) fn judge_beside(&mut self, run: &RunId, slot: SlotPart) {
         let task = self.runs.get(run).map(|life| &life.run.task_id);

@@ -6,7 +6,7 @@ use sandclock::domain::id::{RunId, WorkerId};
 use sandclock::domain::policy::{ErrorKind, OnUnknown, OverlapPolicy};
 use sandclock::domain::run::{Attempt, AttemptStatus, Run, SlotPart, Status};
 use sandclock::domain::time::Timestamp;
-use sandclock::store::{Change, ClaimRequest, Claimed, Guard, RecordId, Renewal, When};
+use sandclock::store::{Change, ClaimRequest, Claimed, Guard, Kind, RecordId, Renewal, When};
 
 use super::{Life, Model, Present, Try, Written};
 
@@ -70,6 +70,12 @@ impl Model {
         match (before.status.is_leased(), run.status.is_leased()) {
             (false, true) => Err(format!("{id} was started without a claim")),
             (true, false) => self.judge_release(by, change, before, run, written, at),
+            (true, true) if run.recoveries != before.recoveries => {
+                // Who has left something has come on.
+                life.losses = 0;
+                let has_left = change.puts.iter().any(|put| put.id.kind == Kind::Checkpoint);
+                if has_left && run.recoveries == 0 { Ok(()) } else { Err(format!("the lost workers of {id} were forgotten")) }
+            }
             _ => Ok(()),
         }
     }
@@ -221,7 +227,7 @@ fn judge_outcome(run: &Run, attempt: AttemptStatus, answer: Option<String>) -> J
         Status::Completed => attempt == AttemptStatus::Completed,
         Status::Failed | Status::Queued => matches!(attempt, AttemptStatus::Failed | AttemptStatus::Timeout),
         Status::Timeout => attempt == AttemptStatus::Timeout,
-        Status::AwaitingApproval => attempt == AttemptStatus::Completed && run.parked.is_some(),
+        Status::AwaitingApproval | Status::AwaitingBudget => attempt == AttemptStatus::Completed && run.parked.is_some(),
         Status::Cancelled => true,
         _ => false,
     };
