@@ -52,10 +52,10 @@ step "tests of the example agents and their library"
 for manifest in plugins/*/Cargo.toml wit/rust/Cargo.toml; do
   cargo test -q --locked --all-features --manifest-path "$manifest" --target-dir "$guest_target"
 done
-for folder in plugins/*/agent.py; do
-  PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=wit/python python3 -m unittest discover -q -s "$(dirname "$folder")"
+for test in plugins/*/test_*.py wit/python/test_*.py; do
+  PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=wit/python python3 -m unittest discover -q -s "$(dirname "$test")"
 done
 node=$(scripts/setup-guest-javascript.sh | tail -1)/node
-for test in plugins/*/agent.test.js; do "$node" --test "$test"; done
+for test in plugins/*/agent.test.js wit/javascript/*.test.js; do "$node" --test "$test"; done
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

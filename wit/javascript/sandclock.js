@@ -51,17 +51,27 @@ export class Denied extends Permanent {}
 /** The agent stopped because the run was asked to. */
 export class Cancelled extends Error {}
 
-/** Makes a function that takes the query and gives the result the component's entry: `export const entry = agent(run)`. */
+/**
+ * Makes a function that takes the query and gives the result the component's entry: `export const entry = agent(run)`. The result is text;
+ * anything else fails the run for good.
+ */
 export function agent(run) {
   return {
     async run(query) {
       try {
-        return await run(query);
+        return textOf(await run(query));
       } catch (error) {
         throw asFailure(error) ?? trap(error);
       }
     },
   };
+}
+
+/** The result, if it is text; the tool chain would end the attempt for anything else with a panic that names no mend. */
+function textOf(result) {
+  if (typeof result === 'string') return result;
+  const given = result === undefined || result === null ? String(result) : `a value of type ${typeof result}`;
+  throw new Permanent(`run gave ${given}, and must return text: return String(…) or JSON.stringify(…)`);
 }
 
 function asFailure(error) {

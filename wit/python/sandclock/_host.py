@@ -58,13 +58,24 @@ def _failure(error):
             return entry.Failure_Cancelled(str(error))
 
 
+def _text(result):
+    """The result, if it is text; the tool chain would end the attempt for anything else with a trace that names no mend."""
+    if isinstance(result, str):
+        return result
+    given = "None" if result is None else f"a value of type {type(result).__name__}"
+    raise Permanent(f"run gave {given}, and must return text: return str(…)")
+
+
 def export(run):
-    """Makes a function that takes the query and returns the result the component's entry: `Entry = export(run)`."""
+    """Makes a function that takes the query and returns the result the component's entry: `Entry = export(run)`.
+
+    The result is text; anything else fails the run for good.
+    """
 
     class Entry:
         def run(self, query):
             try:
-                return run(query)
+                return _text(run(query))
             except (Retryable, Permanent, Cancelled) as error:
                 if not IS_COMPONENT:
                     raise
