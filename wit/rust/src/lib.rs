@@ -1,6 +1,6 @@
-//! The contract between sandclock and its agents, `wit/agent.wit`, as Rust: implement [`Agent`], call [`export!`], build with
-//! `scripts/build-guest.sh`. The functions of [`context`], [`progress`], [`checkpoint`] and [`approval`] are the daemon's; outside of a
-//! sandbox, in a test on the host, they panic, so keep what you want to test in functions that do not call them.
+//! The contract between sandclock and its agents, the package `sandclock:agent`, as Rust: implement [`Agent`], call [`export!`], build with
+//! `cargo build --release --target wasm32-wasip2`. The functions of [`context`], [`progress`], [`checkpoint`] and [`approval`] are the
+//! daemon's; outside of a sandbox, in a test on the host, they panic, so keep what you want to test in functions that do not call them.
 //!
 //! | module | what it is for | cargo feature |
 //! |---|---|---|
@@ -9,11 +9,11 @@
 //! | `http` | requests to the hosts that the agent may call | `http`, and `json` for JSON bodies |
 //! | `steps` | work that a later attempt does not do again | `json` |
 
-/// Generated from `wit/agent.wit` by `make bindings`; committed so that an agent builds in seconds, without the generator.
+/// Generated from the contract in sandclock's repository, and kept ready made so that an agent builds in seconds, without the generator.
 #[rustfmt::skip]
 #[allow(clippy::all)]
 pub mod bindings;
-/// Generated from `services.wit` and the packages that it imports.
+/// Generated there, too, from the interfaces of configuration and memory.
 #[rustfmt::skip]
 #[allow(clippy::all)]
 mod services;
