@@ -12,6 +12,7 @@ mod approvals;
 mod auth;
 mod body;
 mod budget;
+mod checkpoints;
 mod deploy;
 mod error;
 mod health;
@@ -124,6 +125,7 @@ fn reading() -> Router<Api> {
         .route("/runs/{id}/why-denied", get(runs::why_denied))
         .route("/runs/{id}/attempts", get(runs::attempts))
         .route("/runs/{id}/approvals", get(approvals::of_run))
+        .route("/runs/{id}/checkpoints", get(checkpoints::show))
         .route("/approvals", get(approvals::waiting))
         .route("/runs/{id}/result", get(runs::result))
         .route("/runs/{id}/logs", get(runs::logs))

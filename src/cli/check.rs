@@ -24,7 +24,7 @@ pub struct CheckArgs {
     /// The agent that it is looked at as; the one of the file's name when not given
     #[arg(long, value_parser = AgentId::parse)]
     agent: Option<AgentId>,
-    /// The configuration file, whose limits and cache apply [env: SANDCLOCK_CONFIG]
+    /// The configuration file, whose limits and cache apply [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON

@@ -48,7 +48,7 @@ pub(super) async fn execute(caller: &Caller<'_>, args: MemoryArgs) -> Result<Exi
     query.extend(args.key.map(|key| ("key", key)));
     let answer = caller.remote.get(&path, &query).await?;
     caller.show(&answer, |answer| match (is_one, has_key) {
-        (_, true) => value(answer),
+        (_, true) => view::content(answer),
         (true, false) => keys(caller, answer),
         (false, false) => buckets(caller, &args.agent, answer),
     })
@@ -58,11 +58,6 @@ fn cleared(answer: &Value) -> String {
     let [keys, bytes, buckets] = ["keys", "bytes", "buckets"].map(|name| view::count(answer, name).unwrap_or(0));
     let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!("cleared {} of {} in {}\n", counted(keys, "key"), human::bytes(bytes), counted(buckets, "bucket"))
-}
-
-fn value(answer: &Value) -> String {
-    let text = view::text(answer, "value").or_else(|| view::text(answer, "value_base64")).unwrap_or_default();
-    format!("{}\n", human::printable(&text))
 }
 
 fn keys(caller: &Caller<'_>, answer: &Value) -> String {

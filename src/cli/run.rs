@@ -40,7 +40,7 @@ pub struct RunArgs {
     /// How long the attempt may take; as configured when not given
     #[arg(long, value_name = "SECONDS", value_parser = wait::seconds)]
     timeout: Option<Seconds>,
-    /// The configuration file, whose limits apply [env: SANDCLOCK_CONFIG]
+    /// The configuration file, whose limits apply [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The agent whose settings apply; the plugin's own when none is given

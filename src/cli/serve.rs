@@ -25,7 +25,7 @@ const REQUEST_GRACE: Duration = Duration::from_secs(5);
 /// Start the daemon, until SIGTERM or SIGINT; a second signal ends its grace
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// The configuration file [env: SANDCLOCK_CONFIG]
+    /// The configuration file [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Serve the API and fire schedules, and execute no runs

@@ -40,7 +40,7 @@ pub fn execute_init(args: &InitArgs, context: &Context) -> Result<Exit, Fault> {
 /// Check or show the configuration
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArgs {
-    /// The configuration file [env: SANDCLOCK_CONFIG]
+    /// The configuration file [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON

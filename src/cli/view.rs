@@ -9,6 +9,12 @@ use super::screen::Colour;
 use super::table::Cell;
 use crate::domain::time::Timestamp;
 
+/// What a guest kept under a key or a name: its text, or its bytes in base64.
+pub fn content(value: &Value) -> String {
+    let content = text(value, "value").or_else(|| text(value, "value_base64")).unwrap_or_default();
+    format!("{}\n", human::printable(&content))
+}
+
 /// The text of a field, or of a field of a field (`schedule.type`). Numbers and flags become text.
 pub fn text(value: &Value, path: &str) -> Option<String> {
     match at(value, path)? {

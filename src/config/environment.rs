@@ -3,7 +3,7 @@
 //! Invariant: an empty variable is as good as none, as in the system that people come from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::domain::secret::Secret;
@@ -16,6 +16,8 @@ pub(super) const OWN: &str = "SANDCLOCK_";
 pub(super) const SEED: &str = "OMNICOREAGENT_";
 /// The variable that names the configuration file where no argument does.
 pub(super) const CONFIG_FILE: &str = "SANDCLOCK_CONFIG";
+/// The configuration file of the current folder, which is meant where nothing names one.
+pub(super) const FOLDER_FILE: &str = "sandclock.toml";
 
 /// What the variables that say which store is meant start with.
 const STORE: [&str; 3] = ["SANDCLOCK_STORE", "OMNICOREAGENT_BACKGROUND_TASK_STORE", "DATABASE_URL"];
@@ -27,10 +29,12 @@ pub struct Environment {
     unreadable: BTreeSet<String>,
     /// All others: only a credential that names one of them gets it.
     others: Arc<BTreeMap<String, Secret>>,
+    /// Whether the current folder has a configuration file.
+    has_folder_file: bool,
 }
 
 impl Environment {
-    /// The variables of this process that sandclock may read.
+    /// The variables of this process that sandclock may read, and whether its folder has a configuration. Blocks on the file system.
     pub fn of_process() -> Self {
         let (mut all, mut others) = (Environment::default(), BTreeMap::new());
         for (name, value) in std::env::vars_os() {
@@ -48,13 +52,15 @@ impl Environment {
             };
         }
         all.others = Arc::new(others);
+        // One that cannot be followed is there too, and told when it is read.
+        all.has_folder_file = Path::new(FOLDER_FILE).symlink_metadata().is_ok();
         all
     }
 
     /// The given variables and no others.
     pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let values = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Environment { values, unreadable: BTreeSet::new(), others: Arc::default() }
+        Environment { values, ..Environment::default() }
     }
 
     /// The same with one variable changed: how an argument of the command line beats the environment.
@@ -86,9 +92,9 @@ impl Environment {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The configuration file that `SANDCLOCK_CONFIG` names.
+    /// The configuration file that `SANDCLOCK_CONFIG` names, or else the one that the current folder has had since the process began.
     pub fn config_file(&self) -> Option<PathBuf> {
-        self.get(CONFIG_FILE).map(PathBuf::from)
+        self.get(CONFIG_FILE).or(self.has_folder_file.then_some(FOLDER_FILE)).map(PathBuf::from)
     }
 
     /// The names of the variables that have a value.

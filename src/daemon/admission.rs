@@ -48,6 +48,17 @@ struct Room {
 struct State {
     rooms: Vec<Room>,
     read_at: Option<BootInstant>,
+    /// Whether somebody counts: an older count must not follow a newer one.
+    is_counting: bool,
+}
+
+/// Somebody counts, until this goes.
+struct Counting<'a>(&'a Admission);
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        self.0.state().is_counting = false;
+    }
 }
 
 /// The bounds of one daemon.
@@ -72,7 +83,7 @@ impl Drop for Place {
 impl Admission {
     /// Nothing is counted yet.
     pub fn new(bounds: &Bounds) -> Arc<Self> {
-        Arc::new(Admission(Mutex::new(State { rooms: rooms(bounds), read_at: None })))
+        Arc::new(Admission(Mutex::new(State { rooms: rooms(bounds), ..State::default() })))
     }
 
     /// Bounds by other numbers from now on. What is counted already stays counted; what is new is counted with the next look.
@@ -110,24 +121,27 @@ impl Admission {
 
     /// Counts again when the last counts are too old.
     pub async fn refresh(&self, store: &dyn Store, clock: &dyn Clock) {
-        let now = clock.boot();
-        let asked: Vec<What> = {
+        self.recount(clock.boot(), |what| count(store, what)).await;
+    }
+
+    async fn recount<C: Future<Output = Result<u64, StoreError>>>(&self, now: BootInstant, count: impl Fn(What) -> C) {
+        let (asked, _counting): (Vec<What>, _) = {
             let mut state = self.state();
             let is_fresh = |at: BootInstant| Duration::from_nanos(now.0.saturating_sub(at.0)) < FRESH;
-            if state.rooms.is_empty() || state.read_at.is_some_and(is_fresh) {
+            // Whoever else comes meanwhile goes by the counts before.
+            if state.rooms.is_empty() || state.is_counting || state.read_at.is_some_and(is_fresh) {
                 return;
             }
-            // Whoever else comes meanwhile goes by the counts before.
-            state.read_at = Some(now);
+            (state.read_at, state.is_counting) = (Some(now), true);
             for room in &mut state.rooms {
                 // What is not committed yet may be in the count or not; and what follows adds to it.
                 room.there = room.there.saturating_add(room.since).saturating_sub(room.open);
                 room.since = room.open;
             }
-            state.rooms.iter().map(|room| room.what.clone()).collect()
+            (state.rooms.iter().map(|room| room.what.clone()).collect(), Counting(self))
         };
         for what in asked {
-            match count(store, &what).await {
+            match count(what.clone()).await {
                 Ok(count) => {
                     if let Some(room) = self.state().rooms.iter_mut().find(|room| room.what == what) {
                         room.there = count;
@@ -207,11 +221,11 @@ fn rooms(bounds: &Bounds) -> Vec<Room> {
     all.into_iter().chain(agents).chain(keys).collect()
 }
 
-async fn count(store: &dyn Store, what: &What) -> Result<u64, StoreError> {
+async fn count(store: &dyn Store, what: What) -> Result<u64, StoreError> {
     let queued = |scope| async { Ok(store.counts(scope).await?.of(Status::Queued)) };
     match what {
         What::Runs => queued(CountScope::All(Kind::Run)).await,
-        What::RunsOf(agent) => queued(CountScope::RunsOfAgent(agent.clone())).await,
+        What::RunsOf(agent) => queued(CountScope::RunsOfAgent(agent)).await,
         What::Keys => Ok(store.counts(CountScope::All(Kind::Idempotency)).await?.total),
     }
 }
@@ -311,6 +325,33 @@ mod tests {
         scene.admission.refresh(&scene.store, &*scene.clock).await;
         assert!(scene.take().is_none(), "the counts are fresh");
         scene.counted().await;
+        assert!(scene.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_old_count_that_comes_late_undoes_no_newer_one() {
+        let scene = Scene::new(2);
+        let at = |seconds: u64| BootInstant(seconds * 1_000_000_000);
+        let (answer, late) = tokio::sync::oneshot::channel::<u64>();
+        let late = Mutex::new(Some(late));
+        let slow = scene.admission.recount(at(1), |_| {
+            let late = late.lock().unwrap().take();
+            async { Ok(late.unwrap().await.unwrap()) }
+        });
+        let mut slow = Box::pin(slow);
+        assert!(futures::poll!(&mut slow).is_pending());
+        let taken = scene.take();
+        drop(taken);
+        scene.admission.recount(at(9), |_| async { panic!("somebody counts already") }).await;
+        answer.send(0).unwrap();
+        slow.await;
+        drop(scene.take().unwrap());
+        assert!(scene.take().is_none(), "what was admitted during the count stays counted");
+        // Whoever gave up counting leaves it to the next one.
+        let mut given_up = Box::pin(scene.admission.recount(at(10), |_| std::future::pending()));
+        assert!(futures::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        scene.admission.recount(at(12), |_| async { Ok(0) }).await;
         assert!(scene.take().is_some());
     }
 

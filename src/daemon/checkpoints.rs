@@ -31,7 +31,7 @@ pub(super) fn names_id(run: &RunId) -> RecordId {
 }
 
 /// The record of a value.
-fn value_id(run: &RunId, name: &str) -> RecordId {
+pub(super) fn value_id(run: &RunId, name: &str) -> RecordId {
     RecordId::new(Kind::Checkpoint, &format!("{run}/{}", blake3::hash(name.as_bytes()).to_hex()))
 }
 
@@ -45,7 +45,7 @@ impl Entity for CheckpointNames {
 
 /// A value.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+pub(super) struct Kept {
     run_id: RunId,
     /// Its name, so that whoever reads the record knows what it is.
     name: String,
@@ -58,6 +58,16 @@ impl Entity for Kept {
 
     fn index(&self, _now: Timestamp) -> Index {
         Index { run: Some(self.run_id.clone()), ..Index::default() }
+    }
+}
+
+impl Kept {
+    /// The value's bytes.
+    ///
+    /// # Errors
+    /// The record holds no base64.
+    pub(super) fn bytes(&self) -> Result<Vec<u8>, StoreError> {
+        STANDARD.decode(&self.value).map_err(|error| StoreError::corrupt(format!("the checkpoint `{}` is not base64: {error}", self.name)))
     }
 }
 
@@ -134,9 +144,8 @@ fn note_progress(txn: &mut Txn<'_>, run: &RunId) -> Result<(), Stop<CheckpointLi
 impl Checkpoints for AttemptCheckpoints {
     async fn load(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointRefused> {
         let Some(record) = self.record(value_id(&self.run.run_id, name)).await? else { return Ok(None) };
-        let kept: Kept = record.decode().map_err(|error| refused(&error))?;
-        let bytes = STANDARD.decode(&kept.value);
-        bytes.map(Some).map_err(|error| CheckpointRefused::Unkept(format!("the checkpoint `{name}` is not base64: {error}")))
+        let bytes = record.decode::<Kept>().and_then(|kept| kept.bytes());
+        bytes.map(Some).map_err(|error| refused(&error))
     }
 
     async fn save(&self, name: &str, value: Vec<u8>, quota: CheckpointQuota) -> Result<(), CheckpointRefused> {

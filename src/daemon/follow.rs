@@ -73,10 +73,12 @@ pub async fn follow(inner: Arc<Inner>, agents: Arc<Agents>, stop: CancellationTo
 }
 
 /// Removes the files of pushed components that serve no agent any more; the store has those that are kept.
-async fn tidy(inner: &Inner, agents: &Agents, wanted: HashSet<Digest>) {
+async fn tidy(inner: &Inner, agents: &Arc<Agents>, wanted: HashSet<Digest>) {
     let Some(folder) = agents.pushed_folder().map(Path::to_owned) else { return };
+    let agents = Arc::clone(agents);
     let remove = move || {
-        pushed::remove_unwanted(&folder, &wanted);
+        // What was pushed here since the look is none that it could want.
+        pushed::remove_unwanted(&folder, |digest| wanted.contains(digest) || agents.has_here(digest));
         Ok(())
     };
     if let Err(error) = inner.blocking(remove).await {

@@ -7,7 +7,7 @@
 //! How it fails: an upload that broke off leaves a record that no agent names; retention takes it, and what is no longer kept, after
 //! a while, a few parts at a time.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -268,12 +268,12 @@ fn unwritable(digest: &Digest, error: &std::io::Error) -> ManagerError {
 }
 
 /// Removes the files of a private folder whose digests are not wanted.
-pub(super) fn remove_unwanted(folder: &Path, wanted: &HashSet<Digest>) {
+pub(super) fn remove_unwanted(folder: &Path, is_wanted: impl Fn(&Digest) -> bool) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let digest = name.to_str().and_then(|name| name.strip_suffix(".wasm")).and_then(|stem| Digest::parse(stem).ok());
-        if digest.is_some_and(|digest| !wanted.contains(&digest))
+        if digest.is_some_and(|digest| !is_wanted(&digest))
             && let Err(error) = std::fs::remove_file(entry.path())
         {
             tracing::debug!(%error, path = %entry.path().display(), "the file of a pushed component could not be removed");

@@ -69,6 +69,11 @@ impl CheckpointNames {
         CheckpointNames { run_id, names: BTreeMap::new() }
     }
 
+    /// The bytes of all names and values.
+    pub fn bytes(&self) -> u64 {
+        self.names.iter().fold(0_u64, |sum, (name, bytes)| sum.saturating_add(name.len() as u64).saturating_add(*bytes))
+    }
+
     /// The names after a value of so many bytes was kept under one of them.
     ///
     /// # Errors
@@ -78,7 +83,7 @@ impl CheckpointNames {
         if before.is_none() && self.names.len() > quota.names as usize {
             return Err(CheckpointLimit::Names(quota.names));
         }
-        let wanted = self.names.iter().fold(0_u64, |sum, (name, bytes)| sum.saturating_add(name.len() as u64).saturating_add(*bytes));
+        let wanted = self.bytes();
         if wanted > quota.bytes && before.is_none_or(|before| before < bytes) {
             return Err(CheckpointLimit::Bytes { wanted, most: quota.bytes });
         }

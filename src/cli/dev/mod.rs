@@ -50,7 +50,7 @@ pub struct DevArgs {
     /// The command that builds the component; as agent.toml says, or what fits the folder, when not given
     #[arg(long, value_name = "CMD")]
     build: Option<String>,
-    /// The configuration file, whose limits, agents and tasks apply; it is read anew for each run [env: SANDCLOCK_CONFIG]
+    /// The configuration file, whose limits, agents and tasks apply; it is read anew for each run [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The agent whose settings apply; the one of the folder's name when not given

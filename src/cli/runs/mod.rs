@@ -1,5 +1,6 @@
 //! `sandclock runs`: what happened, and what happens.
 
+mod checkpoints;
 mod download;
 mod events;
 mod list;
@@ -57,6 +58,8 @@ enum Verb {
     Events(events::EventsArgs),
     /// Show a run's attempts
     Attempts(One),
+    /// List what a run's attempts have left to those that follow, or print one of its values
+    Checkpoints(checkpoints::CheckpointsArgs),
     /// List a run's files, or get one of them
     Workspace(workspace::WorkspaceArgs),
     /// Print a run's result
@@ -97,6 +100,7 @@ pub async fn execute(args: RunsArgs, context: &Context) -> Result<Exit, Fault> {
         }
         Verb::Events(events) => events::execute(&caller, events).await,
         Verb::Attempts(One { run }) => show::attempts(&caller, &run).await,
+        Verb::Checkpoints(checkpoints) => checkpoints::execute(&caller, checkpoints).await,
         Verb::Workspace(workspace) => workspace::execute(&caller, workspace).await,
         Verb::Result(result) => download::result(&caller, result).await,
         Verb::Logs(logs) => logs::execute(&caller, logs).await,

@@ -22,7 +22,7 @@ pub struct BackupArgs {
     /// The store, as a URL or a configuration file (`….toml`); the configured one when it is left out
     #[arg(long, value_name = "STORE")]
     from: Option<String>,
-    /// The configuration file [env: SANDCLOCK_CONFIG]
+    /// The configuration file [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON

@@ -24,7 +24,7 @@ const APART: f64 = 1.0;
 /// Connect to the store, and say how it is set and what an acknowledged run can lose (exit code 1), or that it cannot be reached (6)
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// The configuration file [env: SANDCLOCK_CONFIG]
+    /// The configuration file [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON

@@ -19,7 +19,7 @@ pub struct MigrateArgs {
     /// Only show, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// The configuration file [env: SANDCLOCK_CONFIG]
+    /// The configuration file [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON

@@ -25,7 +25,7 @@ pub struct RestoreArgs {
     /// Empty a target that a copy or a restore has left half filled, and begin anew
     #[arg(long)]
     anew: bool,
-    /// The configuration file [env: SANDCLOCK_CONFIG]
+    /// The configuration file [env: SANDCLOCK_CONFIG] [default: sandclock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON

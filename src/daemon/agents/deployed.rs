@@ -304,9 +304,14 @@ impl Agents {
         self.until(|told| !told.is_coming()).await;
     }
 
-    /// Waits until a pushed component that is to serve is ready here, or refused.
+    /// Whether a pushed component is ready here, or on its way.
+    pub(in crate::daemon) fn has_here(&self, digest: &Digest) -> bool {
+        self.told.has_here(digest)
+    }
+
+    /// Waits until a pushed component is ready here, or refused, or is to serve no more.
     pub(in crate::daemon) async fn is_here(&self, digest: &Digest) {
-        self.until(|told| !matches!(told.here(digest), Here::Coming)).await;
+        self.until(|told| !matches!(told.here(digest), Here::Coming) || !told.said.load().wanted().contains(digest)).await;
     }
 
     async fn until(&self, is_so: impl Fn(&Told) -> bool) {

@@ -90,6 +90,10 @@ impl Told {
         self.all_here().get(digest).cloned().unwrap_or(Here::Coming)
     }
 
+    pub(super) fn has_here(&self, digest: &Digest) -> bool {
+        self.all_here().contains_key(digest)
+    }
+
     pub(super) fn put_here(&self, digest: Digest, here: Here) {
         self.all_here().insert(digest, here);
     }

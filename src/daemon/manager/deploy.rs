@@ -43,6 +43,14 @@ fn checked(what: &str, words: Option<String>) -> Result<Option<String>, ManagerE
     }
 }
 
+/// Waits until what is to serve an agent is ready on this daemon, for a while: whoever pushes or rolls back wants no further attempt of what
+/// served before.
+async fn ready_here(agents: &Agents, agent: &AgentId, digest: Digest) {
+    if tokio::time::timeout(SEEN, agents.is_here(&digest)).await.is_err() {
+        tracing::info!(%agent, %digest, "what is to serve an agent is not ready here yet; what served before does until then");
+    }
+}
+
 impl Manager {
     fn deployable(&self) -> Result<&Arc<Agents>, ManagerError> {
         self.0.agents.as_ref().ok_or_else(|| ManagerError::Conflict("This daemon has no plugins; ask one that has.".to_owned()))
@@ -119,16 +127,17 @@ impl Manager {
         };
         let reads = vec![deployment::id_of(agent)];
         let changed = self.commit(reads, Vec::new(), decide).await?;
-        // The next start finds it compiled, and need not ask the store for it.
-        if let Some(folder) = agents.pushed_folder() {
-            let to = folder.join(format!("{digest}.wasm"));
-            let _ = tokio::fs::rename(&whole.path, to).await;
-        }
         if changed {
             agents.arrived(digest, Ok(Arc::new(loaded)));
             tracing::info!(%agent, %digest, "a pushed plugin serves");
         }
+        // The next start finds it compiled, and need not ask the store for it. Only what is known to be here keeps its file.
+        if let Some(folder) = agents.pushed_folder() {
+            let to = folder.join(format!("{digest}.wasm"));
+            let _ = tokio::fs::rename(&whole.path, to).await;
+        }
         self.seen(agents).await;
+        ready_here(agents, agent, digest).await;
         Ok(Deployed { changed, digest: Some(digest), agent: self.committed(agent) })
     }
 
@@ -163,11 +172,8 @@ impl Manager {
         let shown = to.map_or_else(|| "the plugins folder".to_owned(), |digest| digest.to_string());
         tracing::info!(%agent, to = shown, "an agent was rolled back");
         self.seen(agents).await;
-        // Whoever rolls back wants no further attempt of what served before.
-        if let Some(digest) = to
-            && tokio::time::timeout(SEEN, agents.is_here(&digest)).await.is_err()
-        {
-            tracing::info!(%agent, %digest, "an agent is rolled back to a component that is not ready here yet; what served before does until then");
+        if let Some(digest) = to {
+            ready_here(agents, agent, digest).await;
         }
         Ok(Deployed { changed: true, digest: to, agent: self.committed(agent) })
     }

@@ -1,9 +1,8 @@
 //! What agents keep from run to run, for whoever looks after it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::checkpoints::content;
 use super::{Listing, Manager};
 use crate::daemon::error::ManagerError;
 use crate::daemon::memory::{self, Kept, LEAVES, Leaf};
@@ -82,11 +81,11 @@ impl Manager {
         let id: RecordId = memory::value_id(&bucket.incarnation, key);
         let record = self.record(id).await?.ok_or_else(|| ManagerError::not_found("Key", key))?;
         let bytes = record.decode::<Kept>()?.bytes()?;
-        let length = bytes.len();
-        Ok(match String::from_utf8(bytes) {
-            Ok(text) => json!({"key": key, "bytes": length, "value": text}),
-            Err(error) => json!({"key": key, "bytes": length, "value_base64": STANDARD.encode(error.as_bytes())}),
-        })
+        let mut shown = json!({"key": key, "bytes": bytes.len()});
+        if let Value::Object(object) = &mut shown {
+            object.extend(content(bytes));
+        }
+        Ok(shown)
     }
 
     /// Clears one bucket: that of a session, or the agent's own. An attempt that goes on finds it empty.

@@ -3,6 +3,7 @@
 mod approvals;
 mod budget;
 mod bulk;
+mod checkpoints;
 mod configured;
 mod denied;
 mod deploy;

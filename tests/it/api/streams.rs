@@ -115,7 +115,9 @@ async fn many_streams_of_many_runs_miss_nothing_however_they_fall() {
         Reader::open(&house, &format!("/background/runs/{id}/events/stream"), None).await.rest().await
     }));
     for frames in streams.await {
-        assert_eq!(ids(&frames), [1, 2, 3, 4]);
+        // A run that a busy machine holds up has heartbeats too.
+        assert!(frames.len() >= 4 && ids(&frames).into_iter().eq(1..=frames.len() as u64), "{:?}", ids(&frames));
+        assert_eq!(frames.last().unwrap().name, "background_run_completed");
     }
     house.close().await;
 }

@@ -116,6 +116,32 @@ async fn check_says_what_a_plugin_is_and_why_one_is_refused() {
 }
 
 #[tokio::test]
+async fn the_configuration_of_the_folder_holds_where_nothing_names_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let level = async |line: &[&str], env: &[(&str, &str)]| {
+        let mut command = sandclock(folder.path(), &[&["config", "show"], line].concat());
+        command.envs(env.iter().copied());
+        let shown = ended(command).await;
+        assert_eq!(shown.code, 0, "{shown:?}");
+        let line = shown.out.lines().find(|line| line.starts_with("logging.level")).unwrap();
+        line.rsplit_once('"').and_then(|(line, _)| line.rsplit_once('"')).unwrap().1.to_owned()
+    };
+    assert_eq!(level(&[], &[]).await, "info");
+    for (name, level) in [("sandclock.toml", "debug"), ("other.toml", "warn"), ("third.toml", "error")] {
+        file(folder.path(), name, format!("[logging]\nlevel = \"{level}\"").as_bytes());
+    }
+    assert_eq!(level(&[], &[]).await, "debug");
+    assert_eq!(level(&[], &[("SANDCLOCK_CONFIG", "")]).await, "debug");
+    assert_eq!(level(&[], &[("SANDCLOCK_CONFIG", "other.toml")]).await, "warn");
+    assert_eq!(level(&["--config", "third.toml"], &[("SANDCLOCK_CONFIG", "other.toml")]).await, "error");
+    // One that is there and leads nowhere is no reason to go on with defaults.
+    std::fs::remove_file(folder.path().join("sandclock.toml")).unwrap();
+    std::os::unix::fs::symlink("gone", folder.path().join("sandclock.toml")).unwrap();
+    let refused = at(folder.path(), &["serve"]).await;
+    assert!(refused.code == 2 && refused.err.contains("`sandclock.toml` cannot be read"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn init_makes_a_configuration_that_check_and_show_take() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(at(folder.path(), &["init", "d"]).await.code, 0);

@@ -63,7 +63,13 @@ async fn what_one_attempt_leaves_the_next_one_finds_and_no_other_run_does() {
         let (one, two) = (world.stage.guest().await, world.stage.guest().await);
         if one.run_id() == run { (one, two) } else { (two, one) }
     };
-    assert_eq!((second.run_id(), other.run_id()), (run.clone(), other_run));
+    assert_eq!((second.run_id(), other.run_id()), (run.clone(), other_run.clone()));
+    let shown = daemon.checkpoint(&run, "b").await.unwrap();
+    assert_eq!(
+        (&shown["bytes"], shown["value_base64"].as_str().unwrap().len()),
+        (&json!(LARGEST_CHECKPOINT), LARGEST_CHECKPOINT.div_ceil(3) * 4)
+    );
+    assert!(daemon.checkpoint(&other_run, "b").await.is_err(), "another run's");
     assert_eq!(load(&second, "b").await, Some(largest));
     assert_eq!(left(&second).names().await.unwrap(), ["a", "b", "é/\u{202e}"]);
     left(&second).remove("b").await.unwrap();

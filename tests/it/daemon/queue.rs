@@ -158,5 +158,7 @@ async fn an_answer_is_repeated_though_the_queue_is_full() {
     assert!(once("b").await.unwrap().replayed);
     let sentence = full(once("c").await);
     assert!(sentence.starts_with("2 idempotency keys are kept already") && sentence.contains("server.idempotency_keys"), "{sentence}");
-    assert!(once("c").await.is_err() && wish(&daemon, &task).await.is_ok(), "without a key it goes on");
+    // A run that was made while the runs were counted counts twice until they are counted again.
+    until("room without a key", async || wish(&daemon, &task).await.is_ok()).await;
+    assert!(once("c").await.is_err());
 }

@@ -113,7 +113,7 @@ async fn leases_are_asked_for_until_they_are_over() {
 #[tokio::test]
 async fn a_guest_stops_before_its_lease_ends_when_the_store_stays_away() {
     let world = World::new().await;
-    let (daemon, mut guests) = crowd(&world, 1, Duration::from_secs(4)).await;
+    let (daemon, mut guests) = crowd(&world, 1, Duration::from_secs(8)).await;
     let calls = on_renewals(&world, |_| Some(Fault::Before));
     let guest = guests.remove(0);
     guest.stopped().await;

@@ -236,7 +236,7 @@ impl Stage {
     /// The next attempt of the agent `guest`.
     pub async fn guest(&self) -> Guest {
         let next = async { self.guests.lock().await.recv().await };
-        tokio::time::timeout(Duration::from_secs(30), next).await.expect("no attempt started").unwrap()
+        tokio::time::timeout(Duration::from_secs(60), next).await.expect("no attempt started").unwrap()
     }
 
     /// An attempt of the agent `guest` that has started already.

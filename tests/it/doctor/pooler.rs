@@ -52,7 +52,8 @@ async fn that_lends_sessions_by_the_transaction_is_refused_by_all() {
     let folder = tempfile::tempdir().unwrap();
     let pooler = Pooler::new(&database, "transaction").await;
     let refusals = [store(folder.path(), &pooler.url, &["check"]).await, store(folder.path(), &pooler.url, &["migrate"]).await];
-    let serve = on(folder.path(), &pooler.url, &["serve"]);
+    let mut serve = on(folder.path(), &pooler.url, &["serve"]);
+    serve.env("SANDCLOCK_LISTEN", "127.0.0.1:0");
     let serve = crate::process::daemon::patiently("the end of a daemon behind a pooler", crate::cli::stage::ended(serve)).await;
     for refused in refusals.into_iter().chain([serve]) {
         assert_eq!(refused.code, 1, "{refused:?}");

@@ -41,6 +41,35 @@ async fn what_was_kept_outlives_a_kill() {
     daemon.stop().await;
 }
 
+#[tokio::test]
+async fn what_was_kept_can_be_looked_at() {
+    let home = Home::new("", &[("keeps", keeps()), ("counts", plain::checkpoints(1)), ("echo", plain::echo())]);
+    let daemon = home.start(&[]).await;
+    for agent in ["keeps", "counts", "echo"] {
+        daemon.task(agent, agent, json!({})).await;
+    }
+    let run = daemon.fire("keeps").await;
+    daemon.started(&run, 1).await;
+    let path = format!("/background/runs/{}/checkpoints", id(&run));
+    let told = daemon.get(&path).await;
+    assert_eq!((&told["checkpoints"], &told["total_bytes"]), (&json!([{"name": "kept", "bytes": 1}]), &json!(5)));
+    assert_eq!(daemon.get(&format!("{path}?name=kept")).await["value"], "q");
+    assert_eq!(daemon.ask(daemon.client.get(format!("{}{path}?name=no", daemon.url))).await.0, 404);
+    let shown = daemon.verb(home.0.path(), &["runs", "checkpoints", id(&run)]).await;
+    assert!(shown.code == 0 && shown.out.contains("1 B  kept"), "{shown:?}");
+    let value = daemon.verb(home.0.path(), &["runs", "checkpoints", id(&run), "--name", "kept"]).await;
+    assert!((value.code, value.out.as_str()) == (0, "q\n"), "{value:?}");
+    let counted = daemon.fire("counts").await;
+    daemon.terminal(&counted).await;
+    let path = format!("/background/runs/{}/checkpoints?name=count", id(&counted));
+    assert_eq!(daemon.get(&path).await["value"], "\0");
+    let nothing = daemon.fire("echo").await;
+    daemon.terminal(&nothing).await;
+    let shown = daemon.verb(home.0.path(), &["runs", "checkpoints", id(&nothing)]).await;
+    assert_eq!((shown.code, shown.out.as_str()), (0, "the run has no checkpoints\n"));
+    daemon.stop().await;
+}
+
 async fn asked(home: &Home) -> (Daemon, Value) {
     let daemon = home.start(&[]).await;
     daemon.task("t", "asks", json!({})).await;

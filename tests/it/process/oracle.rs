@@ -9,8 +9,15 @@ use sqlx::{ConnectOptions as _, Row as _};
 
 use super::daemon::{Daemon, TERMINAL, id};
 
-/// All runs, or those of a task, oldest first, page by page.
+/// All runs, or those of a task, oldest first, while no others are made.
 pub async fn all_runs(daemon: &Daemon, task: Option<&str>) -> Vec<Value> {
+    let (runs, total) = runs_so_far(daemon, task).await;
+    assert_eq!(total, runs.len(), "the total is not what the pages hold");
+    runs
+}
+
+/// All runs, or those of a task, oldest first, page by page; and how many there were when the last page was read.
+pub async fn runs_so_far(daemon: &Daemon, task: Option<&str>) -> (Vec<Value>, Value) {
     let of_task = task.map(|task| format!("&task_id={task}")).unwrap_or_default();
     let (mut runs, mut cursor) = (Vec::new(), String::new());
     loop {
@@ -18,10 +25,7 @@ pub async fn all_runs(daemon: &Daemon, task: Option<&str>) -> Vec<Value> {
         runs.extend(page["runs"].as_array().unwrap().iter().cloned());
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
-            None => {
-                assert_eq!(page["total"], runs.len(), "the total is not what the pages hold");
-                return runs;
-            }
+            None => return (runs, page["total"].clone()),
         }
     }
 }

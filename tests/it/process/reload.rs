@@ -186,6 +186,7 @@ async fn permissions_that_are_taken_away_leave_what_serves_and_are_noticed_when_
         home.start(&[]).await
     };
     let allow = |place: &str, mode: u32| std::fs::set_permissions(home.path(place), std::fs::Permissions::from_mode(mode)).unwrap();
+    serves(&daemon, &answers("one")).await;
     allow("plugins/late.wasm", 0o000);
     until(&daemon, |agents| late(agents)["state"] == "rejected" && late(agents)["reason"].to_string().contains("cannot be read")).await;
     let run = daemon.fire("t").await;

@@ -28,7 +28,7 @@ type Seen = HashMap<String, (u64, Value)>;
 /// What the attempts of all runs tell at the moment.
 async fn fences(daemon: &Daemon) -> Seen {
     let mut seen = Seen::new();
-    for run in oracle::all_runs(daemon, None).await {
+    for run in oracle::runs_so_far(daemon, None).await.0 {
         for attempt in daemon.attempts(&run).await {
             seen.insert(id(&run).to_owned(), (attempt["lease_generation"].as_u64().unwrap(), attempt["started_at"].clone()));
         }
