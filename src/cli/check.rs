@@ -37,12 +37,12 @@ pub struct CheckArgs {
 /// # Errors
 /// The file cannot be read or the sandbox not be started.
 pub async fn execute(args: CheckArgs, context: &Context) -> Result<Exit, Fault> {
-    let loaded = config::load(args.config.as_deref(), &context.env).map_err(|faults| Fault::usage(faults.to_string()))?;
+    let loaded = config::load(args.config.as_deref(), &context.env.without_token()).map_err(|faults| Fault::usage(faults.to_string()))?;
     context.screen.status("compiling");
     let checked = load(&args.plugin, &loaded.settings).await?;
     context.screen.clear_status();
     let (report, refusal) = match &checked {
-        Ok(foreground) => (Some(foreground.report(args.agent.as_ref())), None),
+        Ok(foreground) => (Some(foreground.report(agent_of(args.agent, &args.plugin, &loaded.settings).as_ref())), None),
         Err(refusal) => (None, Some(refusal.as_str())),
     };
     if args.json {
@@ -51,6 +51,16 @@ pub async fn execute(args: CheckArgs, context: &Context) -> Result<Exit, Fault> 
         context.screen.text(&text(&context.screen, &args.plugin, report.as_ref(), refusal))?;
     }
     Ok(if refusal.is_none() { Exit::Done } else { Exit::Failed })
+}
+
+/// The agent whose settings apply to a file: the one that was given, or else the one of the file's name. The file of a Rust library has `_`
+/// where its package, and so an agent of that name, has `-`.
+pub fn agent_of(given: Option<AgentId>, plugin: &Path, settings: &Settings) -> Option<AgentId> {
+    let stem = plugin.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let is_configured = |agent: &AgentId| settings.agents.contains_key(agent);
+    let dashed = || AgentId::parse(&stem.replace('_', "-")).ok().filter(is_configured);
+    let is_plain = AgentId::parse(stem).is_ok_and(|agent| is_configured(&agent));
+    given.or_else(|| if is_plain { None } else { dashed() })
 }
 
 /// Loads a plugin, or says why the daemon would refuse it.

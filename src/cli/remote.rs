@@ -257,7 +257,18 @@ async fn refused(response: Response) -> Fault {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Fault::new(exit, format!("{detail} (the client takes the token from SANDCLOCK_TOKEN or SANDCLOCK_TOKEN_FILE)"))
         }
+        StatusCode::NOT_FOUND => Fault::new(exit, format!("{detail}{}", where_to_look(&detail))),
         _ => Fault::new(exit, detail),
+    }
+}
+
+/// What lists those that there are, where the daemon has no such one.
+fn where_to_look(detail: &str) -> &'static str {
+    match detail.split_once(" not found") {
+        Some(("Agent", _)) => " (`sandclock agents list` has those that there are; the file's name in the plugins folder is the agent's)",
+        Some(("Task", _)) => " (`sandclock tasks list` has those that there are)",
+        Some(("Run", _)) => " (`sandclock runs list` has those that there are)",
+        _ => "",
     }
 }
 

@@ -76,7 +76,7 @@ impl AnswerArgs {
 /// # Errors
 /// The configuration is wrong, the plugin is refused, or the workspace cannot be made.
 pub async fn execute(args: RunArgs, context: &Context) -> Result<Exit, Fault> {
-    let loaded = config::load(args.config.as_deref(), &context.env).map_err(|faults| Fault::usage(faults.to_string()))?;
+    let loaded = config::load(args.config.as_deref(), &context.env.without_token()).map_err(|faults| Fault::usage(faults.to_string()))?;
     if let Some(agent) = args.agent.as_ref().filter(|agent| !loaded.settings.agents.contains_key(*agent)) {
         return Err(Fault::usage(format!("the configuration has no agent `{agent}`; name one of [agents], or leave --agent out")));
     }
@@ -92,7 +92,7 @@ pub async fn execute(args: RunArgs, context: &Context) -> Result<Exit, Fault> {
     let signals = AttemptSignals::new();
     context.screen.status("running");
     let wish = ForegroundRun {
-        agent: args.agent,
+        agent: check::agent_of(args.agent, &args.plugin, &loaded.settings),
         query: args.query,
         workspace: &workspace,
         timeout: args.timeout.map(Seconds::duration),

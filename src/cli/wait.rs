@@ -11,9 +11,12 @@ use super::exit::{Exit, Fault};
 use super::human;
 use super::remote::Answer;
 use super::screen::Colour;
-use super::{sse, view};
+use super::{runs, sse, view};
 use crate::domain::run::Status;
 use crate::domain::time::Seconds;
+
+/// How long a run may wait in the queue before whoever waits for it is told why.
+const UNEXPLAINED: Duration = Duration::from_secs(3);
 
 /// Reads a number of seconds, fractions allowed.
 ///
@@ -79,11 +82,25 @@ async fn settled(caller: &Caller<'_>, run: &str) -> Result<Answer, Fault> {
     let parked = tokio::select! {
         parked = follow => parked?,
         () = tick => None,
+        () = explain(caller, run) => None,
     };
     match parked {
         Some(answer) => Ok(answer),
         None => caller.remote.get(&["runs", run], &[]).await,
     }
+}
+
+/// Says once why a run does not begin, when it has not begun for a while; never returns.
+async fn explain(caller: &Caller<'_>, run: &str) {
+    tokio::time::sleep(UNEXPLAINED).await;
+    let answer = caller.remote.get(&["runs", run, "why"], &[]).await;
+    // Who waits goes on waiting, whatever comes of it.
+    if let Some(why) = answer.ok().map(|answer| answer.value).filter(|why| view::shown(why, "status") == "queued" && !caller.json) {
+        let screen = &caller.context.screen;
+        screen.clear_status();
+        screen.note(&screen.paint_note(Colour::Dim, &format!("{run} queued: {}", runs::sentence(&why, caller.now()))));
+    }
+    std::future::pending().await
 }
 
 /// What an event tells, in a few words.

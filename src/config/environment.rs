@@ -81,6 +81,17 @@ impl Environment {
         others
     }
 
+    /// The same without the daemon's token, for what runs without a daemon.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        let mut others = self.clone();
+        for name in ["SANDCLOCK_TOKEN", "SANDCLOCK_TOKEN_FILE"] {
+            others.values.remove(name);
+            others.unreadable.remove(name);
+        }
+        others
+    }
+
     /// The value of a variable that a credential names, unless it is missing or empty.
     pub(super) fn secret(&self, name: &str) -> Option<Secret> {
         let own = || self.values.get(name).map(Secret::new);

@@ -122,7 +122,8 @@ struct Dev<'a> {
 
 impl<'a> Dev<'a> {
     async fn open(args: DevArgs, context: &'a Context) -> Result<Dev<'a>, Fault> {
-        let loaded = config::load(args.config.as_deref(), &context.env).map_err(|faults| Fault::usage(faults.to_string()))?;
+        let loaded =
+            config::load(args.config.as_deref(), &context.env.without_token()).map_err(|faults| Fault::usage(faults.to_string()))?;
         let project = Project::of(&args.dir, args.build.as_deref()).map_err(Fault::usage)?;
         let named = args.agent.clone().or_else(|| project.agent.clone());
         if let Some(agent) = named.as_ref().filter(|agent| !loaded.settings.agents.contains_key(*agent)) {
@@ -277,7 +278,7 @@ impl<'a> Dev<'a> {
 
     /// Reads the configuration again, so that a run has its agent's settings as they are now.
     async fn configure(&mut self) -> Option<Next> {
-        match config::load(self.args.config.as_deref(), &self.context.env) {
+        match config::load(self.args.config.as_deref(), &self.context.env.without_token()) {
             Ok(loaded) if loaded.settings == self.loaded.settings => None,
             Ok(loaded) => match Workbench::open(&loaded.settings) {
                 Ok(bench) => {

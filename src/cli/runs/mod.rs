@@ -11,6 +11,8 @@ mod show;
 mod why;
 mod workspace;
 
+pub(super) use why::sentence;
+
 use clap::{Args, Subcommand};
 
 use super::Context;

@@ -26,7 +26,7 @@ pub(super) async fn execute(caller: &Caller<'_>, run: &RunId) -> Result<Exit, Fa
 }
 
 /// The sentence with its times on the reader's clock, each with how far it is.
-fn sentence(why: &Value, now: Timestamp) -> String {
+pub(in crate::cli) fn sentence(why: &Value, now: Timestamp) -> String {
     let mut sentence = view::shown(why, "sentence");
     // The daemon's clock may not be the reader's.
     let now = view::time(why, "as_of").unwrap_or(now);

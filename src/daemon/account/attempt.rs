@@ -213,7 +213,11 @@ impl Account for AttemptAccount {
                     return Ok(());
                 }
                 Err(Failed::Unkept(why)) => return Err(Refused::Unkept(why)),
-                Err(Failed::Exhausted(exhausted)) => self.meet(exhausted),
+                Err(Failed::Exhausted(exhausted)) => {
+                    // Whoever stops the guest must not take it for a call that has given it something to keep.
+                    drop(call);
+                    self.meet(exhausted);
+                }
             }
         }
         // The guest hears nothing of it: it is stopped in this call, once its other calls have ended.

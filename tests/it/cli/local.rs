@@ -116,6 +116,26 @@ async fn check_says_what_a_plugin_is_and_why_one_is_refused() {
 }
 
 #[tokio::test]
+async fn what_needs_no_daemon_needs_no_token_and_finds_the_settings_of_a_library_s_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    file(folder.path(), "my_agent.wasm", &plain::echo());
+    file(folder.path(), "sandclock.toml", b"[agents.my-agent.limits]\noutput_bytes = 3\n");
+    let run = async |query: &str| {
+        let mut command = sandclock(folder.path(), &["run", "my_agent.wasm", "--query", query]);
+        command.env("SANDCLOCK_TOKEN_FILE", "nowhere");
+        ended(command).await
+    };
+    let good = run("abc").await;
+    assert_eq!((good.code, good.out.as_str()), (0, "abc\n"), "{}", good.err);
+    assert_eq!(run("abcd").await.code, 1, "over the limit of the agent `my-agent`");
+    let checked = at(folder.path(), &["check", "my_agent.wasm", "--json"]).await;
+    assert_eq!(json(&checked)["plugin"]["agent"], "my-agent", "{checked:?}");
+    // One of its own name comes first.
+    file(folder.path(), "sandclock.toml", b"[agents.my-agent.limits]\noutput_bytes = 3\n[agents.my_agent]\n");
+    assert_eq!(run("abcd").await.code, 0);
+}
+
+#[tokio::test]
 async fn the_configuration_of_the_folder_holds_where_nothing_names_another() {
     let folder = tempfile::tempdir().unwrap();
     let level = async |line: &[&str], env: &[(&str, &str)]| {

@@ -84,6 +84,15 @@ async fn a_wait_that_runs_out_says_that_the_run_goes_on() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_run_that_does_not_begin_is_told_why_once() {
+    let why = ok(&json!({"status": "queued", "code": "agent_not_serving", "sentence": "there is no plugin file `x.wasm`"}));
+    let queued = || Reply::Stream(frames(&[(1, "background_run_queued", "queued")]), true);
+    let stage = Stage::new(vec![(EVENTS, vec![queued(), queued()]), ("GET runs/run_1/why", vec![why])]).await;
+    let ended = stage.run(&["runs", "wait", "run_1", "--timeout", "5"]).await;
+    assert_eq!((ended.code, ended.err.matches("run_1 queued: there is no plugin file").count()), (5, 1), "{}", ended.err);
+}
+
+#[tokio::test]
 async fn a_parked_run_ends_the_wait_and_a_run_that_was_parked_does_not() {
     let parked = [(1, "background_run_queued", "queued"), (2, "background_run_awaiting_approval", "awaiting_approval")];
     let stage = Stage::new(vec![(EVENTS, vec![Reply::Stream(frames(&parked), true)]), (RUN, vec![run("awaiting_approval")])]).await;

@@ -5,6 +5,7 @@ mod bucket;
 mod budget;
 mod cancel;
 mod cancel_states;
+mod charges;
 mod checkpoints;
 mod clocks;
 mod defects;
