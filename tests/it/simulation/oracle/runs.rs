@@ -71,10 +71,8 @@ impl Model {
             (false, true) => Err(format!("{id} was started without a claim")),
             (true, false) => self.judge_release(by, change, before, run, written, at),
             (true, true) if run.recoveries != before.recoveries => {
-                // Who has left something has come on.
                 life.losses = 0;
-                let has_left = change.puts.iter().any(|put| put.id.kind == Kind::Checkpoint);
-                if has_left && run.recoveries == 0 { Ok(()) } else { Err(format!("the lost workers of {id} were forgotten")) }
+                if has_come_on(change, run) { Ok(()) } else { Err(format!("the lost workers of {id} were forgotten")) }
             }
             _ => Ok(()),
         }
@@ -139,7 +137,10 @@ impl Model {
         } else if !change.guards.contains(&Guard::Held(id.clone(), fence)) {
             return Err(format!("the outcome of {id} does not carry its fence"));
         } else if is_interrupted {
-            if run.failures != before.failures || run.max_attempts != before.max_attempts + 1 || run.recoveries != before.recoveries {
+            let has_come_on = has_come_on(change, run);
+            life.losses = if has_come_on { 0 } else { life.losses };
+            let is_counted = run.recoveries == before.recoveries || has_come_on;
+            if run.failures != before.failures || run.max_attempts != before.max_attempts + 1 || !is_counted {
                 return Err(format!("{id} was handed back and an attempt was burned"));
             }
         } else {
@@ -218,6 +219,11 @@ impl Model {
             self.fault(format!("{leased} runs of agent {} execute; {limit:?} may", run.agent_id));
         }
     }
+}
+
+/// Whether a change ends a row of lost workers, for an attempt leaves something with it.
+fn has_come_on(change: &Change, run: &Run) -> bool {
+    run.recoveries == 0 && change.puts.iter().any(|put| put.id.kind == Kind::Checkpoint && put.id.key.starts_with(run.run_id.as_str()))
 }
 
 /// A run's status is what its attempt came to, and its result is what the guest of that attempt answered.
