@@ -288,14 +288,20 @@ mod tests {
         assert_eq!(watch.at_rest(|| async { std::fs::read_to_string(&path).unwrap() }).await, "half and half");
     }
 
-    #[tokio::test]
-    async fn a_file_is_not_taken_while_its_writer_has_it_open() {
+    /// A watched file that its writer has begun and not closed, in its folder.
+    async fn half_written() -> (tempfile::TempDir, FileWatch, std::fs::File) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.toml");
         std::fs::write(&path, "whole").unwrap();
-        let mut watch = FileWatch::new(path.clone()).await;
+        let watch = FileWatch::new(path.clone()).await;
         let mut file = std::fs::File::create(&path).unwrap();
         file.write_all(b"ha").unwrap();
+        (folder, watch, file)
+    }
+
+    #[tokio::test]
+    async fn a_file_is_not_taken_while_its_writer_has_it_open() {
+        let (_folder, mut watch, mut file) = half_written().await;
         // The writer is slower than a closed file's rest, and faster than an open one's.
         let writing = tokio::task::spawn_blocking(move || {
             for _ in 0..8 {
@@ -311,12 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_is_written_to_when_its_watch_begins_is_taken_when_its_writer_has_ended() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s.toml");
-        std::fs::write(&path, "whole").unwrap();
-        let mut watch = FileWatch::new(path.clone()).await;
-        let mut file = std::fs::File::create(&path).unwrap();
-        file.write_all(b"ha").unwrap();
+        let (_folder, mut watch, mut file) = half_written().await;
         while !watch.is_open() {
             watch.signals.sign.notified().await;
         }

@@ -45,21 +45,7 @@ async fn a_charge_whose_answer_is_lost_is_made_once_though_others_have_written_s
     let run = daemon.fire(&task).await.run_id;
     let guest = world.stage.guest().await;
     // The only call is charged and the answer to that lost; nothing can be read until grants and other runs have written to all accounts.
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let away = Arc::new(AtomicBool::new(false));
-    let is_away = Arc::clone(&away);
-    let mut is_first = true;
-    *world.faulty.plan.lock().unwrap() = Box::new(move |call| match call {
-        "apply" if std::mem::take(&mut is_first) => {
-            is_away.store(true, Ordering::SeqCst);
-            Some(Fault::After)
-        }
-        "get" if is_away.load(Ordering::SeqCst) => {
-            let _ = told.send(());
-            Some(Fault::Before)
-        }
-        _ => None,
-    });
+    let (mut heard, away) = world.faulty.lose_an_answer();
     let others = async {
         heard.recv().await.unwrap();
         let store = world.faulty.behind();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use sandclock::store::{
     PageRequest, Record, RecordId, Renewal, Scope, Store, StoreError,
 };
 use tokio::sync::RwLock;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 
@@ -53,6 +54,29 @@ pub struct Planned {
     pub at_gate: AtomicU32,
     /// How often each run's lease was renewed.
     pub renewed: Mutex<HashMap<RunId, u32>>,
+}
+
+impl Planned {
+    /// Makes the next change and loses its answer; nothing can be read from then on, until the flag is cleared. Tells of each read that is
+    /// tried in vain.
+    pub fn lose_an_answer(&self) -> (UnboundedReceiver<()>, Arc<AtomicBool>) {
+        let (told, heard) = unbounded_channel();
+        let away = Arc::new(AtomicBool::new(false));
+        let is_away = Arc::clone(&away);
+        let mut is_first = true;
+        *self.plan.lock().unwrap() = Box::new(move |call| match call {
+            "apply" if std::mem::take(&mut is_first) => {
+                is_away.store(true, Ordering::SeqCst);
+                Some(Fault::After)
+            }
+            "get" if is_away.load(Ordering::SeqCst) => {
+                let _ = told.send(());
+                Some(Fault::Before)
+            }
+            _ => None,
+        });
+        (heard, away)
+    }
 }
 
 impl Faulty {

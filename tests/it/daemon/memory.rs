@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 use sandclock::daemon::{Bounds, Retention};
@@ -307,21 +307,7 @@ async fn a_lost_answer_counts_once_though_others_have_written_since() {
     let guest = guest_of(&world, &daemon, "t", json!({})).await;
     add(&guest, Agent, "n", 9).await.unwrap();
     // The change is made and its answer lost; nothing can be read until somebody else has written all that it wrote.
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let away = Arc::new(AtomicBool::new(false));
-    let is_away = Arc::clone(&away);
-    let mut is_first = true;
-    *world.faulty.plan.lock().unwrap() = Box::new(move |call| match call {
-        "apply" if std::mem::take(&mut is_first) => {
-            is_away.store(true, Ordering::SeqCst);
-            Some(Fault::After)
-        }
-        "get" if is_away.load(Ordering::SeqCst) => {
-            let _ = told.send(());
-            Some(Fault::Before)
-        }
-        _ => None,
-    });
+    let (mut heard, away) = world.faulty.lose_an_answer();
     let others = async {
         heard.recv().await.unwrap();
         let store = world.faulty.behind();
