@@ -291,6 +291,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_there_is_told_with_what_lists_those_that_are() {
+        for (detail, list) in
+            [("Agent not found: a", "agents list"), ("Task not found: t", "tasks list"), ("Run not found: r", "runs list")]
+        {
+            assert!(where_to_look(detail).contains(list), "{detail}");
+        }
+        assert_eq!(where_to_look("Checkpoint not found: c"), "");
+    }
+
+    #[test]
     fn paths_keep_the_prefix_and_escape_what_names_hold() {
         let remote = remote("http://u:p@h:1/api/").unwrap();
         let url = remote.url(&["runs", "r", "workspace", "files", "a b/%?.md"], &[("limit", "5".to_owned()), ("cursor", "a&b".to_owned())]);
